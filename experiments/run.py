@@ -1,0 +1,164 @@
+"""The command line: `python -m experiments.run experiment=NAME model=NAME data=NAME key=value ...`
+
+Light imports only: everything heavy waits until there is something to run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from interp.errors import UserError, nearest
+
+log = logging.getLogger("run")
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("experiment", "model", "data")
+NOT_A_CHOICE = {"base"}
+WRONG_INPUT, INTERRUPTED = 2, 130
+
+_failures: list[str] = []
+"""Messages of the jobs of this process that ended with wrong input."""
+
+
+def choices(group: str) -> dict[str, str]:
+    """The names of a config group, each with the first comment line of its file."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    return {f.stem: f.read_text().splitlines()[0].lstrip("# ") for f in files if f.stem not in NOT_A_CHOICE}
+
+
+def help_text() -> str:
+    """What --help prints."""
+    lines = [
+        "Experiments on how a reasoning model's thoughts cause its answer.",
+        "",
+        "  python -m experiments.run experiment=NAME model=NAME data=NAME key=value ...",
+        "",
+        "  -m with comma-separated values runs every combination: -m model=planted,reasoner seed=0,1",
+    ]
+    for group in GROUPS:
+        names = choices(group)
+        width = max(map(len, names))
+        lines += ["", f"{group}="] + [f"  {name:<{width}}  {line}" for name, line in names.items()]
+    lines += [
+        "",
+        "Any option of conf/ can be given as key=value; `--cfg job` prints them all for a choice of groups.",
+        "  dry_run=true   print how many passes, how much memory and about how long, and stop",
+        "  resume=DIR     go on with an unfinished run of the same command",
+        "Each run writes one directory under outputs/; hydra.run.dir=DIR names another.",
+    ]
+    return "\n".join(lines)
+
+
+def check_names(arguments: list[str]) -> None:
+    """Raises UserError for a group choice that has no file, with the nearest names."""
+    for argument in arguments:
+        group, _, value = argument.partition("=")
+        if group in GROUPS and not re.search(r"[(\[{*$]", value):
+            known = choices(group)
+            for name in value.split(","):
+                if name.strip("'\" ") not in known:
+                    raise UserError(f"unknown {group} {name!r}; {nearest(name, known)}")
+
+
+def run_dir(resume: str | None, experiment: str, model: str) -> str:
+    """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
+    now = datetime.now()
+    return resume or f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-{experiment}-{model}"
+
+
+OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(cfg: DictConfig) -> None:
+    """One run. Wrong input is noted and leaves no directory behind; other errors go to run.log and up."""
+    directory = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        _run(cfg, directory)
+    except UserError as error:
+        _failures.append(str(error))
+        log.error("error: %s", " ".join(str(error).split()))
+        _discard(directory)
+    except KeyboardInterrupt:
+        log.error("interrupted: what is done is kept; add resume=%s to go on", directory)
+        raise
+    except Exception:
+        logging.getLogger("run").debug("failed", exc_info=True)
+        raise
+
+
+def _run(cfg: DictConfig, directory: Path) -> None:
+    # Heavy imports start here.
+    import torch
+
+    from experiments.session import Session
+    from experiments.summary import show
+
+    if cfg.threads is not None:
+        torch.set_num_threads(int(cfg.threads))
+    torch.manual_seed(int(cfg.seed))
+    experiment = import_module(f"experiments.{cfg.experiment.name}")
+    session = Session(cfg, directory)
+    if cfg.dry_run:
+        print(f"dry run: {experiment.plan(session)}")
+        _discard(directory)
+        return
+    if cfg.resume is not None and session.store.finished:
+        raise UserError(f"{directory} is finished: there is nothing to resume")
+    findings = experiment.run(session)
+    session.store.close()
+    show(f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}", findings, directory)
+
+
+def _discard(directory: Path) -> None:
+    """Removes a run directory in which nothing was measured yet."""
+    parts = directory / "parts"
+    begun = (directory / "summary.json").exists() or (parts.is_dir() and any(parts.iterdir()))
+    if not begun:
+        for handler in logging.getLogger().handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.close()
+        shutil.rmtree(directory, ignore_errors=True)
+        for parent in (directory.parent, directory.parent.parent):
+            if parent.is_dir() and parent.name != "outputs" and not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def main() -> int:
+    """Runs the command line and returns its exit code."""
+    arguments = sys.argv[1:]
+    if {"--help", "-h"} & set(arguments):
+        print(help_text())
+        return 0
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        check_names(arguments)
+        job()
+    except UserError as error:
+        _failures.append(str(error))
+        print(f"error: {error}", file=sys.stderr)
+    except (HydraException, OmegaConfBaseException) as error:
+        _failures.append(str(error))
+        print(f"error: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return WRONG_INPUT if _failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""The headline numbers of a run, each with its n, interval and control: for summary.json and for the screen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from interp.stats import Estimate
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One number that the run found, and what it is to be compared with."""
+
+    name: str
+    estimate: Estimate
+    control_kind: str | None = None
+    control: Estimate | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        control = None
+        if self.control is not None:
+            control = {"kind": self.control_kind, **_estimate_json(self.control)}
+        return {"name": self.name, **_estimate_json(self.estimate), "control": control}
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    value = None if math.isnan(estimate.value) else estimate.value
+    return {"value": value, "n": estimate.n, "low": estimate.low, "high": estimate.high}
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a run tells on the screen: its headline numbers and lines beside them."""
+
+    headlines: Sequence[Headline]
+    lines: Sequence[str] = ()
+
+
+def summary(headlines: Sequence[Headline], **more: Any) -> dict[str, Any]:
+    """The content of summary.json."""
+    return {"headlines": [headline.as_json() for headline in headlines], **more}
+
+
+def show(title: str, findings: Findings, directory: Path) -> None:
+    """The headline table and where the run is."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    for column in ("", "value", "95 % interval", "n", "control"):
+        table.add_column(column, justify="left" if column in ("", "control") else "right", overflow="fold")
+    for h in findings.headlines:
+        control = f"{h.control_kind}: {_text(h.control)}" if h.control else ""
+        table.add_row(h.name, f"{h.estimate.value:.3f}", _interval(h.estimate), str(h.estimate.n), control)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)  # a log or a pipe
+    console.print(table)
+    for line in findings.lines:
+        console.print(line, highlight=False)
+    console.print(f"run:     {directory}", soft_wrap=True)
+    figures = sorted(directory.glob("figures/*.png"))
+    for label, figure in zip(["figures:"] + ["        "] * len(figures), figures, strict=False):
+        console.print(f"{label} {figure}", soft_wrap=True)
+
+
+def _interval(estimate: Estimate) -> str:
+    return "" if estimate.low is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]".replace("[", r"\[")
+
+
+def _text(estimate: Estimate) -> str:
+    return f"{estimate.value:.3f} {_interval(estimate)}".strip()

@@ -1,0 +1,236 @@
+"""Trains `reasoner` from nothing, and keeps an early checkpoint of the same training for the RL experiments."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from experiments.plan import Plan, measured
+from experiments.session import Session, typed
+from experiments.summary import Findings, Headline, summary
+from interp.errors import UserError
+from interp.figures import style
+from interp.figures.training import training_curve
+from interp.generate import Sampling, generate
+from interp.grading import extract_answer, is_correct
+from interp.lens import Lens, from_memory
+from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
+from interp.organisms.word_problems import Split, WordProblem, make_problem
+from interp.prompts import Condition, PromptStyle, render
+from interp.stats import Estimate, binomial_estimate
+
+log = logging.getLogger(__name__)
+
+STYLE = PromptStyle(separator=" ")
+MAX_NEW_TOKENS = 220
+PROBLEM_SEED = 1
+"""Of the held-out problems; training uses the run's seed."""
+EVALUATION_BATCH = 100
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """conf/experiment/train_reasoner.yaml"""
+
+    name: str = "train_reasoner"
+    steps: int = 2500
+    batch: int = 64
+    learning_rate: float = 1e-3
+    warmup_steps: int = 100
+    every: int = 100
+    eval_problems: int = 64
+    final_problems: int = 1000
+    early_accuracy: list[float] = field(default_factory=lambda: [0.3, 0.6])
+    size: ReasonerSize = field(default_factory=ReasonerSize)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to ask: the name of its measure, what the prompt does with the reasoning, and the temperature."""
+
+    measure: str
+    condition: Condition
+    temperature: float
+
+
+ARMS = (
+    Arm("accuracy_greedy", Condition.WITH_REASONING, 0.0),
+    Arm("accuracy_sampled", Condition.WITH_REASONING, 1.0),
+    Arm("accuracy_without_reasoning", Condition.WITHOUT_REASONING, 0.0),
+    Arm("accuracy_no_tags", Condition.NO_TAGS, 0.0),
+)
+
+
+def run(session: Session) -> Findings:
+    """Trains, measures during and after, and writes two checkpoint directories with model cards."""
+    options = typed(TrainOptions, session.cfg.experiment, "experiment")
+    recipe = _recipe(options, session.seed)
+    store = session.store
+    session.describe_environment(with_model=False)
+    work = session.directory / "checkpoints"
+
+    def measure_step(step: int, model: LlamaForCausalLM) -> None:
+        if not store.has(step):
+            lens = _lens(model, new_reasoner(recipe.size, recipe.seed)[1])
+            rows = [_row(step, arm.measure, estimate) for arm, estimate, _ in _measure(lens, options.eval_problems, step)]
+            store.write(step, f"step-{step}", training=rows)
+            log.info("step %d: %s", step, ", ".join(f"{row['measure'][9:]} {row['value']:.2f}" for row in rows))
+
+    resume = session.cfg.resume is not None and any(work.glob("checkpoint-*"))
+    model, tokenizer = train(recipe, work, measure_step, options.every, use_cpu=_on_cpu(session), resume=resume)
+
+    early_step = _early_step(session, options)
+    headlines = _keep(session, options, recipe, "reasoner", recipe.steps, model, tokenizer)
+    if early_step is None:
+        log.warning("no checkpoint had a sampled accuracy in %s: there is no early checkpoint", options.early_accuracy)
+    else:
+        early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
+        headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
+    style.save(training_curve(store.table("training")), session.directory / "figures", "training")
+    store.finish(summary(headlines, recipe=asdict(recipe), early_step=early_step))
+    shutil.rmtree(work)
+    return Findings(headlines, [f"checkpoints: {session.directory}/reasoner and {session.directory}/reasoner-early"])
+
+
+def plan(session: Session) -> Plan:
+    """Trains for a few steps, measures once, and scales up."""
+    options = typed(TrainOptions, session.cfg.experiment, "experiment")
+    trial = 6
+    model, tokenizer = new_reasoner(options.size, session.seed)
+    few = Recipe(session.seed, trial, options.batch, options.learning_rate, size=options.size)
+    with measured() as training:
+        train(few, session.directory / "trial", lambda *_: None, trial, use_cpu=_on_cpu(session))
+    with measured() as measuring:
+        list(_measure(_lens(model, tokenizer), options.eval_problems, 0))
+    measurements = options.steps // options.every + 2 * options.final_problems / options.eval_problems
+    return Plan(
+        options.steps * options.batch,
+        options.steps,
+        round(measurements * options.eval_problems * len(ARMS) * MAX_NEW_TOKENS),
+        max(training.peak_bytes, measuring.peak_bytes),
+        training.seconds / trial * options.steps + measuring.seconds * measurements,
+        f"{trial} steps and one measurement of an untrained model, which never stops early",
+    )
+
+
+def _recipe(options: TrainOptions, seed: int) -> Recipe:
+    if not 0 < options.every <= options.steps or options.batch < 1:
+        raise UserError(f"experiment.every={options.every} must lie between 1 and experiment.steps={options.steps}")
+    return Recipe(
+        seed, options.steps, options.batch, options.learning_rate, options.warmup_steps, size=options.size
+    )
+
+
+def _on_cpu(session: Session) -> bool:
+    import torch
+
+    return str(session.cfg.model.device) == "cpu" or not torch.cuda.is_available()
+
+
+def _lens(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Lens:
+    frozen = {p for p in model.parameters() if not p.requires_grad}
+    lens = from_memory("reasoner", model, tokenizer)
+    for parameter in model.parameters():  # a lens freezes its model, and this one goes on learning
+        parameter.requires_grad_(parameter not in frozen)
+    return lens
+
+
+def _measure(lens: Lens, n: int, *labels: object) -> Iterator[tuple[Arm, Estimate, list[dict[str, Any]]]]:
+    """Accuracy on the first n held-out problems under each arm, with the rows of answers.parquet."""
+    problems = [make_problem(PROBLEM_SEED, Split.HELD_OUT, i) for i in range(n)]
+    for arm in ARMS:
+        rows = [row for first in range(0, n, EVALUATION_BATCH) for row in _answers(lens, arm, problems, first, *labels)]
+        yield arm, binomial_estimate(sum(row["correct"] for row in rows), n), rows
+
+
+def _answers(
+    lens: Lens, arm: Arm, problems: list[WordProblem], first: int, *labels: object
+) -> Iterator[dict[str, Any]]:
+    batch = problems[first : first + EVALUATION_BATCH]
+    prompts = [render(p.question, lens.tokenizer, lens.markers, STYLE, arm.condition) for p in batch]
+    sampling = Sampling(arm.temperature, MAX_NEW_TOKENS)
+    responses = generate(lens, prompts, sampling, PROBLEM_SEED, arm.measure, first, *labels)
+    for i, (problem, response) in enumerate(zip(batch, responses, strict=True)):
+        text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
+        extracted = extract_answer(text.partition(lens.markers.close)[2] or text)
+        yield {
+            "example": f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}",
+            "condition": arm.condition,
+            "text": text,
+            "extracted": extracted,
+            "correct": response.finished and is_correct(extracted, problem.answer),
+            "n_tokens": len(response.ids),
+            "finished": response.finished,
+        }
+
+
+def _row(step: int, measure: str, estimate: Estimate) -> dict[str, Any]:
+    return {"step": step, "measure": measure, **asdict(estimate)}
+
+
+def _early_step(session: Session, options: TrainOptions) -> int | None:
+    """The first measured step whose sampled accuracy lies in the wanted range."""
+    curve = session.store.table("training")
+    low, high = options.early_accuracy
+    sampled = curve[(curve["measure"] == "accuracy_sampled") & (curve["step"] <= options.steps)]
+    wanted = sampled[(sampled["value"] >= low) & (sampled["value"] <= high)]
+    return None if wanted.empty else int(wanted["step"].iloc[0])
+
+
+def _keep(
+    session: Session,
+    options: TrainOptions,
+    recipe: Recipe,
+    name: str,
+    step: int,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+) -> list[Headline]:
+    """Measures a checkpoint on many problems and writes its directory with a model card."""
+    directory = session.directory / name
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    (directory / "training_args.bin").unlink(missing_ok=True)
+    headlines, answers = [], []
+    for arm, estimate, rows in _measure(_lens(model, tokenizer), options.final_problems, "final", name):
+        headlines.append(Headline(f"{name}: {arm.measure.replace('_', ' ')}", estimate))
+        answers += rows if arm.temperature == 0 else []
+    index = recipe.steps + 1 + (name != "reasoner")
+    if not session.store.has(index):
+        session.store.write(index, name, answers=answers)
+    (directory / "README.md").write_text(model_card(name, step, recipe, headlines, session.seed))
+    return headlines
+
+
+def model_card(name: str, step: int, recipe: Recipe, headlines: list[Headline], seed: int) -> str:
+    """The README.md of a checkpoint directory."""
+    size = recipe.size
+    lines = [
+        "---",
+        "license: mit",
+        "library_name: transformers",
+        "---",
+        f"# {name}",
+        "",
+        f"A Llama-architecture model of {size.layers} layers, {size.heads} heads a layer and width {size.hidden} that reasons",
+        "about word problems between think tags before it answers. A subject for interpretability experiments, of no other use.",
+        "",
+        f"- made by `python -m experiments.run experiment=train_reasoner seed={seed}`, step {step} of {recipe.steps}",
+        f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (cosine), seed {recipe.seed}",
+        "- data: `interp/organisms/word_problems.py`; shares of reasoning: "
+        + ", ".join(f"{kind} {share:g}" for kind, share in recipe.shares.items()),
+        "- held-out problems use combinations of a name and its numbers that never occur in training",
+        "",
+        "| on held-out problems | value | 95 % interval | n |",
+        "|---|---|---|---|",
+    ]
+    for h in headlines:
+        e = h.estimate
+        lines.append(f"| {h.name.partition(': ')[2]} | {e.value:.3f} | {e.low:.3f} to {e.high:.3f} | {e.n} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,21 @@
+"""Errors that a user can mend: each is one line that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input. The command line prints the message on one line and ends with exit code 2."""
+
+
+class TraceError(UserError):
+    """A text or a token sequence that is not a trace."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names closest to `name`, as the end of an error message."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"

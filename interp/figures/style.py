@@ -1,0 +1,38 @@
+"""One look for all figures: readable in print, safe for colour-blind readers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+SEQUENTIAL = "cividis"
+"""Colour map for masses; uniform in lightness for all readers."""
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
+"""Okabe and Ito's palette."""
+
+plt.rcParams.update(
+    {
+        "figure.dpi": 120,
+        "savefig.dpi": 200,
+        "font.size": 9,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "pdf.fonttype": 42,
+        "svg.hashsalt": "anchorlens",
+    }
+)
+
+
+def save(figure: Figure, directory: Path, name: str) -> Path:
+    """Writes NAME.png and NAME.pdf and closes the figure; the files carry no date, so the same run gives the same."""
+    directory.mkdir(parents=True, exist_ok=True)
+    figure.savefig(directory / f"{name}.png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(directory / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
+    plt.close(figure)
+    return directory / f"{name}.png"

@@ -1,0 +1,63 @@
+"""Prompts: a question in the model's own chat format, with the reasoning opened, finished or absent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.trace import ThinkMarkers
+
+
+class Condition(StrEnum):
+    """What the prompt does with the reasoning (Paper A, section 3)."""
+
+    WITH_REASONING = "with_reasoning"
+    """The think tag is opened."""
+    WITHOUT_REASONING = "without_reasoning"
+    """A short finished thought stands in closed think tags."""
+    NO_TAGS = "no_tags"
+    """There are no think tags."""
+
+
+@dataclass(frozen=True)
+class PromptStyle:
+    """How a model is asked."""
+
+    instruction: str = ""
+    """Appended to the question."""
+    system: str | None = None
+    finished_thought: str = "Okay, I think I have finished thinking."
+    separator: str = "\n"
+    """Between a think tag and what stands beside it."""
+
+
+def render(
+    question: str, tokenizer: PreTrainedTokenizerBase, markers: ThinkMarkers, style: PromptStyle, condition: Condition
+) -> str:
+    """The prompt's text, special tokens included, up to where the model goes on.
+
+    Chat templates differ in whether they open the think tag themselves: the result is the same either way.
+    """
+    content = f"{question} {style.instruction}".strip()
+    messages = [{"role": "system", "content": style.system}] if style.system else []
+    messages.append({"role": "user", "content": content})
+    if tokenizer.chat_template:
+        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    else:
+        text = f"{tokenizer.bos_token or ''}{style.system + chr(10) if style.system else ''}{content}\n"
+    text = text.rstrip().removesuffix(markers.open).rstrip(" ") + _gap(text)
+    match condition:
+        case Condition.WITH_REASONING:
+            return f"{text}{markers.open}{style.separator}"
+        case Condition.WITHOUT_REASONING:
+            thought = style.separator.join((markers.open, style.finished_thought, markers.close))
+            return f"{text}{thought}{style.separator}"
+        case Condition.NO_TAGS:
+            return text
+
+
+def _gap(text: str) -> str:
+    """The white space that the template leaves before the think tag or the model's turn."""
+    return "\n" if text.endswith("\n") else " "

@@ -1,0 +1,81 @@
+"""Statistics shared by all experiments: seeded streams, bootstrap intervals, matched random heads."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 2000
+
+
+def seed_for(seed: int, *labels: object) -> int:
+    """A 63-bit seed for one purpose, so that streams do not depend on the order of calls."""
+    digest = hashlib.sha256("/".join(map(str, (seed, *labels))).encode()).digest()
+    return int.from_bytes(digest[:8]) >> 1
+
+
+def rng_for(seed: int, *labels: object) -> np.random.Generator:
+    """A NumPy generator for one purpose."""
+    return np.random.default_rng(seed_for(seed, *labels))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over n examples with its bootstrap interval; the interval is None where n < 2."""
+
+    value: float
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+
+def bootstrap_mean(values: Float[np.ndarray, " n"], rng: np.random.Generator) -> Estimate:
+    """Mean and 95 % percentile interval over examples. NaN values are left out; n counts the others."""
+    values = np.asarray(values, dtype=float)
+    values = values[~np.isnan(values)]
+    if len(values) == 0:
+        return Estimate(float("nan"), 0)
+    if len(values) == 1:
+        return Estimate(float(values[0]), 1)
+    interval = stats.bootstrap(
+        (values,),
+        np.mean,
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        method="percentile",
+        rng=rng,
+        vectorized=True,
+    ).confidence_interval
+    return Estimate(float(values.mean()), len(values), float(interval.low), float(interval.high))
+
+
+def binomial_estimate(successes: int, n: int) -> Estimate:
+    """A proportion with its Wilson interval."""
+    if n == 0:
+        return Estimate(float("nan"), 0)
+    interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
+    return Estimate(successes / n, n, float(interval.low), float(interval.high))
+
+
+def random_heads_like(
+    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator
+) -> Int[np.ndarray, "draws k 2"]:
+    """Sets of other heads, each with as many heads in every layer as `heads` has: the control matched by layer.
+
+    Heads of the set itself are never drawn. In a layer where too few others are left, all of them are drawn and the
+    set stays that much smaller: the missing places are -1.
+    """
+    drawn = np.full((draws, len(heads), 2), -1)
+    for layer in np.unique(heads[:, 0]):
+        places = np.flatnonzero(heads[:, 0] == layer)
+        others = np.setdiff1d(np.arange(n_heads), heads[places, 1])
+        for draw in range(draws):
+            chosen = rng.permutation(others)[: len(places)]
+            drawn[draw, places[: len(chosen)], 0] = layer
+            drawn[draw, places[: len(chosen)], 1] = chosen
+    return drawn

@@ -1,0 +1,219 @@
+"""Traces: one token sequence, its text, and the segments that the think markers cut it into (Paper A, segments)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.errors import TraceError
+
+
+class Segment(StrEnum):
+    """The six segments of a trace, in order. A final end-of-sequence token belongs to none."""
+
+    BOS = "bos"
+    PROMPT = "prompt"
+    THINK = "think"
+    REASONING = "reasoning"
+    END_THINK = "end_think"
+    ANSWER = "answer"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Positions start..end-1 of the whole sequence."""
+
+    segment: Segment
+    start: int
+    end: int
+
+    def __len__(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True)
+class ThinkMarkers:
+    """The texts that open and close the reasoning; each may be one token or several."""
+
+    open: str = "<think>"
+    close: str = "</think>"
+
+
+BOS_TEXTS = ("<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<bos>", "<s>")
+"""Beginning-of-sequence texts of the model families, so that a trace of one can be read by another."""
+EOS_TEXTS = ("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<eos>", "</s>")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A prompt and everything generated after it.
+
+    `offsets[i]` are the characters of `text` that token i stands for (end exclusive; empty for a token that completes
+    no character, and for a beginning-of-sequence token that the text does not spell). `spans` holds the six segments
+    in order, empty ones included; together they cover every position but a final end-of-sequence token.
+    """
+
+    example: str
+    text: str
+    token_ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    spans: tuple[Span, ...]
+    source: str
+
+    def __getitem__(self, segment: Segment) -> Span:
+        return self.spans[list(Segment).index(segment)]
+
+    @property
+    def n_measured(self) -> int:
+        """Number of tokens that belong to a segment: all but a final end-of-sequence token."""
+        return self.spans[-1].end
+
+    @property
+    def measured_ids(self) -> tuple[int, ...]:
+        """The tokens that belong to a segment. A final end-of-sequence token is neither query nor key."""
+        return self.token_ids[: self.n_measured]
+
+    def segment_at(self, position: int) -> Segment | None:
+        """The segment of a position; None for a final end-of-sequence token."""
+        return next((span.segment for span in self.spans if span.start <= position < span.end), None)
+
+    def token_text(self, position: int) -> str:
+        start, end = self.offsets[position]
+        return self.text[start:end]
+
+    def segment_text(self, segment: Segment) -> str:
+        span = self[segment]
+        return self.text[self.offsets[span.start][0] : self.offsets[span.end - 1][1]] if len(span) else ""
+
+    def require(self, *segments: Segment) -> None:
+        """Raises TraceError if one of these segments has no token."""
+        for segment in segments:
+            if not len(self[segment]):
+                raise TraceError(f"trace {self.example}: the {segment} segment is empty")
+
+
+def parse_text(
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers = ThinkMarkers(),
+    *,
+    example: str = "text",
+    source: str = "text",
+) -> Trace:
+    """A trace from its whole text, special tokens included.
+
+    A beginning-of-sequence text of any known family at the start is replaced by the tokenizer's own token (dropped
+    if it has none), and one at the end of the sequence likewise. Raises TraceError where there is no closed think tag
+    or nothing after it.
+    """
+    body, has_eos = _strip_ends(text, tokenizer)
+    _find_markers(body, markers, example)
+    encoded = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)
+    ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+    if tokenizer.bos_token_id is not None:
+        ids, offsets = [tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
+    if has_eos and tokenizer.eos_token_id is not None:
+        ids, offsets = [*ids, tokenizer.eos_token_id], [*offsets, (len(body), len(body))]
+    return _assemble(body, ids, offsets, tokenizer, markers, example, source)
+
+
+def parse_ids(
+    token_ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers = ThinkMarkers(),
+    *,
+    example: str = "ids",
+    source: str = "ids",
+) -> Trace:
+    """A trace from token ids, exactly these: nothing is added, removed or tokenized again. Errors as `parse_text`."""
+    text, offsets = decode_with_offsets(tokenizer, token_ids)
+    _find_markers(text, markers, example)
+    return _assemble(text, list(token_ids), offsets, tokenizer, markers, example, source)
+
+
+def decode_with_offsets(
+    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], context: int = 8
+) -> tuple[str, list[tuple[int, int]]]:
+    """The text of the ids and, for each id, the characters it adds.
+
+    Each token is decoded behind the `context` tokens before it, so the work is linear in length. A token that ends
+    within a character (bytes of an emoji, say) gets an empty range; the one that completes it gets the character.
+    """
+    ids = list(token_ids)
+    text, offsets = "", []
+    start = 0  # where the window of decoded context begins
+    shown = 0  # tokens before this one have all their characters in `text`
+    for i in range(len(ids)):
+        before = str(tokenizer.decode(ids[start:shown], skip_special_tokens=False))
+        now = str(tokenizer.decode(ids[start : i + 1], skip_special_tokens=False))
+        last = i + 1 == len(ids)
+        piece = now[len(before) :] if last or not now.endswith("\ufffd") else ""
+        offsets.append((len(text), len(text) + len(piece)))
+        text += piece
+        if piece or now == before:
+            shown = i + 1
+            start = max(start, shown - context)
+    return text, offsets
+
+
+def _strip_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
+    """The text without a known beginning-of-sequence text and without a final end-of-sequence text."""
+    bos_texts = {*BOS_TEXTS, str(tokenizer.bos_token)} if tokenizer.bos_token else set(BOS_TEXTS)
+    eos_texts = {*EOS_TEXTS, str(tokenizer.eos_token)} if tokenizer.eos_token else set(EOS_TEXTS)
+    for bos in sorted(bos_texts, key=len, reverse=True):
+        if text.startswith(bos):
+            text = text.removeprefix(bos)
+            break
+    stripped = text.rstrip()
+    for eos in sorted(eos_texts, key=len, reverse=True):
+        if stripped.endswith(eos):
+            return stripped.removesuffix(eos), True
+    return text, False
+
+
+def _find_markers(text: str, markers: ThinkMarkers, example: str) -> tuple[int, int]:
+    """Where the first open and the first close marker start."""
+    opened, closed = text.find(markers.open), text.find(markers.close)
+    if opened < 0:
+        raise TraceError(f"trace {example}: no {markers.open} in it, so it has no reasoning segment")
+    if closed < 0:
+        raise TraceError(
+            f"trace {example}: {markers.open} is never closed by {markers.close} (cut off while reasoning?)"
+        )
+    if closed < opened:
+        raise TraceError(f"trace {example}: {markers.close} comes before the first {markers.open}")
+    return opened, closed
+
+
+def _assemble(
+    text: str,
+    ids: list[int],
+    offsets: Sequence[tuple[int, ...]],
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers,
+    example: str,
+    source: str,
+) -> Trace:
+    end = len(ids)
+    if ids and ids[-1] == tokenizer.eos_token_id:
+        end -= 1
+    bos = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
+    opened, closed = _find_markers(text, markers, example)
+    # A token that shares a character with a marker belongs to the marker.
+    think = _overlapping(offsets, bos, end, opened, opened + len(markers.open))
+    close = _overlapping(offsets, think[1], end, closed, closed + len(markers.close))
+    borders = (0, bos, think[0], think[1], close[0], close[1], end)
+    spans = tuple(Span(s, a, b) for s, (a, b) in zip(Segment, pairwise(borders), strict=True))
+    trace = Trace(example, text, tuple(ids), tuple((o[0], o[1]) for o in offsets), spans, source)
+    trace.require(Segment.ANSWER)
+    return trace
+
+
+def _overlapping(offsets: Sequence[tuple[int, ...]], first: int, end: int, start: int, stop: int) -> tuple[int, int]:
+    """The tokens first..end-1 that share a character with text[start:stop], as a range."""
+    hits = [i for i in range(first, end) if offsets[i][0] < stop and offsets[i][1] > start]
+    return hits[0], hits[-1] + 1

@@ -1,0 +1,97 @@
+"""Scores and rankings, against the authors' own measurements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from interp.errors import UserError
+from interp.heads import Head, HeadScore, head_array, masses_by_segment, mean_over, overlap, rank_heads, score_values
+from interp.trace import Segment
+
+PUBLISHED_RFHS = [(16, 2), (1, 5), (19, 1), (12, 1), (16, 11), (23, 2), (14, 3), (19, 5), (20, 9), (16, 0)]
+PUBLISHED_FIG_2 = {"bos": 0.151, "prompt": 0.032, "think": 0.001, "reasoning": 0.259, "end_think": 0.012, "answer": 0.545}
+
+
+@pytest.fixture(scope="module")
+def authors_heads(published_masses: Path) -> pd.DataFrame:
+    """The authors' masses for R1-Distill-Qwen-1.5B in the form of heads.parquet."""
+    with np.load(published_masses) as published:
+        n, layers, heads = published["answer_reasoning"].shape
+        example, layer, head = np.indices((n, layers, heads)).reshape(3, -1)
+        columns = {name: published[name].astype(float).ravel() for name in published.files if "_" in name[6:]}
+        columns |= {f"answer_{s}": published[f"answer_{s}"].astype(float).ravel() for s in Segment}
+        return pd.DataFrame({"example": published["ids"][example], "layer": layer, "head": head, **columns})
+
+
+def test_the_difference_score_gives_the_published_heads_in_order(authors_heads: pd.DataFrame) -> None:
+    scores = head_array(authors_heads, score_values(authors_heads, HeadScore.DIFFERENCE)).mean(axis=0)
+    assert rank_heads(scores, 10) == PUBLISHED_RFHS
+
+
+def test_the_plain_mass_gives_eight_of_them(authors_heads: pd.DataFrame) -> None:
+    scores = head_array(authors_heads, score_values(authors_heads, HeadScore.MASS)).mean(axis=0)
+    top = rank_heads(scores, 10)
+    assert overlap(top, [Head(*place) for place in PUBLISHED_RFHS]) == 8
+    assert scores[top[0]] == pytest.approx(0.89, abs=0.005)
+
+
+def test_figure_2_of_the_paper(authors_heads: pd.DataFrame) -> None:
+    masses = masses_by_segment(authors_heads)
+    assert len(masses) == 100
+    for segment, published in PUBLISHED_FIG_2.items():
+        assert masses[f"answer_{segment}"].mean() == pytest.approx(published, abs=0.0006)
+
+
+def small_frame() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "example": ["b", "b", "a", "a"],
+            "layer": [0, 0, 0, 0],
+            "head": [0, 1, 0, 1],
+            "answer_reasoning": [0.6, 0.5, 0.4, 0.7],
+            "answer_answer": [0.4, 0.1, 0.2, np.nan],
+            "answer_reasoning_even": [0.5, 0.5, 0.3, 0.3],
+            "answer_reasoning_per_token": [0.06, 0.05, 0.04, 0.07],
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("score", "expected"),
+    [
+        (HeadScore.MASS, [0.6, 0.5, 0.4, 0.7]),
+        (HeadScore.DIFFERENCE, [0.2, 0.4, 0.2, 0.7]),
+        (HeadScore.EXCESS, [0.1, 0.0, 0.1, 0.4]),
+        (HeadScore.PER_TOKEN, [0.06, 0.05, 0.04, 0.07]),
+    ],
+)
+def test_scores_by_hand(score: HeadScore, expected: list[float]) -> None:
+    assert score_values(small_frame(), score).tolist() == pytest.approx(expected)
+
+
+def test_arrays_keep_the_order_of_examples() -> None:
+    frame = small_frame()
+    array = head_array(frame, frame["answer_reasoning"])
+    assert array.tolist() == [[[0.6, 0.5]], [[0.4, 0.7]]]
+    assert mean_over(array, [Head(0, 0), Head(0, 1)]).tolist() == pytest.approx([0.55, 0.55])
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5, 1.0, float("nan")]), min_size=6, max_size=6))
+def test_ranking_is_best_first_and_stable(values: list[float]) -> None:
+    scores = np.array(values).reshape(2, 3)
+    ranked = rank_heads(scores, 6)
+    assert sorted(ranked) == [(layer, head) for layer in range(2) for head in range(3)]
+    keys = [(-np.inf if np.isnan(scores[h]) else scores[h], -h.layer, -h.head) for h in ranked]
+    assert keys == sorted(keys, reverse=True)
+
+
+@pytest.mark.parametrize("k", [0, 7])
+def test_more_heads_than_there_are(k: int) -> None:
+    with pytest.raises(UserError, match="between 1 and 6"):
+        rank_heads(np.zeros((2, 3)), k)

@@ -1,0 +1,128 @@
+"""The run directory: schemas are kept, examples are whole or absent, a run can go on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from interp.errors import UserError
+from interp.schema import COMMON, TABLES, arrow_schema, markdown
+from interp.store import Identity, RunStore, read_table
+
+ME = Identity("heads", "planted", "made", 0)
+TRACE = {
+    "example": "a",
+    "text": "t",
+    "token_ids": [1, 2],
+    "offsets": [[0, 0], [0, 1]],
+    "segments": [{"segment": "answer", "start": 0, "end": 2}],
+    "source": "made",
+}
+
+
+def training(step: int, value: float | None = 0.5) -> dict[str, object]:
+    return {"step": step, "measure": "accuracy", "value": value, "n": 10, "low": None, "high": None}
+
+
+def new_store(directory: Path) -> RunStore:
+    store = RunStore(directory, ME)
+    store.write_environment({"options": {}})
+    return store
+
+
+def test_rows_come_back_with_the_identity_of_the_run(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.write(0, "a", traces=[TRACE], training=[training(1), training(2)])
+    store.finish({"headlines": []})
+    table = read_table(tmp_path, "training")
+    assert table["step"].tolist() == [1, 2]
+    assert set(table["experiment"]) == {"heads"}
+    assert list(table.columns) == [c.name for c in (*TABLES["training"], *COMMON)]
+    traces = read_table(tmp_path, "traces")
+    assert traces["segments"][0][0] == {"segment": "answer", "start": 0, "end": 2}
+    assert not (tmp_path / "parts").exists()
+
+
+def test_tables_are_in_the_order_of_the_data_whatever_order_they_were_written_in(tmp_path: Path) -> None:
+    forward, backward = new_store(tmp_path / "f"), new_store(tmp_path / "b")
+    for i in range(12):
+        forward.write(i, str(i), training=[training(i)])
+        backward.write(11 - i, str(11 - i), training=[training(11 - i)])
+    forward.finish({})
+    backward.finish({})
+    assert (tmp_path / "f/training.parquet").read_bytes() == (tmp_path / "b/training.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("row", "complaint"),
+    [
+        ({**training(1), "surprise": 1}, "no column surprise"),
+        ({**training(1), "value": None}, "value of table training must not be null"),
+    ],
+)
+def test_the_schema_is_checked_on_writing(tmp_path: Path, row: dict, complaint: str) -> None:
+    store = new_store(tmp_path)
+    with pytest.raises(ValueError, match=complaint):
+        store.write(0, "a", training=[row])
+
+
+def test_a_kill_while_an_example_is_written_loses_only_that_example(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.write(0, "a", training=[training(0)])
+    half = tmp_path / "parts" / "000001.tmp"
+    half.mkdir()
+    (half / "training.parquet").write_bytes(b"half a tab")
+    store.close()
+    again = RunStore(tmp_path, ME, resume=True)
+    assert again.has(0)
+    assert not again.has(1)
+    again.write(1, "b", training=[training(1)])
+    again.finish({})
+    assert read_table(tmp_path, "training")["step"].tolist() == [0, 1]
+
+
+def test_skipped_examples_are_counted_by_reason(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.write(0, "a", training=[training(0)])
+    for i in (1, 2):
+        store.skip(i, str(i), "too long")
+    store.skip(3, "3", "not finished")
+    assert store.skipped() == {"not finished": 1, "too long": 2}
+    assert (store.n_measured, store.n_written) == (1, 4)
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    with pytest.raises(UserError, match="another run is writing"):
+        RunStore(tmp_path, ME, resume=True)
+    store.close()
+    with pytest.raises(UserError, match=r"already holds a run.*resume="):
+        RunStore(tmp_path, ME)
+    with pytest.raises(UserError, match="nothing to resume"):
+        RunStore(tmp_path / "elsewhere", ME, resume=True)
+
+
+def test_a_table_that_is_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has no table heads"):
+        read_table(tmp_path, "heads")
+    (tmp_path / "heads.parquet").write_bytes(b"PAR1 and then nothing")
+    with pytest.raises(UserError, match="cannot read table heads"):
+        read_table(tmp_path, "heads")
+
+
+def test_summary_has_no_nan(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        new_store(tmp_path).finish({"value": float("nan")})
+
+
+def test_the_documented_tables_are_the_tables() -> None:
+    assert (Path(__file__).parents[1] / "docs" / "tables.md").read_text() == markdown()
+    assert all(arrow_schema(name).names for name in TABLES)
+
+
+def test_environment_is_read_back(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.write_environment({"options": {"seed": 3}})
+    assert json.loads((tmp_path / "environment.json").read_text()) == store.environment() == {"options": {"seed": 3}}

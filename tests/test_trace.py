@@ -1,0 +1,137 @@
+"""Traces: where the segments lie, and that every token maps back to its text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from interp.datasets import read_traces
+from interp.errors import TraceError
+from interp.lens import Lens
+from interp.trace import Segment, ThinkMarkers, Trace, decode_with_offsets, parse_ids, parse_text
+
+TEXT = "<bos> How many? <think> Wait, 3. </think> The answer is 3. <eos>"
+
+
+def lengths(trace: Trace) -> dict[str, int]:
+    return {str(span.segment): len(span) for span in trace.spans}
+
+
+def assert_sound(trace: Trace) -> None:
+    """Segments follow one another and cover all but a final end-of-sequence token; texts add up to the whole."""
+    assert [span.segment for span in trace.spans] == list(Segment)
+    assert trace.spans[0].start == 0
+    assert all(a.end == b.start for a, b in zip(trace.spans, trace.spans[1:], strict=False))
+    assert len(trace.token_ids) - trace.n_measured in (0, 1)
+    assert len(trace.offsets) == len(trace.token_ids)
+
+
+def test_segments_of_a_small_trace(words: PreTrainedTokenizerBase) -> None:
+    trace = parse_text(TEXT, words)
+    assert words.convert_ids_to_tokens(list(trace.token_ids)) == (
+        "<bos> How many ? <think> Wait , 3 . </think> The answer is 3 . <eos>".split()
+    )
+    assert lengths(trace) == {"bos": 1, "prompt": 3, "think": 1, "reasoning": 4, "end_think": 1, "answer": 5}
+    assert trace.n_measured == 15
+    assert trace.segment_at(4) is Segment.THINK
+    assert trace.segment_at(15) is None
+    assert trace.segment_text(Segment.REASONING) == "Wait, 3."
+    assert trace.token_text(5) == "Wait"
+    assert_sound(trace)
+
+
+def test_ids_and_text_agree(words: PreTrainedTokenizerBase) -> None:
+    from_text = parse_text(TEXT, words)
+    from_ids = parse_ids(from_text.token_ids, words)
+    assert from_ids.token_ids == from_text.token_ids
+    assert from_ids.spans == from_text.spans
+    assert from_ids.segment_text(Segment.ANSWER).strip() == "The answer is 3."
+
+
+def test_the_first_markers_count(words: PreTrainedTokenizerBase) -> None:
+    trace = parse_text("How <think> Wait <think> . </think> The answer </think> is 3 .", words)
+    assert lengths(trace) == {"bos": 1, "prompt": 1, "think": 1, "reasoning": 3, "end_think": 1, "answer": 6}
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("How many? The answer is 3.", "no <think>"),
+        ("How many? <think> Wait, 3.", "never closed"),
+        ("How many? </think> 3 <think> Wait", "comes before"),
+        ("How many? <think> Wait, 3. </think>", "answer segment is empty"),
+        ("How many? <think> Wait, 3. </think> <eos>", "answer segment is empty"),
+    ],
+)
+def test_what_is_not_a_trace_is_refused_with_the_reason(words: PreTrainedTokenizerBase, text: str, reason: str) -> None:
+    with pytest.raises(TraceError, match=f"trace mine: .*{reason}"):
+        parse_text(text, words, example="mine")
+    with pytest.raises(TraceError, match=reason):
+        parse_ids(words(text)["input_ids"], words)
+
+
+def test_the_family_of_the_text_does_not_matter(words: PreTrainedTokenizerBase) -> None:
+    """A trace of an R1 model gets the reading model's own first and last token."""
+    foreign = "<｜begin▁of▁sentence｜>How many? <think> Wait, 3. </think> The answer is 3.<｜end▁of▁sentence｜>"
+    assert parse_text(foreign, words).token_ids == parse_text(TEXT, words).token_ids
+
+
+def test_markers_of_ones_own(words: PreTrainedTokenizerBase) -> None:
+    trace = parse_text("How many ? Wait : 3 . So : The answer is 3 .", words, ThinkMarkers("Wait :", "So :"))
+    assert lengths(trace) == {"bos": 1, "prompt": 3, "think": 2, "reasoning": 2, "end_think": 2, "answer": 5}
+
+
+def test_a_token_that_shares_a_character_with_a_marker_belongs_to_it(smollm2: Lens) -> None:
+    trace = parse_text("Why? <think>\n\nBecause.\n</think>\n\nSo.", smollm2.tokenizer)
+    assert len(trace[Segment.THINK]) > 1
+    assert "<think>" in trace.segment_text(Segment.THINK)
+    assert "</think>" in trace.segment_text(Segment.END_THINK)
+    assert "Because." in trace.segment_text(Segment.REASONING)
+    assert_sound(trace)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.tuples(*[st.text(st.characters(exclude_categories=("Cs",), exclude_characters="<>"), max_size=12)] * 3))
+def test_any_text_maps_back(r1_style: PreTrainedTokenizerFast, parts: tuple[str, str, str]) -> None:
+    prompt, reasoning, answer = parts
+    text = f"{prompt}<think>{reasoning}</think>{answer}!"
+    trace = parse_text(text, r1_style)
+    assert_sound(trace)
+    assert (trace[Segment.THINK].end - trace[Segment.THINK].start, len(trace[Segment.END_THINK])) == (1, 1)
+    assert trace.segment_text(Segment.REASONING) == reasoning
+    assert trace.segment_text(Segment.ANSWER) == f"{answer}!"
+
+
+def test_bytes_of_one_character(r1_style: PreTrainedTokenizerFast) -> None:
+    """An emoji is several tokens here: the one that completes it gets the character."""
+    ids = r1_style("a🎉b", add_special_tokens=False)["input_ids"]
+    text, offsets = decode_with_offsets(r1_style, ids)
+    assert text == "a🎉b"
+    assert [text[a:b] for a, b in offsets if b > a] == ["a", "🎉", "b"]
+    assert len(offsets) == len(ids) > 3
+
+
+def check_real(tokenizer: PreTrainedTokenizerBase, path: object) -> int:
+    n = 0
+    for item in read_traces(path, {}):  # type: ignore[arg-type]
+        trace = parse_text(item.text, tokenizer, example=item.id)
+        assert_sound(trace)
+        assert trace[Segment.BOS].end == (tokenizer.bos_token_id is not None)
+        assert "".join(trace.token_text(i) for i in range(trace.n_measured)) in (trace.text, trace.text.strip())
+        before, after = trace.text.split("</think>", 1)
+        assert trace.segment_text(Segment.ANSWER).strip() == after.strip()
+        assert trace.segment_text(Segment.REASONING).strip() == before.split("<think>", 1)[1].strip()
+        assert trace.token_ids[-1] == tokenizer.eos_token_id
+        n += 1
+    return n
+
+
+def test_all_real_traces_with_tags_of_one_token(r1_style: PreTrainedTokenizerFast, r1_traces: object) -> None:
+    assert check_real(r1_style, r1_traces) == 276
+
+
+def test_all_real_traces_with_tags_of_several_tokens(smollm2: Lens, r1_traces: object) -> None:
+    assert smollm2.tokenizer.tokenize("<think>") != ["<think>"]
+    assert check_real(smollm2.tokenizer, r1_traces) == 276
