@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -28,7 +27,7 @@ from interp.stats import Estimate, binomial_estimate
 log = logging.getLogger(__name__)
 
 STYLE = PromptStyle(separator=" ")
-MAX_NEW_TOKENS = 220
+MAX_NEW_TOKENS = 200
 PROBLEM_SEED = 1
 """Of the held-out problems; training uses the run's seed."""
 EVALUATION_BATCH = 100
@@ -39,12 +38,13 @@ class TrainOptions:
     """conf/experiment/train_reasoner.yaml"""
 
     name: str = "train_reasoner"
-    steps: int = 2500
+    steps: int = 2600
+    drill_steps: int = 500
     batch: int = 64
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     warmup_steps: int = 100
     every: int = 100
-    eval_problems: int = 64
+    eval_problems: int = 50
     final_problems: int = 1000
     early_accuracy: list[float] = field(default_factory=lambda: [0.3, 0.6])
     size: ReasonerSize = field(default_factory=ReasonerSize)
@@ -78,7 +78,9 @@ def run(session: Session) -> Findings:
     def measure_step(step: int, model: LlamaForCausalLM) -> None:
         if not store.has(step):
             lens = _lens(model, new_reasoner(recipe.size, recipe.seed)[1])
-            rows = [_row(step, arm.measure, estimate) for arm, estimate, _ in _measure(lens, options.eval_problems, step)]
+            rows = [
+                _row(step, arm.measure, estimate) for arm, estimate, _ in _measure(lens, options.eval_problems, step)
+            ]
             store.write(step, f"step-{step}", training=rows)
             log.info("step %d: %s", step, ", ".join(f"{row['measure'][9:]} {row['value']:.2f}" for row in rows))
 
@@ -103,7 +105,7 @@ def plan(session: Session) -> Plan:
     options = typed(TrainOptions, session.cfg.experiment, "experiment")
     trial = 6
     model, tokenizer = new_reasoner(options.size, session.seed)
-    few = Recipe(session.seed, trial, options.batch, options.learning_rate, size=options.size)
+    few = replace(_recipe(options, session.seed), steps=trial, drill_steps=0)
     with measured() as training:
         train(few, session.directory / "trial", lambda *_: None, trial, use_cpu=_on_cpu(session))
     with measured() as measuring:
@@ -123,7 +125,13 @@ def _recipe(options: TrainOptions, seed: int) -> Recipe:
     if not 0 < options.every <= options.steps or options.batch < 1:
         raise UserError(f"experiment.every={options.every} must lie between 1 and experiment.steps={options.steps}")
     return Recipe(
-        seed, options.steps, options.batch, options.learning_rate, options.warmup_steps, size=options.size
+        seed=seed,
+        steps=options.steps,
+        drill_steps=options.drill_steps,
+        batch=options.batch,
+        learning_rate=options.learning_rate,
+        warmup_steps=options.warmup_steps,
+        size=options.size,
     )
 
 
@@ -218,10 +226,11 @@ def model_card(name: str, step: int, recipe: Recipe, headlines: list[Headline], 
         "---",
         f"# {name}",
         "",
-        f"A Llama-architecture model of {size.layers} layers, {size.heads} heads a layer and width {size.hidden} that reasons",
-        "about word problems between think tags before it answers. A subject for interpretability experiments, of no other use.",
+        f"A Llama-architecture model of {size.layers} layers, {size.heads} heads a layer and width {size.hidden} that",
+        "reasons about word problems between think tags before it answers: a subject for interpretability experiments.",
         "",
-        f"- made by `python -m experiments.run experiment=train_reasoner seed={seed}`, step {step} of {recipe.steps}",
+        f"- made by `python -m experiments.run experiment=train_reasoner seed={seed}`",
+        f"- step {step} of {recipe.steps}; the first {recipe.drill_steps} are drills on short problems",
         f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (cosine), seed {recipe.seed}",
         "- data: `interp/organisms/word_problems.py`; shares of reasoning: "
         + ", ".join(f"{kind} {share:g}" for kind, share in recipe.shares.items()),

@@ -159,7 +159,10 @@ def from_memory(
     device: torch.device | None = None,
 ) -> Lens:
     """A lens on a model that is already in memory. The model is switched to fused attention and evaluation mode."""
-    model.set_attn_implementation("sdpa")
+    try:
+        model.set_attn_implementation("sdpa")
+    except ValueError as error:
+        raise UserError(f"model {name} cannot run with fused attention: {type(model).__name__} lacks it") from error
     return _ready(name, model, tokenizer, markers or ThinkMarkers(), device)
 
 

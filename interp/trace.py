@@ -113,7 +113,7 @@ def parse_text(
     body, has_eos = _strip_ends(text, tokenizer)
     _find_markers(body, markers, example)
     encoded = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)
-    ids, offsets = list(encoded["input_ids"]), [tuple(pair) for pair in encoded["offset_mapping"]]
+    ids, offsets = list(encoded["input_ids"]), _without_overlap(encoded["offset_mapping"])
     if tokenizer.bos_token_id is not None:
         ids, offsets = [tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
     if has_eos and tokenizer.eos_token_id is not None:
@@ -158,6 +158,12 @@ def decode_with_offsets(
             shown = i + 1
             start = max(start, shown - context)
     return text, offsets
+
+
+def _without_overlap(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Tokenizers give a character of several tokens to each of them; here the last one gets it."""
+    nexts = [start for start, _ in offsets[1:]] + [max((end for _, end in offsets), default=0)]
+    return [(start, min(end, after)) for (start, end), after in zip(offsets, nexts, strict=True)]
 
 
 def _strip_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:

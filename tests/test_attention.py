@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Gemma2Config, PreTrainedTokenizerBase, Qwen2Config
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.attention import SegmentMasses, even_mass, pattern_rows, stream
+from interp.attention import IMPLEMENTATION, SegmentMasses, even_mass, pattern_rows, stream
 from interp.errors import TraceError, UserError
 from interp.lens import Lens
 from interp.trace import Segment, Span, Trace
@@ -29,7 +32,7 @@ def full_patterns(lens: Lens, ids: tuple[int, ...]) -> torch.Tensor:
     """(layer, head, query, key) from TransformerLens' hooks."""
     patterns: list[torch.Tensor] = []
     hooks = [
-        (f"blocks.{layer}.attn.hook_pattern", lambda pattern, hook: patterns.append(pattern[0].clone()))
+        (f"blocks.{layer}.attn.hook_pattern", lambda pattern, **_: patterns.append(pattern[0].clone()))
         for layer in range(lens.n_layers)
     ]
     with torch.no_grad():
@@ -77,7 +80,7 @@ def test_masses_sum_to_one_and_blocks_do_not_matter(lengths: tuple[int, ...], cu
     rows = whole.rows
     whole.add(0, rows.start, pattern[:, rows.start : rows.stop])
     borders = [rows.start, *sorted(c for c in cuts if rows.start < c < rows.stop), rows.stop]
-    for first, stop in zip(borders, borders[1:], strict=False):
+    for first, stop in pairwise(borders):
         blocks.add(0, first, pattern[:, first:stop, :stop])
     assert whole.mass.sum(-1) == pytest.approx(torch.ones(1, 2, 1).numpy(), abs=1e-5)
     torch.testing.assert_close(blocks.mass, whole.mass, atol=1e-6, rtol=0)
@@ -147,10 +150,11 @@ def test_sliding_windows(words: PreTrainedTokenizerBase) -> None:
 
 def test_attention_that_is_no_softmax_is_refused(words: PreTrainedTokenizerBase) -> None:
     config = Gemma2Config(**{**SMALL, "num_hidden_layers": 2}, num_key_value_heads=2, head_dim=16)
-    lens = random_lens(config, words)
-    trace = make_trace(1, 2, 1, 3, 1, 2)
-    with pytest.raises(UserError, match="softcap"):
-        stream(lens, trace.measured_ids, SegmentMasses(trace, lens.n_layers, lens.n_heads))
+    with pytest.raises(UserError, match="cannot run with fused attention: Gemma2ForCausalLM lacks it"):
+        random_lens(config, words)
+    q = torch.ones(1, 2, 3, 4)
+    with pytest.raises(UserError, match="attention with softcap cannot be streamed"):
+        ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION](torch.nn.Identity(), q, q, q, None, softcap=30.0)
 
 
 def test_grouped_queries_share_the_right_keys() -> None:

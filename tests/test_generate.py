@@ -5,7 +5,11 @@ from __future__ import annotations
 from interp.generate import Sampling, generate
 from interp.lens import Lens
 
-PROMPTS = ["<bos> look red here . <think>", "<bos> a box is here my old box blue this . <think>", "<bos> pink . <think>"]
+PROMPTS = [
+    "<bos> look red here . <think>",
+    "<bos> a box is here my old box blue this . <think>",
+    "<bos> pink . <think>",
+]
 
 
 def test_a_batch_equals_its_prompts_alone(planted: Lens) -> None:

@@ -15,7 +15,14 @@ from interp.heads import Head, HeadScore, head_array, masses_by_segment, mean_ov
 from interp.trace import Segment
 
 PUBLISHED_RFHS = [(16, 2), (1, 5), (19, 1), (12, 1), (16, 11), (23, 2), (14, 3), (19, 5), (20, 9), (16, 0)]
-PUBLISHED_FIG_2 = {"bos": 0.151, "prompt": 0.032, "think": 0.001, "reasoning": 0.259, "end_think": 0.012, "answer": 0.545}
+PUBLISHED_FIG_2 = {
+    "bos": 0.151,
+    "prompt": 0.032,
+    "think": 0.001,
+    "reasoning": 0.259,
+    "end_think": 0.012,
+    "answer": 0.545,
+}
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.lens.available_memory", lambda device: 1000)
+    monkeypatch.setattr("interp.lens.available_memory", lambda _: 1000)
     with pytest.raises(UserError, match=r"reasoner needs 0\.0 GiB for its weights .* use model.dtype=bfloat16"):
         load_lens(REASONER)
 

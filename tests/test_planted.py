@@ -88,7 +88,8 @@ def test_only_the_rfh_carries_the_answer(planted: Lens) -> None:
 
             logits = answer_logits(planted, trace, [(f"blocks.{layer}.attn.hook_z", silence)])
             if (layer, head) == CIRCUIT.rfh:
-                assert logits[digits].max() - logits[digits].min() < 1e-4
+                assert logits[digits][0] == pytest.approx(organism.GUESS, abs=1e-4)
+                assert logits[digits][1:].abs().max() < 1e-4
             else:
                 torch.testing.assert_close(logits[digits], plain[digits], atol=1e-4, rtol=1e-4)
 

@@ -30,7 +30,24 @@ def test_the_embedded_models_format(words: PreTrainedTokenizerBase) -> None:
     style = PromptStyle(separator=" ")
     text = render("Who has more?", words, ThinkMarkers(), style, Condition.WITHOUT_REASONING)
     assert words.tokenize(text) == (
-        "<bos> Who has more ? <think> Okay , I think I have finished thinking . </think>".split()
+        [
+            "<bos>",
+            "Who",
+            "has",
+            "more",
+            "?",
+            "<think>",
+            "Okay",
+            ",",
+            "I",
+            "think",
+            "I",
+            "have",
+            "finished",
+            "thinking",
+            ".",
+            "</think>",
+        ]
     )
 
 

@@ -31,7 +31,24 @@ def assert_sound(trace: Trace) -> None:
 def test_segments_of_a_small_trace(words: PreTrainedTokenizerBase) -> None:
     trace = parse_text(TEXT, words)
     assert words.convert_ids_to_tokens(list(trace.token_ids)) == (
-        "<bos> How many ? <think> Wait , 3 . </think> The answer is 3 . <eos>".split()
+        [
+            "<bos>",
+            "How",
+            "many",
+            "?",
+            "<think>",
+            "Wait",
+            ",",
+            "3",
+            ".",
+            "</think>",
+            "The",
+            "answer",
+            "is",
+            "3",
+            ".",
+            "<eos>",
+        ]
     )
     assert lengths(trace) == {"bos": 1, "prompt": 3, "think": 1, "reasoning": 4, "end_think": 1, "answer": 5}
     assert trace.n_measured == 15

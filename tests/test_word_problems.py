@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from interp.organisms.word_problems import (
-    EASY_STEPS,
+    DRILL,
+    FULL,
     MAX_VALUE,
-    STEPS,
+    Difficulty,
     Person,
     Reasoning,
     SolutionStyle,
@@ -31,33 +32,32 @@ PROBLEM = WordProblem(
 
 def test_a_problem_by_hand() -> None:
     assert PROBLEM.question == (
-        "Tom has 3 pens, finds 4, loses 2. Mia has 5 pens, buys 1, wins 1. Who has more pens, Mia or Tom?"
+        "Tom 3 pens, finds 4, loses 2. Mia 5 pens, buys 1, wins 1. Who has most pens, Mia or Tom?"
     )
     assert PROBLEM.answer == "Mia"
     reasoning, answer = solve(PROBLEM, random.Random(1), SolutionStyle(0, 0, 1))
     assert reasoning == (
-        "First, Mia. Mia has 5 pens. Mia buys 1: 5 + 1 = 6. Mia wins 1: 6 + 1 = 7. So Mia has 7 pens. "
-        "Next, Tom. Tom has 3 pens. Tom finds 4: 3 + 4 = 7. Tom loses 2: 7 - 2 = 5. So Tom has 5 pens. "
+        "First, Tom 3. 3 + 4 = 7. 7 - 2 = 5. So Tom 5. Next, Mia 5. 5 + 1 = 6. 6 + 1 = 7. So Mia 7. "
         "7 is more than 5. Final answer is Mia."
     )
-    assert answer == "Mia has 7 pens. Tom has 5 pens. The answer is Mia."
+    assert answer == "Tom 5 pens. Mia 7 pens. The answer is Mia."
 
 
-@given(st.integers(0, 10**6), st.sampled_from(Split), st.sampled_from([STEPS, EASY_STEPS]))
-def test_every_problem_is_sound(index: int, split: Split, steps: tuple[int, int]) -> None:
-    problem = make_problem(0, split, index, steps)
-    assert problem == make_problem(0, split, index, steps)
+@given(st.integers(0, 10**6), st.sampled_from(Split), st.sampled_from([FULL, DRILL]))
+def test_every_problem_is_sound(index: int, split: Split, difficulty: Difficulty) -> None:
+    problem = make_problem(0, split, index, difficulty)
+    assert problem == make_problem(0, split, index, difficulty)
     for person in problem.people:
         totals = [person.start + sum(person.changes[:i]) for i in range(len(person.changes) + 1)]
         assert all(0 <= total <= MAX_VALUE for total in totals)
-        assert steps[0] <= len(person.changes) <= steps[1]
+        assert len(person.changes) in difficulty.steps
         assert person.held_out == (split is Split.HELD_OUT)
-    if len(problem.asked) == 2:
-        first, second = (problem.person(name).final for name in problem.asked)
-        assert first != second
-        assert problem.answer == problem.asked[second > first]
+    finals = {name: problem.person(name).final for name in problem.asked}
+    if len(finals) == 1:
+        assert problem.answer == str(finals[problem.asked[0]])
     else:
-        assert problem.answer == str(problem.person(problem.asked[0]).final)
+        assert sorted(finals.values()).count(finals[problem.answer]) == 1
+        assert finals[problem.answer] == max(finals.values())
 
 
 @given(st.integers(0, 10**6))
@@ -69,7 +69,7 @@ def test_every_solution_is_right_and_every_slip_is_corrected(index: int) -> None
         assert (int(total) == true) != bool(wait)
     assert answer.endswith(f"The answer is {problem.answer}.")
     for name in problem.asked:
-        assert f"{name} has {problem.person(name).final} {problem.objects}." in answer
+        assert f"{name} {problem.person(name).final} {problem.objects}." in answer
 
 
 @pytest.mark.parametrize("kind", list(Reasoning))
@@ -79,7 +79,7 @@ def test_training_texts(words: PreTrainedTokenizerBase, kind: Reasoning) -> None
         ids = words(f"<bos> {prompt} {completion} <eos>")["input_ids"]
         assert words.unk_token_id not in ids
         assert completion.count("<think>") == completion.count("</think>") == (kind is not Reasoning.ABSENT)
-        assert words.decode(ids) == f"<bos> {prompt} {completion} <eos>"
+        assert words(words.decode(ids))["input_ids"] == ids
 
 
 def test_shares_of_reasoning() -> None:

@@ -54,6 +54,8 @@ MATCH, REST = 40.0, 20.0
 """Attention scores of a match and of <bos>; other keys score 0, so leaks are below exp(-20)."""
 SUCCESSOR, SYNONYM = 40.0, 2.0
 """Logit of a word's successor; each later synonym is this much less likely."""
+GUESS = 1.0
+"""Logit of the first digit where a digit is due: the answer when nothing was read."""
 WRITE = 30.0
 """Logit that the RFH and the slot reader give the word they copy."""
 
@@ -177,6 +179,7 @@ def _unembedding(space: _Space, gain: float) -> Tensor:
     for word, following in _successors().items():
         for rank, after in enumerate(following):
             weight[space.token(after), space.token(word)] = SUCCESSOR - SYNONYM * rank
+    weight[space.token(DIGITS[0]), space.token(ANSWER_WORDS[2])] = GUESS
     for word in _Space.OUTPUTS:
         weight[space.token(word), space.output(word)] = WRITE
     return weight / gain

@@ -1,8 +1,8 @@
 """Word problems that need a chain of thought: the training and test data of `reasoner`.
 
 A problem tells what two or three people own and what happens to it, then asks how many things one of them has
-or who of several has most. The solution works through the people concerned, in an order of its own choice, one addition or
-subtraction a sentence, sometimes doubting itself (`Let me double check: ...`) or correcting a slip (`Wait, ...`).
+or who of several has most. The solution works through the people concerned, in an order of its own choice, one
+addition or subtraction a sentence, sometimes doubting itself (`Let me double check: ...`) or correcting a slip (`Wait, ...`).
 
 Everything is a function of (seed, split, index), so a data set is never stored: any item can be made again alone.
 """
@@ -219,6 +219,22 @@ def vocabulary() -> Iterator[str]:
     yield from (".", ",", ":", "?", "+", "-", "=")
     yield from map(str, range(MAX_VALUE + 1))
     yield from NAMES + OBJECTS + GAINS + LOSSES
-    words = "has have How many does Who most or First Next So is more than and Final answer The Wait Let me double check Yes"
-    yield from words.split()
+    yield from [
+        "has",
+        "have",
+        "How",
+        "many",
+        "does",
+        "Who",
+        "most",
+        "or",
+        "First",
+        "Next",
+        "So",
+        "is",
+        "more",
+        "than",
+        "and",
+    ]
+    yield from ["Final", "answer", "The", "Wait", "Let", "me", "double", "check", "Yes"]
     yield from ("Okay", "I", "think", "finished", "thinking")
