@@ -54,7 +54,11 @@ def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name
     n_examples, n_layers, n_heads = first.shape
     width = np.clip(0.16 * n_heads, 1.7, 5.0)
     figure, axes = plt.subplots(
-        1, len(PANELS), figsize=(1.2 + width * len(PANELS), np.clip(0.19 * n_layers, 2.4, 7.5)), sharey=True
+        1,
+        len(PANELS),
+        figsize=(1.2 + width * len(PANELS), np.clip(0.19 * n_layers, 2.4, 7.5)),
+        sharey=True,
+        layout="constrained",
     )
     for axis, segment in zip(axes, PANELS, strict=True):
         values = head_array(heads, heads[f"{Segment.ANSWER}_{segment}"])
@@ -74,7 +78,7 @@ def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel("layer")
-    bar = figure.colorbar(image, ax=axes, fraction=0.03, pad=0.02)
+    bar = figure.colorbar(image, ax=axes)
     bar.set_label("attention mass (mean over traces)")
-    figure.suptitle(f"{model}, n = {n_examples} traces; boxes: top {len(top)} heads by {score_name}", y=1.02)
+    figure.suptitle(f"{model}, n = {n_examples} traces; boxes: top {len(top)} heads by {score_name}")
     return figure

@@ -2,7 +2,8 @@
 
 A problem tells what two or three people own and what happens to it, then asks how many things one of them has
 or who of several has most. The solution works through the people concerned, in an order of its own choice, one
-addition or subtraction a sentence, sometimes doubting itself (`Let me double check: ...`) or correcting a slip (`Wait, ...`).
+addition or subtraction a sentence, sometimes doubting itself (`Let me double check: ...`) or
+correcting a slip (`Wait, ...`).
 
 Everything is a function of (seed, split, index), so a data set is never stored: any item can be made again alone.
 """
