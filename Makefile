@@ -13,7 +13,7 @@ run: $(STAMP)
 	$(BIN)/python -m experiments.run $(ARGS)
 
 test: lint smollm2
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ Light imports only: everything heavy waits until there is something to run, so t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -80,7 +81,7 @@ def run_dir(resume: str | None, experiment: str, model: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("basename", lambda path: Path(path).name, replace=True)
+OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path else "huggingface", replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -126,9 +127,10 @@ def _run(cfg: DictConfig, directory: Path) -> None:
 
 def _discard(directory: Path) -> None:
     """Removes a run directory in which nothing was measured yet."""
-    parts = directory / "parts"
-    begun = (directory / "summary.json").exists() or (parts.is_dir() and any(parts.iterdir()))
-    if not begun:
+    measured = any(
+        json.loads(status.read_text())["skipped"] is None for status in directory.glob("parts/*/status.json")
+    )
+    if not measured and not (directory / "summary.json").exists():
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.FileHandler):
                 handler.close()
@@ -141,6 +143,7 @@ def _discard(directory: Path) -> None:
 def main() -> int:
     """Runs the command line and returns its exit code."""
     arguments = sys.argv[1:]
+    _failures.clear()
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return 0

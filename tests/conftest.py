@@ -26,6 +26,7 @@ from interp.lens import Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.organisms.word_problems import vocabulary
 from interp.organisms.word_tokenizer import word_tokenizer
 
+torch.set_num_threads(1)  # the tests run side by side
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
