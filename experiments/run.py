@@ -28,7 +28,7 @@ log = logging.getLogger("run")
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("experiment", "model", "data")
 NOT_A_CHOICE = {"base"}
-WRONG_INPUT, INTERRUPTED = 2, 130
+CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 _failures: list[str] = []
 """Messages of the jobs of this process that ended with wrong input."""
@@ -63,10 +63,14 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def check_names(arguments: list[str]) -> None:
-    """Raises UserError for a group choice that has no file, with the nearest names."""
+def check_arguments(arguments: list[str]) -> None:
+    """Raises UserError for a group choice that has no file, a directory that holds a run, or none to resume."""
     for argument in arguments:
         group, _, value = argument.partition("=")
+        if group == "resume" and value != "null" and not (Path(value) / "environment.json").exists():
+            raise UserError(f"nothing to resume in {value}: it has no environment.json")
+        if group == "hydra.run.dir" and (Path(value) / "environment.json").exists():
+            raise UserError(f"{value} already holds a run: choose another directory or go on with resume={value}")
         if group in GROUPS and not re.search(r"[(\[{*$]", value):
             known = choices(group)
             for name in value.split(","):
@@ -88,56 +92,69 @@ OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path
 def job(cfg: DictConfig) -> None:
     """One run. Wrong input is noted and leaves no directory behind; other errors go to run.log and up."""
     directory = Path(HydraConfig.get().runtime.output_dir)
+    ours = cfg.resume is None and not (directory / "environment.json").exists()
     try:
         _run(cfg, directory)
+        if cfg.dry_run and ours:
+            _discard(directory)
     except UserError as error:
         _failures.append(str(error))
         log.error("error: %s", " ".join(str(error).split()))
-        _discard(directory)
+        if ours:
+            _discard(directory)
     except KeyboardInterrupt:
         log.error("interrupted: what is done is kept; add resume=%s to go on", directory)
         raise
-    except Exception:
-        logging.getLogger("run").debug("failed", exc_info=True)
-        raise
+    except Exception as error:
+        log.exception("failed; what is done is kept: add resume=%s to go on", directory)
+        raise _LoggedError from error
+
+
+class _LoggedError(Exception):
+    """An unexpected error whose traceback is already in run.log and on the screen."""
 
 
 def _run(cfg: DictConfig, directory: Path) -> None:
     # Heavy imports start here.
     import torch
 
-    from experiments.session import Session
+    from experiments.session import RunOptions, Session, typed
     from experiments.summary import show
 
-    if cfg.threads is not None:
-        torch.set_num_threads(int(cfg.threads))
-    torch.manual_seed(int(cfg.seed))
+    options = typed(RunOptions, cfg, "")
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
     experiment = import_module(f"experiments.{cfg.experiment.name}")
     session = Session(cfg, directory)
-    if cfg.dry_run:
+    if options.dry_run:
         print(f"dry run: {experiment.plan(session)}")
-        _discard(directory)
         return
-    if cfg.resume is not None and session.store.finished:
-        raise UserError(f"{directory} is finished: there is nothing to resume")
-    findings = experiment.run(session)
-    session.store.close()
+    try:
+        if options.resume is not None and session.store.finished:
+            raise UserError(f"{directory} is finished: there is nothing to resume")
+        findings = experiment.run(session)
+    finally:
+        session.close()
     show(f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}", findings, directory)
 
 
 def _discard(directory: Path) -> None:
-    """Removes a run directory in which nothing was measured yet."""
-    measured = any(
-        json.loads(status.read_text())["skipped"] is None for status in directory.glob("parts/*/status.json")
-    )
-    if not measured and not (directory / "summary.json").exists():
-        for handler in logging.getLogger().handlers:
-            if isinstance(handler, logging.FileHandler):
-                handler.close()
-        shutil.rmtree(directory, ignore_errors=True)
-        for parent in (directory.parent, directory.parent.parent):
-            if parent.is_dir() and parent.name != "outputs" and not any(parent.iterdir()):
-                parent.rmdir()
+    """Removes what a run has written into its directory, unless an example was measured; other files stay."""
+    statuses = [json.loads(status.read_text()) for status in directory.glob("parts/*/status.json")]
+    if any(status["skipped"] is None for status in statuses) or (directory / "summary.json").exists():
+        return
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
+    for name in (".hydra", "parts", "trial", "figures"):
+        shutil.rmtree(directory / name, ignore_errors=True)
+    for name in ("run.log", "environment.json", ".lock"):
+        (directory / name).unlink(missing_ok=True)
+    for folder in (directory, directory.parent, directory.parent.parent):
+        if folder.name == "outputs" or not folder.is_dir() or any(folder.iterdir()):
+            return
+        folder.rmdir()
 
 
 def main() -> int:
@@ -150,7 +167,7 @@ def main() -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        check_names(arguments)
+        check_arguments(arguments)
         job()
     except UserError as error:
         _failures.append(str(error))
@@ -160,6 +177,8 @@ def main() -> int:
         print(f"error: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
+    except _LoggedError:
+        return CRASHED
     return WRONG_INPUT if _failures else 0
 
 

@@ -88,6 +88,17 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """The options of conf/config.yaml outside its groups."""
+
+    seed: int = 0
+    dry_run: bool = False
+    resume: str | None = None
+    progress: bool = True
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
 class GenerationOptions(Sampling):
     """The `generation` part of conf/config.yaml."""
 
@@ -96,14 +107,15 @@ class GenerationOptions(Sampling):
 
 def typed(kind: type[T], node: DictConfig, where: str) -> T:
     """The options of a group as a dataclass. A missing, unknown or ill-typed one is a UserError that names it."""
+    path = f"{where}." if where else ""
     try:
         schema = OmegaConf.structured(kind)
         _make_writable(schema)  # frozen dataclasses make read-only nodes
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.to_container(node, resolve=True))))
+        return cast(T, OmegaConf.to_object(OmegaConf.merge(schema, _plain(node, kind))))
     except MissingMandatoryValue as error:
-        raise UserError(f"{where}.{error.full_key} must be set") from error
+        raise UserError(f"{path}{error.full_key} must be set") from error
     except OmegaConfBaseException as error:
-        raise UserError(f"{where}.{error.full_key or ''}: {str(error).splitlines()[0]}".replace(".:", ":")) from error
+        raise UserError(f"{path}{error.full_key or where}: {str(error).splitlines()[0]}") from error
 
 
 @dataclass
@@ -222,9 +234,21 @@ class Session:
             }
         )
 
+    def close(self) -> None:
+        """Gives the run's directory free."""
+        if "store" in self.__dict__:
+            self.store.close()
+
     def bar(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The items, with a progress bar unless progress=false."""
         yield from tqdm(items, desc=what, total=total, disable=not self.cfg.progress, leave=False)
+
+
+def _plain(node: DictConfig, kind: type) -> dict[str, Any]:
+    """The node's values; at the top of the configuration, only those that `kind` has."""
+    values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
+    known = kind.__dataclass_fields__ if node._get_parent() is None else values
+    return {name: value for name, value in values.items() if name in known}
 
 
 def _make_writable(node: DictConfig) -> None:

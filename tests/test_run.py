@@ -169,6 +169,8 @@ def test_the_same_seed_gives_the_same_tables(tmp_path: Path) -> None:
         (["model=huggingface", "model.path=./nowhere"], "there is no directory ./nowhere"),
         (["model=planted", "model.dtype=float3"], "unknown model.dtype 'float3'"),
         (["generation.batch"], "generation.batch"),
+        (["model=planted", "seed=zero"], "seed: "),
+        (["model=planted", "generation.temperature=hot"], "generation.temperature: "),
         (["model=planted", "generation.max_new_tokens=3"], "no trace was measured: 16 not finished"),
     ],
 )
@@ -203,6 +205,32 @@ def test_too_little_memory_is_said_before_anything_runs(tmp_path: Path) -> None:
     done = run("model=planted", "experiment.block_mb=100000000", cwd=tmp_path)
     assert done.returncode == 2
     assert "GiB are free: lower experiment.block_mb" in done.stderr
+
+
+def test_a_directory_with_other_files_is_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert run("model=planted", "experiment.top_k=17", f"hydra.run.dir={tmp_path}").returncode == 2
+    assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    options = ["model=planted", "data.limit=2", "experiment.random_sets=2", f"hydra.run.dir={tmp_path / 'run'}"]
+    ok(*options)
+    before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
+    again = run(*options, "experiment.top_k=1")
+    assert again.returncode == 2
+    assert "already holds a run" in again.stderr
+    assert {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()} == before
+
+
+def test_an_unexpected_error_is_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.heads.analyse", lambda *_: 1 / 0)
+    done = run("model=planted", "data.limit=2", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in (tmp_path / "run" / "run.log").read_text()
+    assert f"resume={tmp_path / 'run'}" in done.stderr
+    monkeypatch.undo()
+    ok("model=planted", "data.limit=2", f"resume={tmp_path / 'run'}")
 
 
 def test_long_traces_are_left_out_and_counted(tmp_path: Path) -> None:
