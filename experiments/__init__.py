@@ -1,0 +1,1 @@
+"""The command line and one file an experiment: a question of the papers in, tables and figures out."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from experiments.collect import Collected, collect, from_response, left_out, respond
+from experiments.collect import collect, from_response, left_out, respond
 from experiments.plan import Plan, measured, require_memory
 from experiments.session import Session, choice, typed
 from experiments.summary import Findings, Headline, summary
@@ -35,6 +36,8 @@ from interp.trace import Segment, Trace, parse_text
 log = logging.getLogger(__name__)
 
 SOURCES = (Segment.REASONING, Segment.ANSWER)
+CLOSING_SECONDS = 4.0
+"""About what the self-check, statistics and figures take on any model."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def run(session: Session) -> Findings:
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
         else:
-            rows = head_rows(item.trace, measure(session, item.trace, options))
+            rows = measure(session, item.trace, options)
             store.write(item.index, item.example, heads=rows, **item.tables)
 
     heads = store.table("heads")
@@ -88,11 +91,11 @@ def run(session: Session) -> Findings:
     return Findings(headlines, lines)
 
 
-def measure(session: Session, trace: Trace, options: HeadsOptions) -> SegmentMasses:
-    """One streaming pass over a trace."""
+def measure(session: Session, trace: Trace, options: HeadsOptions) -> list[dict[str, Any]]:
+    """The rows of heads.parquet of one trace, from one streaming pass."""
     masses = SegmentMasses(trace, session.lens.n_layers, session.lens.n_heads, SOURCES)
     stream(session.lens, trace.measured_ids, masses, block_bytes=options.block_mb * 2**20)
-    return masses
+    return head_rows(trace, masses)
 
 
 def analyse(heads: pd.DataFrame, options: HeadsOptions, score: HeadScore, seed: int) -> tuple[list[Headline], dict]:
@@ -184,7 +187,7 @@ def _plan_given(session: Session, options: HeadsOptions, given: list[TraceText])
         measure(session, longest, options)
     low, high = shortest.n_measured, longest.n_measured
     slope = (long.seconds - short.seconds) / (high - low) if high > low else 0.0
-    seconds = sum(short.seconds + slope * (n - low) for n in lengths)
+    seconds = CLOSING_SECONDS + sum(short.seconds + slope * (n - low) for n in lengths)
     return Plan(
         len(lengths),
         len(lengths),
@@ -212,7 +215,7 @@ def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
         round(len(traces) * share),
         round(tokens * share),
         max(generation.peak_bytes, passes.peak_bytes),
-        (generation.seconds + passes.seconds) * share,
+        CLOSING_SECONDS + (generation.seconds + passes.seconds) * share,
         f"the first {len(batch)} questions",
     )
 
@@ -234,6 +237,3 @@ def _check(session: Session, options: HeadsOptions) -> None:
 
 def _reasons(skipped: dict[str, int]) -> str:
     return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"
-
-
-__all__ = ["Collected", "HeadsOptions", "analyse", "draw", "measure", "plan", "run"]

@@ -33,7 +33,7 @@ class Plan:
         return (
             f"{self.examples} examples, {self.passes} forward passes, about {self.generated_tokens} generated tokens, "
             f"at most {self.peak_bytes / 2**30:.1f} GiB of memory, about {_duration(self.seconds)} "
-            f"(estimated from {self.basis})"
+            f"once the model is loaded (estimated from {self.basis})"
         )
 
 

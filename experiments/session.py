@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -244,10 +244,10 @@ class Session:
         yield from tqdm(items, desc=what, total=total, disable=not self.cfg.progress, leave=False)
 
 
-def _plain(node: DictConfig, kind: type) -> dict[str, Any]:
+def _plain(node: DictConfig, kind: Any) -> dict[str, Any]:
     """The node's values; at the top of the configuration, only those that `kind` has."""
     values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    known = kind.__dataclass_fields__ if node._get_parent() is None else values
+    known = {f.name for f in fields(kind)} if node._get_parent() is None else values
     return {name: value for name, value in values.items() if name in known}
 
 

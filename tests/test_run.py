@@ -16,10 +16,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
 
+from experiments import heads
+from experiments.plan import measured
 from experiments.run import choices, main
+from experiments.session import Session
+from interp.lens import Lens
 from interp.organisms.planted import CIRCUIT
 from interp.store import read_table
+from interp.trace import Segment
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_TRAINING = "steps=2 drill_steps=1 every=1 batch=2 eval_problems=2 final_problems=4 early_accuracy=[0,1]"
@@ -121,6 +127,29 @@ def test_every_model_config_is_complete(model: str) -> None:
     assert config["model"]["name"] == ("model" if more else model)
     assert config["model"]["source"] in ("embedded", "planted", "pretrained", "gguf")
     assert config["generation"]["max_new_tokens"] == config["model"]["max_new_tokens"]
+
+
+@pytest.mark.parametrize("experiment", choices("experiment"))
+def test_every_experiment_has_a_dry_run_that_writes_nothing(experiment: str, tmp_path: Path) -> None:
+    done = ok(f"experiment={experiment}", "model=planted", *SMALLEST[experiment], "dry_run=true", cwd=tmp_path)
+    assert "forward passes" in done.stdout
+    assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_real_traces_on_a_real_language_model(tmp_path: Path, smollm2: Lens, r1_traces: Path) -> None:
+    out = tmp_path / "run"
+    data = [f"data.path={r1_traces}", "+data.where.condition=with_reasoning", "data.limit=2", "data.max_tokens=900"]
+    ok("model=smollm2-135m", "data=traces", *data, f"hydra.run.dir={out}")
+    table = read_table(out, "heads")
+    assert len(table) == 2 * 30 * 9
+    assert (table["answer_reasoning"] > 0).all()
+    sums = table[[f"answer_{s}" for s in Segment]].sum(axis=1)
+    assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
+    for row in read_table(out, "traces").itertuples():
+        assert len(row.token_ids) <= 901
+        assert row.source == str(r1_traces)
+    skipped = json.loads((out / "summary.json").read_text())["skipped"]
+    assert skipped["longer than data.max_tokens=900"] > 0
 
 
 def test_the_planted_heads_come_first(tmp_path: Path) -> None:
@@ -257,6 +286,28 @@ def test_a_dry_run_is_truthful(tmp_path: Path) -> None:
     assert (examples, passes) == (40, len(read_table(tmp_path / "run", "traces")))
     assert 0.5 < tokens / done["n_tokens"].sum() < 2
     assert "GiB of memory" in told
+
+
+def make_session(directory: Path, *overrides: str) -> Session:
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return Session(compose("config", [*overrides, "progress=false"]), directory)
+
+
+def test_a_dry_run_foretells_time_and_memory(tmp_path: Path) -> None:
+    """Within a factor of two; the best of three tries, because other work on the machine may disturb one."""
+    options = ["model=planted", "data.limit=160"]
+    make_session(tmp_path / "warm", *options, "data.limit=2").lens  # noqa: B018 - imports and first use
+    ratios = []
+    for attempt in range(3):
+        plan = heads.plan(make_session(tmp_path / "plan", *options))
+        session = make_session(tmp_path / f"run{attempt}", *options)
+        with measured() as meter:
+            heads.run(session)
+        session.close()
+        ratios.append((plan.seconds / meter.seconds, plan.peak_bytes / meter.peak_bytes))
+        if all(0.5 < ratio < 2 for ratio in ratios[-1]):
+            return
+    pytest.fail(f"estimated / real (seconds, bytes): {ratios}")
 
 
 def test_a_sweep_runs_every_combination(tmp_path: Path) -> None:

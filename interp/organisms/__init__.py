@@ -1,0 +1,1 @@
+"""Small models of known make: hand-set or trained here."""
