@@ -104,14 +104,15 @@ def analyse(heads: pd.DataFrame, options: HeadsOptions, score: HeadScore, seed: 
     k = options.k(values[0].size)
     top = rank_heads(values.mean(axis=0), k)
     by_segment = masses_by_segment(heads)
-    headlines = [
-        Headline(
-            f"mass answer->{s}, all heads",
-            bootstrap_mean(by_segment[f"answer_{s}"].to_numpy(), rng_for(seed, "mass", s)),
-        )
-        for s in Segment
-        if by_segment[f"answer_{s}"].notna().any()
-    ]
+    even = heads.groupby("example", sort=False)["answer_reasoning_even"].first().to_numpy()
+    headlines = []
+    for s in Segment:
+        masses = bootstrap_mean(by_segment[f"answer_{s}"].to_numpy(), rng_for(seed, "mass", s))
+        control: tuple[str, Estimate] | tuple[None, None] = (None, None)
+        if s is Segment.REASONING:
+            control = ("an even head", bootstrap_mean(even, rng_for(seed, "even")))
+        if masses.n:
+            headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control))
     more = {
         "score": score.value,
         "top_heads": [list(head) for head in top],

@@ -182,10 +182,8 @@ class Session:
 
     @property
     def n_examples(self) -> int:
-        """Number of examples in the data; of given traces at most data.limit."""
-        if self.given is None:
-            return len(self.questions)
-        return min(len(self.given), self.data_options.limit or len(self.given))
+        """Number of examples in the data, those that will be left out included."""
+        return len(self.questions if self.given is None else self.given)
 
     def _data_file(self) -> Path:
         if self.data_options.path is None:

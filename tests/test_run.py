@@ -138,7 +138,7 @@ def test_every_experiment_has_a_dry_run_that_writes_nothing(experiment: str, tmp
 
 def test_real_traces_on_a_real_language_model(tmp_path: Path, smollm2: Lens, r1_traces: Path) -> None:
     out = tmp_path / "run"
-    data = [f"data.path={r1_traces}", "+data.where.condition=with_reasoning", "data.limit=2", "data.max_tokens=900"]
+    data = [f"data.path={r1_traces}", "+data.where.condition=with_reasoning", "data.limit=2", "data.max_tokens=1050"]
     ok("model=smollm2-135m", "data=traces", *data, f"hydra.run.dir={out}")
     table = read_table(out, "heads")
     assert len(table) == 2 * 30 * 9
@@ -146,10 +146,10 @@ def test_real_traces_on_a_real_language_model(tmp_path: Path, smollm2: Lens, r1_
     sums = table[[f"answer_{s}" for s in Segment]].sum(axis=1)
     assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
     for row in read_table(out, "traces").itertuples():
-        assert len(row.token_ids) <= 901
+        assert len(row.token_ids) <= 1051
         assert row.source == str(r1_traces)
     skipped = json.loads((out / "summary.json").read_text())["skipped"]
-    assert skipped["longer than data.max_tokens=900"] > 0
+    assert skipped["longer than data.max_tokens=1050"] > 0
 
 
 def test_the_planted_heads_come_first(tmp_path: Path) -> None:
