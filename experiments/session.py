@@ -196,16 +196,20 @@ class Session:
         cfg = self.cfg
         identity = Identity(cfg.experiment.name, cfg.model.name, cfg.data.name, self.seed)
         resume = cfg.resume is not None
-        options = {k: v for k, v in OmegaConf.to_container(cfg, resolve=True).items() if k not in RESUMABLE}  # type: ignore[union-attr]
         store = RunStore(self.directory, identity, resume=resume)
         if resume:
             before = store.environment()
-            changed = sorted(_differences(before["options"], json.loads(json.dumps(options))))
+            changed = sorted(_differences(before["options"], json.loads(json.dumps(self._options()))))
             if changed:
                 raise UserError(
                     f"cannot resume {self.directory}: {', '.join(changed)} differs from the run's own options"
                 )
         return store
+
+    def _options(self) -> dict[str, Any]:
+        """All options that decide the results."""
+        options = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
+        return {name: value for name, value in options.items() if name not in RESUMABLE}
 
     def describe_environment(self, with_model: bool = True) -> None:
         """Writes environment.json; on resume, checks that the model is still the same one instead."""
@@ -214,11 +218,10 @@ class Session:
             if model and self.store.environment()["model"]["fingerprint"] != model["fingerprint"]:
                 raise UserError(f"cannot resume {self.directory}: the weights of {self.lens.name} have changed")
             return
-        options = {k: v for k, v in OmegaConf.to_container(self.cfg, resolve=True).items() if k not in RESUMABLE}  # type: ignore[union-attr]
         self.store.write_environment(
             {
                 "command": " ".join(["python", "-m", "experiments.run", *sys.argv[1:]]),
-                "options": options,
+                "options": self._options(),
                 "seed": self.seed,
                 "model": model,
                 "instrument": check_instrument(self.lens) if with_model else None,

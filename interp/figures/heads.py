@@ -79,6 +79,6 @@ def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel("layer")
     bar = figure.colorbar(image, ax=axes)
-    bar.set_label("attention mass (mean over traces)")
+    bar.set_label("mean attention mass")
     figure.suptitle(f"{model}, n = {n_examples} traces; boxes: top {len(top)} heads by {score_name}")
     return figure

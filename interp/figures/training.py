@@ -13,8 +13,10 @@ def training_curve(training: pd.DataFrame) -> Figure:
     """Each measure of training.parquet against optimizer steps, with its 95 % interval as a band."""
     figure, axis = plt.subplots(figsize=(5.2, 3.2))
     colours = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE)
-    for colour, (measure, rows) in zip(colours, training.groupby("measure", sort=False), strict=False):
-        axis.plot(rows["step"], rows["value"], color=colour, label=str(measure).replace("_", " "))
+    lines = ("-", "--", "-.", ":", "-")  # curves may lie on one another
+    measures = training.groupby("measure", sort=False)
+    for colour, line, (measure, rows) in zip(colours, lines, measures, strict=False):
+        axis.plot(rows["step"], rows["value"], line, color=colour, label=str(measure).replace("_", " "))
         axis.fill_between(rows["step"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel("accuracy on held-out problems")
