@@ -12,7 +12,7 @@ from interp.errors import TraceError
 from interp.generate import Response, generate
 from interp.grading import extract_answer, is_correct
 from interp.prompts import Condition, render
-from interp.trace import Segment, Trace, parse_ids, parse_text
+from interp.trace import Segment, Trace, after_reasoning, parse_ids, parse_text
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def from_response(session: Session, index: int, question: Question, response: Re
     """A trace from a response; unfinished ones and those without an answer are left out."""
     lens = session.lens
     text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
-    extracted = extract_answer(text)
+    extracted = extract_answer(after_reasoning(text, lens.markers))
     answer = {
         "example": question.id,
         "condition": Condition.WITH_REASONING,

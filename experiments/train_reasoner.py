@@ -23,6 +23,7 @@ from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
 from interp.prompts import Condition, PromptStyle, render
 from interp.stats import Estimate, binomial_estimate
+from interp.trace import after_reasoning
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +167,7 @@ def _answers(
     responses = generate(lens, prompts, sampling, PROBLEM_SEED, arm.measure, first, *labels)
     for i, (problem, response) in enumerate(zip(batch, responses, strict=True)):
         text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
-        extracted = extract_answer(text.partition(lens.markers.close)[2] or text)
+        extracted = extract_answer(after_reasoning(text, lens.markers))
         yield {
             "example": f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}",
             "condition": arm.condition,

@@ -9,6 +9,7 @@ import torch
 
 from interp.lens import Lens
 from interp.stats import seed_for
+from interp.trace import end_ids
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, 
     """
     batch = lens.tokenizer(list(prompts), add_special_tokens=False, padding=True, return_tensors="pt")
     ids, mask = batch["input_ids"].to(lens.device), batch["attention_mask"].to(lens.device)
+    ends = end_ids(lens.tokenizer) | _configured_ends(lens)
     greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
     chosen: dict[str, bool | float | None] = {**greedy}
     if sampling.temperature > 0:
@@ -47,10 +49,10 @@ def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, 
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=sampling.max_new_tokens,
+            eos_token_id=sorted(ends),
             pad_token_id=lens.tokenizer.pad_token_id,
             **chosen,
         )
-    ends = _end_ids(lens)
     responses = []
     for row, prompt, real in zip(out[:, ids.shape[1] :].tolist(), ids.tolist(), mask.tolist(), strict=True):
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), None)
@@ -59,7 +61,6 @@ def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, 
     return responses
 
 
-def _end_ids(lens: Lens) -> set[int]:
+def _configured_ends(lens: Lens) -> set[int]:
     configured = lens.hf.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured, lens.tokenizer.eos_token_id]
-    return {i for i in ids if i is not None}
+    return {i for i in (configured if isinstance(configured, list) else [configured]) if i is not None}

@@ -38,7 +38,7 @@ def render(
 ) -> str:
     """The prompt's text, special tokens included, up to where the model goes on.
 
-    Chat templates differ in whether they open the think tag themselves: the result is the same either way.
+    Chat templates differ in whether they open the think tag themselves; both kinds are understood.
     """
     content = f"{question} {style.instruction}".strip()
     messages = [{"role": "system", "content": style.system}] if style.system else []
@@ -47,17 +47,15 @@ def render(
         text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     else:
         text = f"{tokenizer.bos_token or ''}{style.system + chr(10) if style.system else ''}{content}\n"
-    text = text.rstrip().removesuffix(markers.open).rstrip(" ") + _gap(text)
+    # Where the template opens the think tag itself, its own text stays untouched.
+    before = text.rstrip()
+    opens = before.endswith(markers.open)
+    before = before.removesuffix(markers.open) if opens else text
     match condition:
         case Condition.WITH_REASONING:
-            return f"{text}{markers.open}{style.separator}"
+            return text if opens else f"{before}{markers.open}{style.separator}"
         case Condition.WITHOUT_REASONING:
             thought = style.separator.join((markers.open, style.finished_thought, markers.close))
-            return f"{text}{thought}{style.separator}"
+            return f"{before}{thought}{style.separator}"
         case Condition.NO_TAGS:
-            return text
-
-
-def _gap(text: str) -> str:
-    """The white space that the template leaves before the think tag or the model's turn."""
-    return "\n" if text.endswith("\n") else " "
+            return before

@@ -160,6 +160,19 @@ def decode_with_offsets(
     return text, offsets
 
 
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end-of-sequence token and its end-of-turn tokens, with which chat models stop."""
+    vocabulary = tokenizer.get_vocab()
+    known = {vocabulary[text] for text in EOS_TEXTS if text in vocabulary}
+    return known | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+
+
+def after_reasoning(text: str, markers: ThinkMarkers) -> str:
+    """What stands after the first close marker; the whole text if it has none."""
+    _, closed, answer = text.partition(markers.close)
+    return answer if closed else text
+
+
 def _without_overlap(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Tokenizers give a character of several tokens to each of them; here the last one gets it."""
     nexts = [start for start, _ in offsets[1:]] + [max((end for _, end in offsets), default=0)]
@@ -205,7 +218,7 @@ def _assemble(
     source: str,
 ) -> Trace:
     end = len(ids)
-    if ids and ids[-1] == tokenizer.eos_token_id:
+    if ids and ids[-1] in end_ids(tokenizer):
         end -= 1
     bos = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
     opened, closed = _find_markers(text, markers, example)

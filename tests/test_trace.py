@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from interp.datasets import read_traces
 from interp.errors import TraceError
 from interp.lens import Lens
-from interp.trace import Segment, ThinkMarkers, Trace, decode_with_offsets, parse_ids, parse_text
+from interp.trace import Segment, ThinkMarkers, Trace, after_reasoning, decode_with_offsets, parse_ids, parse_text
 
 TEXT = "<bos> How many? <think> Wait, 3. </think> The answer is 3. <eos>"
 
@@ -87,6 +87,20 @@ def test_what_is_not_a_trace_is_refused_with_the_reason(words: PreTrainedTokeniz
         parse_text(text, words, example="mine")
     with pytest.raises(TraceError, match=reason):
         parse_ids(words(text)["input_ids"], words)
+
+
+def test_an_end_of_turn_token_ends_a_trace_too(r1_style: PreTrainedTokenizerFast) -> None:
+    """Chat models stop with a token that need not be the tokenizer's end-of-sequence token."""
+    r1_style.add_tokens(["<|eot_id|>"])
+    ids = r1_style("Why?<think>So</think>3<|eot_id|>", add_special_tokens=False)["input_ids"]
+    trace = parse_ids(ids, r1_style)
+    assert trace.segment_text(Segment.ANSWER) == "3"
+    assert trace.n_measured == len(ids) - 1
+
+
+def test_the_answer_part_of_a_response() -> None:
+    assert after_reasoning("So 3 </think> The answer </think> is 3", ThinkMarkers()) == " The answer </think> is 3"
+    assert after_reasoning("never closed", ThinkMarkers()) == "never closed"
 
 
 def test_the_family_of_the_text_does_not_matter(words: PreTrainedTokenizerBase) -> None:
