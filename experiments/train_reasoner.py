@@ -98,7 +98,8 @@ def run(session: Session) -> Findings:
     style.save(training_curve(store.table("training")), session.directory / "figures", "training")
     store.finish(summary(headlines, recipe=asdict(recipe), early_step=early_step))
     shutil.rmtree(work)
-    return Findings(headlines, [f"checkpoints: {session.directory}/reasoner and {session.directory}/reasoner-early"])
+    kept = sorted(str(path) for path in session.directory.glob("reasoner*"))
+    return Findings(headlines, [f"checkpoints: {', '.join(kept)}"])
 
 
 def plan(session: Session) -> Plan:
@@ -205,7 +206,6 @@ def _keep(
     directory = session.directory / name
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    (directory / "training_args.bin").unlink(missing_ok=True)
     headlines, answers = [], []
     for arm, estimate, rows in _measure(_lens(model, tokenizer), options.final_problems, "final", name):
         headlines.append(Headline(f"{name}: {arm.measure.replace('_', ' ')}", estimate))
