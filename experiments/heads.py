@@ -1,43 +1,50 @@
-"""Which heads read the reasoning when the model writes its answer? (Paper A, sections 4.1 and 4.2)"""
+"""Where do answers look, and which heads read the reasoning? (Paper A, section 4)"""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from experiments.collect import collect, from_response, left_out, respond
+from experiments.collect import Collected, collect, from_response, left_out, respond
+from experiments.heads_findings import FindingsOptions, findings
 from experiments.plan import Plan, measured, require_memory
 from experiments.session import Session, choice, typed
-from experiments.summary import Findings, Headline, summary
-from interp.attention import SegmentMasses, stream
+from experiments.summary import Findings, summary
 from interp.datasets import TraceText
 from interp.errors import UserError
-from interp.figures import heads as figures
-from interp.figures import style
-from interp.heads import (
-    Head,
-    HeadScore,
-    head_array,
-    head_rows,
-    masses_by_segment,
-    mean_over,
-    overlap,
-    rank_heads,
-    score_values,
+from interp.figures.redraw import redraw
+from interp.haystack import Haystack, haystacks
+from interp.heads import HeadScore
+from interp.measure_heads import HeadMeasures, map_rows, measure_heads
+from interp.probes import Decoding, induction_scores, retrieval_scores
+from interp.ranking import (
+    HeadKind,
+    layer_rows,
+    mean_over_examples,
+    overlap_rows,
+    ranking_rows,
+    samples_by_kind,
+    top_heads,
 )
-from interp.stats import Estimate, bootstrap_mean, random_heads_like, rng_for
-from interp.trace import Segment, Trace, parse_text
+from interp.store import records
+from interp.trace import Trace, parse_text
 
 log = logging.getLogger(__name__)
 
-SOURCES = (Segment.REASONING, Segment.ANSWER)
-CLOSING_SECONDS = 4.0
+CLOSING_SECONDS = 10.0
 """About what the self-check, statistics and figures take on any model."""
+
+
+@dataclass(frozen=True)
+class HaystackOptions:
+    """The haystacks for retrieval heads; no lengths = retrieval heads are not measured."""
+
+    lengths: list[int] = field(default_factory=lambda: [150, 300])
+    depths: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.9])
+    decoding: str = Decoding.GENERATED.value
+    max_new_tokens: int = 40
 
 
 @dataclass(frozen=True)
@@ -48,7 +55,15 @@ class HeadsOptions:
     top_k: int | None = None
     score: str = HeadScore.DIFFERENCE.value
     random_sets: int = 200
-    block_mb: int = 128
+    resamples: int = 1000
+    reflection_words: list[str] = field(default_factory=list)
+    permutations: int = 200
+    min_mass: float = 0.05
+    induction_prompts: int = 8
+    haystack: HaystackOptions = field(default_factory=HaystackOptions)
+    maps: int = 3
+    map_heads: int = 1
+    block_mb: int | None = None
 
     def k(self, n_heads: int) -> int:
         """How many of a model's heads the ranking takes."""
@@ -56,36 +71,54 @@ class HeadsOptions:
             return self.top_k
         return 10 if n_heads >= 100 else max(2, n_heads // 10)
 
+    @property
+    def measures(self) -> HeadMeasures:
+        return HeadMeasures(self.reflection_words, self.permutations, self.min_mass)
+
+    @property
+    def block_bytes(self) -> int | None:
+        return None if self.block_mb is None else self.block_mb * 2**20
+
 
 def run(session: Session) -> Findings:
-    """Measures every trace, ranks the heads, draws Figs. 2 and 3."""
+    """Measures every trace, probes and ranks the heads, keeps the maps of a few traces, draws all figures."""
     options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    score = choice(HeadScore, options.score, "experiment.score")
-    _check(session, options)
-    store = session.store
+    needles = _check(session, options)
+    store, lens = session.store, session.lens
     session.describe_environment()
     for item in session.bar(collect(session), "traces", total=session.n_examples):
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
         else:
-            rows = measure(session, item.trace, options)
-            store.write(item.index, item.example, heads=rows, **item.tables)
-
-    heads = store.table("heads")
-    if heads.empty:
+            store.write(item.index, item.example, heads=measure(session, item.trace, options), **item.tables)
+    if store.table("heads").empty:
         raise UserError(f"no trace was measured: {_reasons(store.skipped())}")
-    headlines, more = analyse(heads, options, score, session.seed)
-    top = [Head(*place) for place in more["top_heads"]]
-    if not (answers := store.table("answers")).empty and answers["correct"].notna().any():
-        correct = answers["correct"].dropna().to_numpy(dtype=float)
-        headlines.append(
-            Headline("accuracy of the generated answers", bootstrap_mean(correct, rng_for(session.seed, "accuracy")))
+
+    for prompt, score in session.bar(_probes(session, options, needles), "probes"):
+        if not store.has_closing(f"a-{prompt}"):
+            store.write_closing(f"a-{prompt}", probes=score())
+    k = options.k(lens.n_layers * lens.n_heads)
+    samples = samples_by_kind(store.table("heads"), store.table("probes"))
+    means = {kind: mean_over_examples(values) for kind, values in samples.items()}
+    tops = {kind: top_heads(values, k, kind) for kind, values in means.items()}
+    if not store.has_closing("b-ranking"):
+        rows = (session.seed, options.resamples)
+        store.write_closing(
+            "b-ranking",
+            ranking=[row for kind, values in samples.items() for row in ranking_rows(values, kind, k, *rows)],
+            layers=[row for kind, values in samples.items() for row in layer_rows(values, kind, k, *rows)],
+            overlaps=overlap_rows(tops, lens.n_layers * lens.n_heads),
         )
-    draw(heads, top, session.cfg.model.name, score, session.directory)
+    _keep_maps(session, options, tops[options.score])
+
+    how = FindingsOptions(
+        options.score, k, options.random_sets, options.resamples, options.reflection_words, session.seed
+    )
+    headlines, more, lines = findings(store.table, samples, how)
     skipped = store.skipped()
-    store.finish(summary(headlines, skipped=skipped, **more))
-    ranked = ", ".join(f"{head} {value:.3f}" for head, value in zip(top, more["top_head_scores"], strict=True))
-    lines = [f"top heads (layer,head) by {score}: {ranked}"]
+    facts = summary(headlines, skipped=skipped, **more)
+    redraw("heads", store.table, facts, session.directory / "figures")
+    store.finish(facts)
     if skipped:
         lines.append(f"left out: {_reasons(skipped)}")
     return Findings(headlines, lines)
@@ -93,77 +126,72 @@ def run(session: Session) -> Findings:
 
 def measure(session: Session, trace: Trace, options: HeadsOptions) -> list[dict[str, Any]]:
     """The rows of heads.parquet of one trace, from one streaming pass."""
-    masses = SegmentMasses(trace, session.lens.n_layers, session.lens.n_heads, SOURCES)
-    stream(session.lens, trace.measured_ids, masses, block_bytes=options.block_mb * 2**20)
-    return head_rows(trace, masses)
+    return measure_heads(session.lens, trace, options.measures, session.seed, options.block_bytes)
 
 
-def analyse(heads: pd.DataFrame, options: HeadsOptions, score: HeadScore, seed: int) -> tuple[list[Headline], dict]:
-    """The headline numbers and the ranking, from heads.parquet alone."""
-    values = head_array(heads, score_values(heads, score))
-    k = options.k(values[0].size)
-    top = rank_heads(values.mean(axis=0), k)
-    by_segment = masses_by_segment(heads)
-    even = heads.groupby("example", sort=False)["answer_reasoning_even"].first().to_numpy()
-    headlines = []
-    for s in Segment:
-        masses = bootstrap_mean(by_segment[f"answer_{s}"].to_numpy(), rng_for(seed, "mass", s))
-        control: tuple[str, Estimate] | tuple[None, None] = (None, None)
-        if s is Segment.REASONING:
-            control = ("an even head", bootstrap_mean(even, rng_for(seed, "even")))
-        if masses.n:
-            headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control))
-    more = {
-        "score": score.value,
-        "top_heads": [list(head) for head in top],
-        "top_head_scores": [float(values.mean(axis=0)[head]) for head in top],
-        "n_traces": len(values),
-    }
-    if len(values) >= 2:
-        headlines += _split_half(heads, values, k, options.random_sets, seed)
-    return headlines, more
+def _probes(
+    session: Session, options: HeadsOptions, needles: Sequence[Haystack]
+) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Every probe prompt with what scores it."""
+    lens, settings = session.lens, options.haystack
+
+    def induction(i: int) -> Callable[[], list[dict[str, Any]]]:
+        name = f"induction-{i}"
+        return lambda: _probe_rows(name, HeadKind.INDUCTION, induction_scores(lens, session.seed, i), None)
+
+    def retrieval(needle: Haystack) -> Callable[[], list[dict[str, Any]]]:
+        def score() -> list[dict[str, Any]]:
+            copied = retrieval_scores(lens, needle, Decoding(settings.decoding), settings.max_new_tokens)
+            return _probe_rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
+
+        return score
+
+    probes = [(f"induction-{i}", induction(i)) for i in range(options.induction_prompts)]
+    return probes + [(needle.name, retrieval(needle)) for needle in needles]
 
 
-def _split_half(heads: pd.DataFrame, values: np.ndarray, k: int, random_sets: int, seed: int) -> list[Headline]:
-    """Ranks on every other trace and measures on the rest, so that choosing the best does not flatter the result."""
-    chosen = rank_heads(values[0::2].mean(axis=0), k)
-    again = rank_heads(values[1::2].mean(axis=0), k)
-    mass = head_array(heads, heads["answer_reasoning"])[1::2]
-    rng = rng_for(seed, "random heads")
-    sets = random_heads_like(np.array(chosen), mass.shape[2], random_sets, rng)
-    kept = [[Head(*map(int, place)) for place in one if place[0] >= 0] for one in sets]
-    by_set = np.stack([mean_over(mass, one) for one in kept if one]) if any(kept) else None
-    control = None if by_set is None else bootstrap_mean(by_set.mean(axis=0), rng_for(seed, "random heads", "interval"))
-    n_heads = values[0].size
+def _probe_rows(example: str, kind: HeadKind, scores: Any, recalled: float | None) -> list[dict[str, Any]]:
     return [
-        Headline(
-            f"mass answer->reasoning, top {k} heads of the other half of the traces",
-            bootstrap_mean(mean_over(mass, chosen), rng_for(seed, "top heads")),
-            "random heads of the same layers",
-            control,
-        ),
-        Headline(
-            f"share of the top {k} heads that both halves of the traces agree on",
-            Estimate(overlap(chosen, again) / k, 1),
-            "expected by chance",
-            Estimate(k / n_heads, 1),
-        ),
+        {"example": example, "kind": kind, "layer": layer, "head": head, "value": float(value), "recalled": recalled}
+        for layer, row in enumerate(scores)
+        for head, value in enumerate(row)
     ]
 
 
-def draw(heads: pd.DataFrame, top: list[Head], model: str, score: HeadScore, directory: Path) -> None:
-    """Figures 2 and 3 of Paper A into directory/figures."""
-    style.save(figures.segment_masses({model: heads}), directory / "figures", "a_fig2_segment_masses")
-    style.save(figures.head_masses(heads, top, model, f"{score} score"), directory / "figures", "a_fig3_head_masses")
+def _keep_maps(session: Session, options: HeadsOptions, top: Sequence[Any]) -> None:
+    """Attention rows of the best heads on the first traces, for Figs. 4 and 5."""
+    store = session.store
+    for i, row in enumerate(records(store.table("traces").head(options.maps))):
+        if not store.has_closing(f"c-map-{i:02d}"):
+            trace = Trace.from_row(row)
+            rows = map_rows(session.lens, trace, top[: options.map_heads], options.block_bytes)
+            store.write_closing(f"c-map-{i:02d}", maps=rows)
 
 
 def plan(session: Session) -> Plan:
-    """Runs one batch of generation and a trace or two, and scales up."""
+    """Runs one batch of generation, a trace or two and a probe of each kind, and scales up."""
     options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
-    if session.given is None:
-        return _plan_generated(session, options)
-    return _plan_given(session, options, session.given)
+    needles = _check(session, options)
+    traces = (
+        _plan_generated(session, options) if session.given is None else _plan_given(session, options, session.given)
+    )
+    probes = _probes(session, options, needles)
+    induction, retrieval = options.induction_prompts, len(needles)
+    seconds = 0.0
+    for n, at in ((induction, 0), (retrieval, induction)):
+        if n:
+            with measured() as meter:
+                probes[at][1]()
+            seconds += n * meter.seconds
+    mapped = min(options.maps, traces.examples)
+    return Plan(
+        traces.examples,
+        traces.passes + induction + retrieval + mapped,
+        traces.generated_tokens + retrieval * options.haystack.max_new_tokens,
+        traces.peak_bytes,
+        traces.seconds * (1 + mapped / max(1, traces.examples)) + seconds + CLOSING_SECONDS,
+        traces.basis + (", one probe of each kind" if probes else ""),
+    )
 
 
 def _plan_given(session: Session, options: HeadsOptions, given: list[TraceText]) -> Plan:
@@ -188,15 +216,9 @@ def _plan_given(session: Session, options: HeadsOptions, given: list[TraceText])
         measure(session, longest, options)
     low, high = shortest.n_measured, longest.n_measured
     slope = (long.seconds - short.seconds) / (high - low) if high > low else 0.0
-    seconds = CLOSING_SECONDS + sum(short.seconds + slope * (n - low) for n in lengths)
-    return Plan(
-        len(lengths),
-        len(lengths),
-        0,
-        long.peak_bytes,
-        seconds,
-        f"the shortest and the longest trace, {low} and {high} tokens",
-    )
+    seconds = sum(short.seconds + slope * (n - low) for n in lengths)
+    basis = f"the shortest and the longest trace, {low} and {high} tokens"
+    return Plan(len(lengths), len(lengths), 0, long.peak_bytes, seconds, basis)
 
 
 def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
@@ -204,36 +226,51 @@ def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
     batch = questions[:size]
     with measured() as generation:
         responses = respond(session, batch, 0)
-    items = [from_response(session, i, q, r) for i, (q, r) in enumerate(zip(batch, responses, strict=True))]
+    items: list[Collected] = [
+        from_response(session, i, q, r) for i, (q, r) in enumerate(zip(batch, responses, strict=True))
+    ]
     traces = [item.trace for item in items if item.trace is not None]
     with measured() as passes:
         for trace in traces:
             measure(session, trace, options)
     share = len(questions) / len(batch)
-    tokens = sum(len(response.ids) for response in responses)
     return Plan(
         len(questions),
         round(len(traces) * share),
-        round(tokens * share),
+        round(sum(len(response.ids) for response in responses) * share),
         max(generation.peak_bytes, passes.peak_bytes),
-        CLOSING_SECONDS + (generation.seconds + passes.seconds) * share,
+        (generation.seconds + passes.seconds) * share,
         f"the first {len(batch)} questions",
     )
 
 
-def _check(session: Session, options: HeadsOptions) -> None:
-    n_heads = session.lens.n_heads
-    if not 1 <= options.k(session.lens.n_layers * n_heads) <= session.lens.n_layers * n_heads:
+def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
+    """Everything that can be wrong is said before anything runs. Returns the haystacks."""
+    lens, haystack = session.lens, options.haystack
+    choice(HeadScore, options.score, "experiment.score")
+    choice(Decoding, haystack.decoding, "experiment.haystack.decoding")
+    n_heads = lens.n_layers * lens.n_heads
+    if not 1 <= options.k(n_heads) <= n_heads:
+        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
+    if not 0 <= options.map_heads <= options.k(n_heads):
         raise UserError(
-            f"experiment.top_k={options.top_k}: {session.lens.name} has {session.lens.n_layers * n_heads} heads"
+            f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"
         )
-    longest = session.data_options.max_tokens or session.generation.max_new_tokens
-    row = n_heads * longest * 4 * 2
-    if options.block_mb * 2**20 < row:
-        raise UserError(
-            f"experiment.block_mb={options.block_mb} holds no row of {longest} tokens: use {row // 2**20 + 1}"
-        )
-    require_memory(session, 3 * options.block_mb * 2**20, "the block of attention weights", "lower experiment.block_mb")
+    for name in ("random_sets", "resamples", "permutations", "induction_prompts", "maps"):
+        if getattr(options, name) < 0:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
+    if options.block_bytes is not None:
+        if options.block_bytes <= 0:
+            raise UserError(f"experiment.block_mb={options.block_mb} must be positive")
+        require_memory(session, 3 * options.block_bytes, "the block of attention weights", "lower experiment.block_mb")
+    needles = haystacks(
+        lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
+    )
+    longest = max((len(needle.ids) for needle in needles), default=0) + haystack.max_new_tokens
+    positions = getattr(lens.hf.config, "max_position_embeddings", None)
+    if needles and positions is not None and longest > positions:
+        raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
+    return needles
 
 
 def _reasons(skipped: dict[str, int]) -> str:

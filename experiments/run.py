@@ -78,10 +78,10 @@ def check_arguments(arguments: list[str]) -> None:
                     raise UserError(f"unknown {group} {name!r}; {nearest(name, known)}")
 
 
-def run_dir(resume: str | None, experiment: str, model: str) -> str:
+def run_dir(resume: str | None, experiment: str, model: str, source: str | None = None) -> str:
     """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
-    now = datetime.now()
-    return resume or f"outputs/{now:%Y-%m-%d}/{now:%H-%M-%S-%f}-{experiment}-{model}"
+    about = {"figures": Path(source or "").name, "compare": "runs"}.get(experiment, model)
+    return resume or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}-{experiment}-{about}"
 
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
@@ -136,7 +136,8 @@ def _run(cfg: DictConfig, directory: Path) -> None:
         findings = experiment.run(session)
     finally:
         session.close()
-    show(f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}", findings, directory)
+    about = findings.title or f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}"
+    show(about, findings, directory)
 
 
 def _discard(directory: Path) -> None:

@@ -42,6 +42,8 @@ class Findings:
 
     headlines: Sequence[Headline]
     lines: Sequence[str] = ()
+    title: str | None = None
+    """What the run was about, where that is not one model on one set of data."""
 
 
 def summary(headlines: Sequence[Headline], **more: Any) -> dict[str, Any]:
@@ -60,11 +62,14 @@ def show(title: str, findings: Findings, directory: Path) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)  # a log or a pipe
-    console.print(table)
+    if findings.headlines:
+        console.print(table)
+    else:
+        console.print(title)
     for line in findings.lines:
         console.print(line, highlight=False)
     console.print(f"run:     {directory}", soft_wrap=True)
-    figures = sorted(directory.glob("figures/*.png"))
+    figures = sorted(p for p in directory.glob("figures/*") if p.suffix in (".png", ".html"))
     for label, figure in zip(["figures:"] + ["        "] * len(figures), figures, strict=False):
         console.print(f"{label} {figure}", soft_wrap=True)
 

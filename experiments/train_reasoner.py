@@ -14,8 +14,7 @@ from experiments.plan import Plan, measured
 from experiments.session import Session, typed
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
-from interp.figures import style
-from interp.figures.training import training_curve
+from interp.figures.redraw import redraw
 from interp.generate import Sampling, generate
 from interp.grading import extract_answer, is_correct
 from interp.lens import Lens, from_memory
@@ -95,8 +94,9 @@ def run(session: Session) -> Findings:
     else:
         early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
         headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
-    style.save(training_curve(store.table("training")), session.directory / "figures", "training")
-    store.finish(summary(headlines, recipe=asdict(recipe), early_step=early_step))
+    facts = summary(headlines, recipe=asdict(recipe), early_step=early_step)
+    redraw("train_reasoner", store.table, facts, session.directory / "figures")
+    store.finish(facts)
     shutil.rmtree(work)
     kept = sorted(str(path) for path in session.directory.glob("reasoner*"))
     return Findings(headlines, [f"checkpoints: {', '.join(kept)}"])

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.attention import SegmentMasses, even_mass
 from interp.errors import UserError
-from interp.trace import Segment, Trace
+from interp.trace import Segment
 
 
 class Head(NamedTuple):
@@ -80,30 +79,6 @@ def mean_over(array: Float[np.ndarray, "example layer head"], heads: list[Head])
     """Each example's mean over a set of heads."""
     layers, numbers = zip(*heads, strict=True)
     return array[:, list(layers), list(numbers)].mean(axis=1)
-
-
-def head_rows(trace: Trace, masses: SegmentMasses) -> list[dict[str, float | int | str | None]]:
-    """The rows of heads.parquet for one trace; `masses` must have been streamed from reasoning and answer."""
-    pairs = [(Segment.ANSWER, destination) for destination in Segment]
-    pairs += [(Segment.REASONING, Segment.REASONING), (Segment.REASONING, Segment.PROMPT)]
-    columns = {f"{s}_{d}": masses.of(s, d) if len(trace[d]) else None for s, d in pairs}
-    reasoning, answer = len(trace[Segment.REASONING]), len(trace[Segment.ANSWER])
-    even = even_mass(trace, Segment.ANSWER, Segment.REASONING)
-    distance = (masses.distance * masses.distance.new_tensor([reasoning, answer])).sum(-1) / (reasoning + answer)
-    n_layers, n_heads = distance.shape
-    return [
-        {
-            "example": trace.example,
-            "layer": layer,
-            "head": head,
-            **{name: None if value is None else float(value[layer, head]) for name, value in columns.items()},
-            "answer_reasoning_per_token": float(masses.of(Segment.ANSWER, Segment.REASONING)[layer, head]) / reasoning,
-            "answer_reasoning_even": even,
-            "distance": float(distance[layer, head]),
-        }
-        for layer in range(n_layers)
-        for head in range(n_heads)
-    ]
 
 
 def masses_by_segment(heads: pd.DataFrame) -> pd.DataFrame:

@@ -33,19 +33,22 @@ EXAMPLE = Column("example", TEXT, "id of the example in its data set")
 
 
 def _mass_columns() -> tuple[Column, ...]:
-    pairs = [(Segment.ANSWER, destination) for destination in Segment]
-    pairs += [(Segment.REASONING, Segment.REASONING), (Segment.REASONING, Segment.PROMPT)]
-    return tuple(
-        Column(
-            f"{source}_{destination}",
-            FLOAT,
-            f"attention mass from `{source}` to `{destination}`, 0..1 (Paper A, section 4.1)",
-            null=f"the trace has no `{source if source is not Segment.ANSWER else destination}` token",
-        )
-        for source, destination in pairs
-    )
+    columns = []
+    for i, source in enumerate(Segment):
+        for destination in list(Segment)[: i + 1]:
+            null = f"the trace has no `{source}` or no `{destination}` token"
+            name, paper = f"{source}_{destination}", "(Paper A, section 4.1)"
+            mass = f"attention mass from `{source}` to `{destination}`, 0..1 {paper}"
+            columns.append(Column(name, FLOAT, mass, null))
+            columns.append(
+                Column(f"{name}_per_token", FLOAT, f"`{name}` divided by the number of `{destination}` tokens", null)
+            )
+    return tuple(columns)
 
 
+TOO_LITTLE_MASS = "the head gives the reasoning less than experiment.min_mass"
+NO_TRAJECTORY = f"{TOO_LITTLE_MASS}, fewer than 8 answer tokens, or it always looks at the same place"
+NO_STOP = f"no stop or no reflection word, or {TOO_LITTLE_MASS}"
 NOT_APPLICABLE = "not applicable to this measurement"
 
 TABLES: dict[str, tuple[Column, ...]] = {
@@ -54,12 +57,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("layer", INT, "layer, from 0"),
         Column("head", INT, "head, from 0"),
         *_mass_columns(),
-        Column(
-            "answer_reasoning_per_token",
-            FLOAT,
-            "`answer_reasoning` divided by the number of reasoning tokens",
-            null="the trace has no `reasoning` token",
-        ),
+        Column("reasoning_first_tokens", FLOAT, "attention mass from `reasoning` to the first four tokens, 0..1"),
+        Column("answer_first_tokens", FLOAT, "attention mass from `answer` to the first four tokens, 0..1"),
         Column("answer_reasoning_even", FLOAT, "`answer_reasoning` of a head that attends evenly, 0..1"),
         Column(
             "distance",
@@ -70,9 +69,80 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column(
             "kurtosis",
             FLOAT,
-            "excess kurtosis over tokens of the attention that each receives (Bogdan et al. 2025)",
-            null="not measured in this experiment",
+            "excess kurtosis over the response's tokens of the attention that each receives from later ones at a "
+            "distance of 10 or more (receiver heads, Bogdan et al. 2025)",
+            null="fewer than four tokens with ten such queries, or all receive the same",
         ),
+        Column(
+            "trajectory",
+            FLOAT,
+            "Spearman correlation of answer position and attended reasoning position, -1..1 (Paper A, Fig. 4)",
+            null=NO_TRAJECTORY,
+        ),
+        Column(
+            "trajectory_slope",
+            FLOAT,
+            "slope of the attended position, both axes scaled to 0..1; 1 = the whole diagonal",
+            null=NO_TRAJECTORY,
+        ),
+        Column(
+            "trajectory_p",
+            FLOAT,
+            "one-sided p-value of `trajectory` in this trace, circular-shift null; optimistic",
+            null=NO_TRAJECTORY,
+        ),
+        Column("trajectory_p_permutation", FLOAT, "the same, permutation null; more optimistic", null=NO_TRAJECTORY),
+        Column("stops", INT, "number of forward runs of the most attended reasoning position", null=TOO_LITTLE_MASS),
+        Column("stops_at_reflection", INT, "how many of them end within 3 tokens of a reflection word", null=NO_STOP),
+        Column("stops_expected", FLOAT, "mean of that over all circular shifts of the reflection words", null=NO_STOP),
+        Column("stops_p", FLOAT, "share of the shifts with at least as many", null=NO_STOP),
+    ),
+    "maps": (
+        EXAMPLE,
+        Column("layer", INT, "layer, from 0", null="mean over all heads"),
+        Column("head", INT, "head, from 0", null="mean over all heads"),
+        Column("position", INT, "position of the query, an answer token"),
+        Column("weights", pa.list_(pa.float32()), "its attention to positions 0, 1, ... up to its own"),
+    ),
+    "probes": (
+        Column("example", TEXT, "name of the probe prompt"),
+        Column("kind", TEXT, "`induction` or `retrieval`"),
+        Column("layer", INT, "layer, from 0"),
+        Column("head", INT, "head, from 0"),
+        Column("value", FLOAT, "the head's score on this prompt, 0..1: see interp/probes.py"),
+        Column("recalled", FLOAT, "share of the needle's tokens that the model wrote, 0..1", null="`induction`"),
+    ),
+    "ranking": (
+        Column("kind", TEXT, "what heads are ranked by: a score of RFHs, or another kind of head"),
+        Column("layer", INT, "layer, from 0"),
+        Column("head", INT, "head, from 0"),
+        Column("value", FLOAT, "mean over examples", null="no example has a value"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
+        Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+        Column("n", INT, "number of examples with a value"),
+        Column("rank", INT, "place in the ranking, from 1"),
+        Column("top", BOOL, "whether it is one of the top k and above the kind's floor"),
+        Column("inclusion", FLOAT, "share of bootstrap resamples with it in the top k", null="fewer than two examples"),
+    ),
+    "layers": (
+        Column("kind", TEXT, "as in `ranking`"),
+        Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
+        Column("layer", INT, "layer, from 0"),
+        Column("value", FLOAT, "mean over examples", null="no head has a value"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
+        Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+        Column("n", INT, "number of examples"),
+    ),
+    "overlaps": (
+        Column("first", TEXT, "a list of heads: a kind of this run, or run and kind"),
+        Column("second", TEXT, "another one"),
+        Column("n_first", INT, "heads in the first"),
+        Column("n_second", INT, "heads in the second"),
+        Column("n_heads", INT, "heads in the model"),
+        Column("shared", INT, "heads in both"),
+        Column("expected", FLOAT, "the same by chance"),
+        Column("p", FLOAT, "hypergeometric probability of so many or more by chance", null="a list is empty"),
+        Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the table", null="a list is empty"),
     ),
     "tokens": (
         EXAMPLE,

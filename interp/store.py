@@ -10,7 +10,7 @@ import fcntl
 import json
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -27,6 +27,8 @@ SUMMARY = "summary.json"
 ENVIRONMENT = "environment.json"
 LOCK = ".lock"
 STATUS = "status.json"
+CLOSING = "closing-"
+"""Parts of steps after the examples; they sort behind the examples' numbers."""
 
 Row = Mapping[str, Any]
 
@@ -73,18 +75,18 @@ class RunStore:
         return (self.directory / SUMMARY).is_file()
 
     @property
-    def n_written(self) -> int:
-        """Number of examples that are safe on disk, skipped ones included."""
-        return len(self._part_directories())
-
-    @property
     def n_measured(self) -> int:
         """Number of examples that were measured and not skipped."""
-        return sum(read_json(part / STATUS)["skipped"] is None for part in self._part_directories())
+        examples = (part for part in self._part_directories() if not part.name.startswith(CLOSING))
+        return sum(read_json(part / STATUS)["skipped"] is None for part in examples)
 
     def has(self, index: int) -> bool:
         """Whether the index-th example of the data is done."""
         return self._part(index).is_dir()
+
+    def has_closing(self, name: str) -> bool:
+        """Whether this step after the examples is done."""
+        return (self._parts / f"{CLOSING}{name}").is_dir()
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
         _write_json(self.directory / ENVIRONMENT, environment)
@@ -94,21 +96,25 @@ class RunStore:
 
     def write(self, index: int, example: str, **tables: Sequence[Row]) -> None:
         """Saves all rows of one example at once: after a kill it is there whole or not at all."""
-        self._write_part(index, {"example": example, "skipped": None}, tables)
+        self._write_part(self._part(index), {"example": example, "skipped": None}, tables)
+
+    def write_closing(self, name: str, **tables: Sequence[Row]) -> None:
+        """Saves the rows of a step after the examples, such as a ranking over all of them."""
+        self._write_part(self._parts / f"{CLOSING}{name}", {"example": None, "skipped": None}, tables)
 
     def skip(self, index: int, example: str, reason: str, **tables: Sequence[Row]) -> None:
         """Notes that an example was left out of the measures and why; `tables` keep what is known of it."""
-        self._write_part(index, {"example": example, "skipped": reason}, tables)
+        self._write_part(self._part(index), {"example": example, "skipped": reason}, tables)
 
-    def _write_part(self, index: int, status: Row, tables: Mapping[str, Sequence[Row]]) -> None:
-        unfinished = self._part(index).with_suffix(".tmp")
+    def _write_part(self, part: Path, status: Row, tables: Mapping[str, Sequence[Row]]) -> None:
+        unfinished = part.with_suffix(".tmp")
         unfinished.mkdir()
         for name, rows in tables.items():
             if rows:
                 full = [{**row, **asdict(self.identity)} for row in rows]
                 pq.write_table(_checked_table(name, full), unfinished / f"{name}.parquet")
         _write_json(unfinished / STATUS, status)
-        unfinished.rename(self._part(index))
+        unfinished.rename(part)
 
     def skipped(self) -> dict[str, int]:
         """How many examples were left out, by reason."""
@@ -148,6 +154,23 @@ def read_table(directory: Path, name: str) -> pd.DataFrame:
     if not file.is_file():
         raise UserError(f"{directory} has no table {name}: is the run finished?")
     return _read_rows([file], name).to_pandas()
+
+
+def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
+    """Reads the tables of a finished run by name; one that the run did not write is empty."""
+    if not (directory / SUMMARY).is_file():
+        raise UserError(f"{directory} holds no finished run: it has no {SUMMARY}")
+
+    def table(name: str) -> pd.DataFrame:
+        file = directory / f"{name}.parquet"
+        return _read_rows([file] if file.is_file() else [], name).to_pandas()
+
+    return table
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def read_json(file: Path) -> dict[str, Any]:

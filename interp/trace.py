@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -63,6 +64,13 @@ class Trace:
     offsets: tuple[tuple[int, int], ...]
     spans: tuple[Span, ...]
     source: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Trace:
+        """A trace from a row of traces.parquet."""
+        offsets = tuple((int(start), int(end)) for start, end in row["offsets"])
+        spans = tuple(Span(Segment(s["segment"]), int(s["start"]), int(s["end"])) for s in row["segments"])
+        return cls(row["example"], row["text"], tuple(map(int, row["token_ids"])), offsets, spans, row["source"])
 
     def __getitem__(self, segment: Segment) -> Span:
         return self.spans[list(Segment).index(segment)]

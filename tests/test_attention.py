@@ -4,16 +4,26 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Gemma2Config, PreTrainedTokenizerBase, Qwen2Config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.attention import IMPLEMENTATION, SegmentMasses, even_mass, pattern_rows, stream
+from interp.attention import (
+    FIRST_TOKENS,
+    AttendedPositions,
+    AttentionRows,
+    ReceivedAttention,
+    SegmentMasses,
+    even_mass,
+)
 from interp.errors import TraceError, UserError
 from interp.lens import Lens
+from interp.streaming import IMPLEMENTATION, pattern_rows, stream
 from interp.trace import Segment, Span, Trace
 from tests.conftest import SMALL, random_lens
 
@@ -63,6 +73,118 @@ def test_six_tokens_by_hand() -> None:
     assert masses.distance.item() == pytest.approx((1.9 + 2.6) / 2, abs=1e-5)
     # an even head gives the reasoning 1/5 and 1/6
     assert even_mass(trace, Segment.ANSWER, Segment.REASONING) == pytest.approx((1 / 5 + 1 / 6) / 2)
+
+
+def test_sinks_and_per_token_masses_by_hand() -> None:
+    trace = make_trace(1, 1, 0, 3, 1, 1)
+    pattern = torch.zeros(1, 7, 7)
+    pattern[0, 6] = torch.tensor([0.3, 0.1, 0.05, 0.15, 0.1, 0.2, 0.1])
+    masses = SegmentMasses(trace, 1, 1)
+    masses.add(0, 6, pattern[:, 6:])
+    assert FIRST_TOKENS == 4
+    assert masses.first_tokens.item() == pytest.approx(0.6, abs=1e-6)
+    per_token = dict(zip(Segment, masses.per_token[0, 0, 0].tolist(), strict=True))
+    assert per_token[Segment.REASONING] == pytest.approx(0.1, abs=1e-6)
+    assert per_token[Segment.BOS] == pytest.approx(0.3, abs=1e-6)
+    assert np.isnan(per_token[Segment.THINK])
+
+
+def test_received_attention_by_hand() -> None:
+    """Three keys, four queries: key 1 is seen by queries 2, 3, 4 from a distance of 1 to 2."""
+    pattern = torch.tensor(
+        [
+            [1.0, 0, 0, 0, 0],
+            [0.5, 0.5, 0, 0, 0],
+            [0.2, 0.6, 0.2, 0, 0],
+            [0.1, 0.3, 0.4, 0.2, 0],
+            [0.0, 0.9, 0.0, 0.0, 0.1],
+        ]
+    )[None]
+    near = ReceivedAttention(range(1, 5), range(1, 5), 1, 1, gap=1, horizon=2)
+    near.add(0, 0, pattern)
+    assert near.n_queries.tolist() == [2, 2, 1, 0]
+    assert near.received[0, 0].tolist() == pytest.approx([(0.6 + 0.3) / 2, (0.4 + 0.0) / 2, 0.0, np.nan], nan_ok=True)
+    far = ReceivedAttention(range(1, 5), range(1, 5), 1, 1, gap=2)
+    far.add(0, 0, pattern)
+    assert far.received[0, 0].tolist() == pytest.approx([(0.3 + 0.9) / 2, 0.0, np.nan, np.nan], nan_ok=True)
+
+
+def test_kurtosis_tells_who_singles_out_tokens() -> None:
+    n = 40
+    rows = torch.arange(n)[:, None]
+    even = torch.ones(n, n).tril() / (rows + 1)
+    one = torch.zeros(n, n)
+    one[:, 5] = 1.0
+    received = ReceivedAttention(range(n), range(n), 1, 2, gap=1)
+    received.add(0, 0, torch.stack([even, one]))
+    values = received.received[0, 1, :-1].numpy()
+    assert received.kurtosis()[0, 1] == pytest.approx(scipy.stats.kurtosis(values))
+    assert received.kurtosis()[0, 1] > 20 > received.kurtosis()[0, 0]
+    constant = ReceivedAttention(range(n), range(n), 1, 1, gap=1)
+    assert np.isnan(constant.kurtosis()).all(), "all keys receive the same: there is no shape"
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.integers(6, 40),
+    gap=st.integers(0, 6),
+    horizon=st.none() | st.integers(6, 20),
+    cuts=st.sets(st.integers(1, 40)),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_received_and_attended_are_their_definitions(
+    n: int, gap: int, horizon: int | None, cuts: set[int], seed: int
+) -> None:
+    """In blocks of any size, against plain loops over a full pattern."""
+    scores = torch.randn(2, n, n, generator=torch.Generator().manual_seed(seed)) * 3
+    pattern = scores.masked_fill(torch.ones(n, n).triu(1).bool(), -torch.inf).softmax(-1)
+    rows, keys = range(n // 3, n), range(n // 4, n // 2 + 1)
+    received = ReceivedAttention(rows, keys, 1, 2, gap, horizon)
+    look = AttendedPositions(rows, keys, 1, 2)
+    kept = AttentionRows(rows, [(0, 1)], 1, 2)
+    borders = [rows.start, *sorted(c for c in cuts if rows.start < c < n), n]
+    for first, stop in pairwise(borders):
+        for reduction in (received, look, kept):
+            reduction.add(0, first, pattern[:, first:stop, :stop])
+    for h in range(2):
+        for i, k in enumerate(keys):
+            queries = [q for q in rows if gap <= q - k and (horizon is None or q - k <= horizon)]
+            mean = np.mean([pattern[h, q, k].item() for q in queries]) if queries else np.nan
+            assert received.n_queries[i] == len(queries)
+            assert received.received[0, h, i].item() == pytest.approx(mean, abs=1e-6, nan_ok=True)
+        for i, q in enumerate(rows):
+            weights = pattern[h, q, keys.start : keys.stop].double()
+            assert look.mass[0, h, i].item() == pytest.approx(weights.sum().item(), abs=1e-5)
+            if weights.sum() > 1e-4:
+                centre = (weights * torch.arange(keys.start, keys.stop)).sum() / weights.sum()
+                assert look.centre[0, h, i].item() == pytest.approx(centre.item(), abs=1e-2)
+                assert weights[look.peak[0, h, i] - keys.start] == weights.max()
+    torch.testing.assert_close(kept.of_head[0], pattern[1, rows.start :])
+    torch.testing.assert_close(kept.mean, pattern[:, rows.start :].mean(0))
+
+
+def test_all_measures_stream_as_hooks_say(small_lens: Lens) -> None:
+    trace = make_trace(1, 11, 1, 30, 1, 16)
+    shape = (small_lens.n_layers, small_lens.n_heads)
+    reasoning, answer = trace[Segment.REASONING], trace[Segment.ANSWER]
+    rows, keys = range(answer.start, answer.end), range(reasoning.start, reasoning.end)
+    masses = SegmentMasses(trace, *shape, list(Segment))
+    received = ReceivedAttention(range(reasoning.start, answer.end), keys, *shape, gap=5)
+    look, kept = AttendedPositions(rows, keys, *shape), AttentionRows(rows, [(2, 3)], *shape)
+    stream(small_lens, trace.measured_ids, masses, received, look, kept, block_bytes=6 * 4 * 60 * 7)
+    patterns = full_patterns(small_lens, trace.measured_ids)
+    for i, source in enumerate(Segment):
+        expected = masses_by_definition(patterns, trace, source).double()
+        torch.testing.assert_close(masses.mass[:, :, i], expected, atol=1e-5, rtol=0)
+    for i, k in enumerate(keys):
+        column = patterns[:, :, max(k + 5, reasoning.start) :, k].mean(-1).double()
+        torch.testing.assert_close(received.received[:, :, i], column, atol=1e-5, rtol=0)
+    block = patterns[:, :, answer.start :, reasoning.start : reasoning.end]
+    torch.testing.assert_close(look.mass, block.sum(-1), atol=1e-5, rtol=0)
+    centre = (block * torch.arange(reasoning.start, reasoning.end)).sum(-1) / block.sum(-1)
+    torch.testing.assert_close(look.centre, centre, atol=1e-2, rtol=0)
+    torch.testing.assert_close(kept.of_head[0], patterns[2, 3, answer.start :], atol=1e-5, rtol=0)
+    torch.testing.assert_close(kept.mean, patterns.mean((0, 1))[answer.start :], atol=1e-5, rtol=0)
 
 
 @settings(max_examples=40, deadline=None)
@@ -155,6 +277,20 @@ def test_attention_that_is_no_softmax_is_refused(words: PreTrainedTokenizerBase)
     q = torch.ones(1, 2, 3, 4)
     with pytest.raises(UserError, match="attention with softcap cannot be streamed"):
         ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION](torch.nn.Identity(), q, q, q, None, softcap=30.0)
+
+
+def test_half_precision_models_are_measured_in_float32(words: PreTrainedTokenizerBase) -> None:
+    """bfloat16 weights: the rows still sum to one exactly, and the masses are those of the float32 model nearly."""
+    trace = make_trace(1, 11, 1, 30, 1, 16)
+    found = []
+    for dtype in (torch.float32, torch.bfloat16):
+        lens = random_lens(Qwen2Config(**SMALL, num_key_value_heads=3), words)
+        lens.hf.to(dtype)
+        masses = SegmentMasses(trace, lens.n_layers, lens.n_heads)
+        stream(lens, trace.measured_ids, masses)
+        torch.testing.assert_close(masses.mass.sum(-1), torch.ones(3, 6, 1).double(), atol=1e-5, rtol=0)
+        found.append(masses.mass)
+    torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0)
 
 
 def test_grouped_queries_share_the_right_keys() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,14 @@ import pandas as pd
 from matplotlib.patches import Rectangle
 
 from interp.figures import heads as figures
+from interp.figures import maps as map_figures
 from interp.figures import style
+from interp.figures.token_page import token_page
+from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
 from interp.heads import Head
-from interp.trace import Segment
+from interp.ranking import overlap_rows
+from interp.trace import Segment, Span, Trace
 
 
 def frame(n: int = 5, layers: int = 3, heads: int = 4) -> pd.DataFrame:
@@ -46,6 +53,104 @@ def test_figure_3_boxes_the_top_heads_on_one_scale() -> None:
         np.testing.assert_allclose(image.get_array(), expected)
         boxes = [p for p in axis.patches if isinstance(p, Rectangle)]
         assert [(box.get_y() + 0.5, box.get_x() + 0.5) for box in boxes] == [(2, 1), (0, 3)]
+
+
+def test_figure_3_marks_induction_and_retrieval_heads() -> None:
+    marks = {"induction": [Head(1, 2)], "retrieval": []}
+    figure = figures.head_masses(frame(), [Head(0, 0)], "m", "mass score", marks)
+    assert [tuple(map(int, line.get_xydata()[0])) for line in figure.axes[0].lines if len(line.get_xydata())] == [
+        (2, 1)
+    ]
+    title = figure.get_suptitle()
+    assert "circles: top 1 induction heads" in title
+    assert "no retrieval head above the floor" in title
+
+
+def kept_trace() -> tuple[Trace, pd.DataFrame]:
+    """Eight tokens, the last three of which answer, with the rows of one head and of the mean."""
+    words = ["<bos>", "q", "<think>", " Wait", " <b>so", "</think>", " answer is", " 4"]
+    offsets, text = [], ""
+    for word in words:
+        offsets.append((len(text), len(text) + len(word)))
+        text += word
+    borders = [0, 1, 2, 3, 5, 6, 8]
+    spans = tuple(Span(s, a, b) for s, a, b in zip(Segment, borders, borders[1:], strict=False))
+    trace = Trace("x & <y>", text, tuple(range(8)), tuple(offsets), spans, "made")
+    rows = []
+    for layer, head in ((None, None), (2, 1)):
+        for position in (6, 7):
+            weights = np.zeros(position + 1, dtype=np.float32)
+            weights[[0, 4]] = 0.5 if layer is None else (0.25, 0.75)
+            rows.append(
+                {"example": trace.example, "layer": layer, "head": head, "position": position, "weights": weights}
+            )
+    return trace, pd.DataFrame(rows)
+
+
+def test_maps_are_drawn_from_their_rows() -> None:
+    trace, maps = kept_trace()
+    assert map_figures.mapped_heads(maps) == [Head(2, 1)]
+    dense = map_figures.dense(maps, trace.example, Head(2, 1))
+    assert dense.shape == (2, 8)
+    assert dense[0].tolist() == [0.25, 0, 0, 0, 0.75, 0, 0, 0]
+    heads = pd.DataFrame({"example": [trace.example], "layer": [2], "head": [1], "trajectory": [0.5]})
+    axis = map_figures.attention_maps(maps, heads, [trace], ["wait"], "m").axes[0]
+    box = next(p for p in axis.patches if isinstance(p, Rectangle))
+    assert (box.get_x(), box.get_width(), box.get_y(), box.get_height()) == (2.5, 2, 5.5, 2)
+    assert [line.get_xdata()[0] for line in axis.lines] == [3], "the reflection word"
+    assert "trajectory +0.50" in axis.get_title()
+
+
+def test_large_maps_keep_their_lines() -> None:
+    weights = np.zeros((900, 2000))
+    weights[450, 1999] = 1.0
+    pooled = map_figures._pooled(weights)
+    assert pooled.shape == (map_figures.MAX_CELLS, map_figures.MAX_CELLS)
+    assert pooled.max() == 1
+
+
+def test_the_final_answer_is_what_the_deciding_queries_write() -> None:
+    trace, _ = kept_trace()
+    assert list(deciding_positions(trace)) == [6], "the token before `4`"
+
+
+def test_figure_5_shows_every_token() -> None:
+    trace, maps = kept_trace()
+    mean, head = token_attention(maps, trace, "m").axes
+    assert "".join(t.get_text() for t in head.texts) == trace.text.replace(" ", "")
+    assert "darkest: weight 0.750, on the first token 0.25" in head.get_title()
+    assert "darkest: weight 0.500" in mean.get_title()
+
+
+def test_the_page_stands_alone_and_escapes_what_models_wrote() -> None:
+    trace, maps = kept_trace()
+    page = token_page(maps, [trace], ["wait"], "m <script>")
+    body = page.split("<body>")[1]
+    assert "<b>so" not in body
+    assert "&lt;b&gt;so" in body
+    assert "m &lt;script&gt;" in body
+    assert "x &amp; &lt;y&gt;" in body
+    assert not re.search(r"(?:src|href)=|https?:|@import|url\(", page), "no network"
+    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
+    assert data["chosen"] == [0]
+    mean, head = (np.frombuffer(base64.b64decode(rows[0]), np.uint8) for rows in data["rows"])
+    assert mean.tolist() == [255, 0, 0, 0, 255, 0, 0]
+    assert head.tolist() == [85, 0, 0, 0, 255, 0, 0]
+    assert data["top"][1][0] == 0.75
+    tokens = re.findall(r'<span class="(t[^"]*)" data-p="(\d)" style="[^"]*,([\d.]+)\)', body)
+    assert len(tokens) == 2 * trace.n_measured
+    of_head = {int(p): (classes, float(shade)) for classes, p, shade in tokens[trace.n_measured :]}
+    assert of_head[4] == ("t", 1.0)
+    assert of_head[0] == ("t", 0.0), "the sink stays white"
+    assert of_head[3] == ("t r", 0.0)
+    assert of_head[6] == ("t a q", 0.0)
+
+
+def test_overlaps_say_what_chance_gives() -> None:
+    rows = overlap_rows({"a": [Head(0, 0)], "b": [Head(0, 0)], "c": []}, 100)
+    axis = figures.overlaps(pd.DataFrame(rows), "m").axes[0]
+    assert sorted(t.get_text() for t in axis.texts) == ["1\n(0.0)", "none", "none"]
+    assert next(t for t in axis.texts if t.get_text() != "none").get_weight() == "bold"
 
 
 def test_files_are_the_same_every_time(tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.attention import SegmentMasses, stream
+from interp.attention import SegmentMasses
 from interp.generate import Sampling, generate
 from interp.lens import Lens
 from interp.organisms import planted as organism
 from interp.organisms.planted import CIRCUIT, NUMBERS, make_question
 from interp.prompts import Condition, PromptStyle, render
+from interp.streaming import stream
 from interp.trace import Segment, Trace, parse_ids
 
 STYLE = PromptStyle(separator=" ")

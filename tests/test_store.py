@@ -90,7 +90,7 @@ def test_skipped_examples_are_counted_by_reason(tmp_path: Path) -> None:
         store.skip(i, str(i), "too long")
     store.skip(3, "3", "not finished")
     assert store.skipped() == {"not finished": 1, "too long": 2}
-    assert (store.n_measured, store.n_written) == (1, 4)
+    assert store.n_measured == 1
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

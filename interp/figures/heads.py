@@ -13,6 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.heads import Head, head_array, masses_by_segment
+from interp.ranking import middle_third
+from interp.store import records
 from interp.trace import Segment
 
 PANELS = (Segment.BOS, Segment.PROMPT, Segment.REASONING, Segment.ANSWER)
@@ -48,20 +50,33 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
     return figure
 
 
-def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name: str) -> Figure:
-    """Paper A, Fig. 3: layer x head maps of the answer's mass to four segments; boxes round the top heads."""
+MARKS = {"induction": ("o", style.ORANGE, 7.5), "retrieval": ("^", "white", 3.5)}
+"""Sign, colour and size; the smaller one is drawn on the larger one."""
+
+
+def head_masses(
+    heads: pd.DataFrame,
+    top: Sequence[Head],
+    model: str,
+    score_name: str,
+    marks: Mapping[str, Sequence[Head]] | None = None,
+) -> Figure:
+    """Paper A, Fig. 3: layer x head maps of the answer's mass to four segments.
+
+    Boxes: the top heads; circles: top induction heads; triangles: top retrieval heads.
+    """
     first = head_array(heads, heads["answer_reasoning"])
     n_examples, n_layers, n_heads = first.shape
     width = np.clip(0.16 * n_heads, 1.7, 5.0)
     figure, axes = plt.subplots(
         1,
         len(PANELS),
-        figsize=(1.2 + width * len(PANELS), np.clip(0.19 * n_layers, 2.4, 7.5)),
+        figsize=(1.2 + width * len(PANELS), np.clip(0.19 * n_layers, 2.6, 7.5)),
         sharey=True,
         layout="constrained",
     )
     for axis, segment in zip(axes, PANELS, strict=True):
-        values = head_array(heads, heads[f"{Segment.ANSWER}_{segment}"])
+        values = head_array(heads, heads[f"{Segment.ANSWER}_{segment}"].astype(float))
         known = ~np.isnan(values).all(axis=0)
         mean = np.full(values.shape[1:], np.nan)
         mean[known] = np.nanmean(values[:, known], axis=0)
@@ -72,6 +87,10 @@ def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name
             axis.add_patch(
                 Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, edgecolor=style.RED, linewidth=1.4)
             )
+        for kind, places in (marks or {}).items():
+            sign, colour, size = MARKS[kind]
+            x, y = [head.head for head in places], [head.layer for head in places]
+            axis.plot(x, y, sign, color=colour, markersize=size, markeredgecolor="black", markeredgewidth=0.6)
         axis.set_title(f"answer → {segment}")
         axis.set_xlabel("head")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
@@ -80,5 +99,88 @@ def head_masses(heads: pd.DataFrame, top: Sequence[Head], model: str, score_name
     axes[0].set_ylabel("layer")
     bar = figure.colorbar(image, ax=axes)
     bar.set_label("mean attention mass")
-    figure.suptitle(f"{model}, n = {n_examples} traces; boxes: top {len(top)} heads by {score_name}")
+    names = {"o": "circles", "^": "triangles"}
+    signs = [
+        f"{names[MARKS[kind][0]]}: top {len(places)} {kind} heads" if places else f"no {kind} head above the floor"
+        for kind, places in (marks or {}).items()
+    ]
+    boxes = f"boxes: top {len(top)} heads by {score_name}"
+    figure.suptitle(f"{model}, n = {n_examples} traces\n{'; '.join([boxes, *signs])}", fontsize=9)
+    return figure
+
+
+def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
+    """By layer: the mean score over heads (left) and the share of the top heads (right), 95 % bands over examples.
+
+    Grey: the middle third of the layers, where Paper A finds the RFHs.
+    """
+    rows = layers[layers["kind"] == score]
+    n_layers = int(rows["layer"].max()) + 1
+    middle = middle_third(n_layers)
+    figure, axes = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
+    for axis, (measure, label) in zip(
+        axes, (("mean", f"mean {score} score"), ("top_share", "share of the top heads")), strict=True
+    ):
+        of = rows[rows["measure"] == measure].sort_values("layer")
+        axis.axvspan(middle.start - 0.5, middle.stop - 0.5, color=style.GREY, alpha=0.15, lw=0)
+        axis.plot(of["layer"], of["value"].astype(float), "o-", color=style.BLUE, markersize=3)
+        low, high = of["low"].astype(float), of["high"].astype(float)
+        axis.fill_between(of["layer"], low, high, color=style.BLUE, alpha=0.25, lw=0)
+        axis.set_xlabel("layer")
+        axis.set_ylabel(label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle(
+        f"{model}, n = {rows['n'].max()} examples; band: 95 % over examples; grey: middle third", fontsize=9
+    )
+    return figure
+
+
+def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int = 24) -> Figure:
+    """The best heads by the score: value with its 95 % interval, and how often resampling keeps them in the top k."""
+    rows = ranking[ranking["kind"] == score].sort_values("rank").head(shown)
+    k = int(ranking[(ranking["kind"] == score) & ranking["top"]]["rank"].max())
+    names = [f"({layer},{head})" for layer, head in zip(rows["layer"], rows["head"], strict=True)]
+    x = np.arange(len(rows))
+    figure, (upper, lower) = plt.subplots(
+        2, 1, figsize=(max(4.5, 0.3 * len(rows) + 1), 4.2), sharex=True, layout="constrained", height_ratios=(3, 2)
+    )
+    value = rows["value"].to_numpy(float)
+    low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
+    colours = [style.RED if rank <= k else style.GREY for rank in rows["rank"]]
+    upper.scatter(x, value, color=colours, s=14, zorder=3)
+    upper.vlines(x, low, high, color=colours)
+    upper.set_ylabel(f"{score} score")
+    lower.bar(x, rows["inclusion"].astype(float), color=colours)
+    lower.set_ylabel(f"share of resamples\nin the top {k}")
+    lower.set_ylim(0, 1)
+    lower.set_xticks(x, names, rotation=90, fontsize=7)
+    lower.set_xlabel("(layer, head)")
+    figure.suptitle(f"{model}, n = {rows['n'].max()} traces; red: the top {k}; bars: 95 % over traces", fontsize=9)
+    return figure
+
+
+def overlaps(table: pd.DataFrame, model: str) -> Figure:
+    """How many heads two lists share, with what chance expects below; bold: p < .05 after Benjamini-Hochberg."""
+    names = list(dict.fromkeys([*table["first"], *table["second"]]))
+    counts = np.full((len(names), len(names)), np.nan)
+    size = 0.62 * len(names) + 2.2
+    figure, axis = plt.subplots(figsize=(size, size * 0.85), layout="constrained")
+    for row in records(table):
+        smaller = min(row["n_first"], row["n_second"])
+        counts[names.index(row["second"]), names.index(row["first"])] = row["shared"] / smaller if smaller else np.nan
+    image = axis.imshow(counts, vmin=0, vmax=1, cmap=style.SEQUENTIAL)
+    for row in records(table):
+        i, j = names.index(row["second"]), names.index(row["first"])
+        known = min(row["n_first"], row["n_second"]) > 0
+        weight = "bold" if known and row["p_adjusted"] < 0.05 else "normal"
+        text = f"{row['shared']}\n({row['expected']:.1f})" if known else "none"
+        colour = "white" if counts[i, j] < 0.55 else "black"
+        axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour, weight=weight)
+    axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set_xlim(-0.5, len(names) - 1.5)
+    axis.set_ylim(len(names) - 0.5, 0.5)
+    axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads / length of the shorter list")
+    figure.suptitle(f"{model}: heads in both lists (by chance)\nbold: q < .05, hypergeometric", fontsize=9)
     return figure

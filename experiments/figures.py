@@ -1,0 +1,43 @@
+"""Draws every figure of a finished run again from its tables, without the model."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from experiments.plan import Plan
+from experiments.session import Session
+from experiments.summary import Findings
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.store import ENVIRONMENT, SUMMARY, read_json, tables_of
+
+log = logging.getLogger(__name__)
+
+
+def run(session: Session) -> Findings:
+    """Writes the figures into this run's own directory: the run that they come from is not touched."""
+    source, experiment = _source(session)
+    log.info("drawing %s", source)
+    facts = read_json(source / SUMMARY)
+    redraw(experiment, tables_of(source), facts, session.directory / "figures")
+    session.describe_environment(with_model=False)
+    session.store.finish({**facts, "drawn_from": str(source)})
+    return Findings([], title=f"figures of {source}")
+
+
+def plan(session: Session) -> Plan:
+    """No model is needed."""
+    source, _ = _source(session)
+    return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {source} are enough")
+
+
+def _source(session: Session) -> tuple[Path, str]:
+    """The finished run and its experiment."""
+    if session.cfg.run is None:
+        raise UserError("set run=DIR to the directory of a finished run")
+    source = Path(session.cfg.run)
+    if not (source / ENVIRONMENT).is_file():
+        raise UserError(f"there is no run in {source}: it has no {ENVIRONMENT}")
+    tables_of(source)
+    return source, str(read_json(source / ENVIRONMENT)["options"]["experiment"]["name"])

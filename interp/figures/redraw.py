@@ -1,0 +1,70 @@
+"""Every figure of a run from its tables and summary, by experiment: what a run draws and what is drawn again later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from interp.errors import UserError, nearest
+from interp.figures import heads as head_figures
+from interp.figures import maps as map_figures
+from interp.figures import style
+from interp.figures.token_page import token_page
+from interp.figures.tokens import token_attention
+from interp.figures.training import training_curve
+from interp.heads import Head
+from interp.store import records, tables_of
+from interp.trace import Trace
+
+Tables = Callable[[str], pd.DataFrame]
+
+
+def redraw(experiment: str, table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    """Draws an experiment's figures into `directory`; `facts` is the content of its summary.json."""
+    if experiment not in DRAW:
+        raise UserError(f"experiment {experiment!r} has no figures to draw; {nearest(experiment, DRAW)}")
+    DRAW[experiment](table, facts, directory)
+
+
+def _draw_heads(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    heads, ranking = table("heads"), table("ranking")
+    model, score = str(heads["model"].iloc[0]), facts["score"]
+    top = [Head(*place) for place in facts["top_heads"]]
+    marks = {kind: [Head(*place) for place in facts["lists"].get(kind, [])] for kind in ("induction", "retrieval")}
+    style.save(head_figures.segment_masses({model: heads}), directory, "a_fig2_segment_masses")
+    figure = head_figures.head_masses(heads, top, model, f"{score} score", marks)
+    style.save(figure, directory, "a_fig3_head_masses")
+    style.save(head_figures.layer_profile(table("layers"), score, model), directory, "a_fig3_layers")
+    style.save(head_figures.ranking_stability(ranking, score, model), directory, "a_fig3_stability")
+    style.save(head_figures.overlaps(table("overlaps"), model), directory, "a_fig3_overlaps")
+    maps = table("maps")
+    if maps.empty:
+        return
+    shown = set(maps["example"])
+    traces = [Trace.from_row(row) for row in records(table("traces")) if row["example"] in shown]
+    words = facts["reflection_words"]
+    if map_figures.mapped_heads(maps):
+        style.save(map_figures.attention_maps(maps, heads, traces, words, model), directory, "a_fig4_maps")
+    style.save(token_attention(maps, traces[0], model), directory, "a_fig5_tokens")
+    (directory / "a_fig5_tokens.html").write_text(token_page(maps, traces, words, model), encoding="utf-8")
+
+
+def _draw_training(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:  # noqa: ARG001 - all draw alike
+    style.save(training_curve(table("training")), directory, "training")
+
+
+def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    figure = head_figures.overlaps(table("overlaps"), f"top heads by {facts['kind']}")
+    style.save(figure, directory, "overlaps")
+    runs = {label: tables_of(Path(run))("heads") for label, run in facts["runs"].items()}
+    style.save(head_figures.segment_masses(runs), directory, "a_fig2_segment_masses")
+
+
+DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
+    "heads": _draw_heads,
+    "train_reasoner": _draw_training,
+    "compare": _draw_compare,
+}

@@ -1,0 +1,129 @@
+"""Rankings under resampling, layers, overlaps."""
+
+from __future__ import annotations
+
+from math import comb
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.heads import Head
+from interp.ranking import (
+    layer_rows,
+    mean_over_examples,
+    middle_third,
+    overlap_rows,
+    ranking_rows,
+    samples_by_kind,
+    share_in_middle_layers,
+    stability,
+    top_heads,
+)
+
+
+def steady(n: int = 20, noise: float = 0.0) -> np.ndarray:
+    """(example, 6 layers, 2 heads): heads of layers 2 and 3 are best, (3,1) before all."""
+    values = np.zeros((6, 2))
+    values[2], values[3] = [0.5, 0.6], [0.4, 0.9]
+    return values + noise * np.random.default_rng(0).normal(size=(n, 6, 2))
+
+
+def test_a_clear_ranking_is_stable() -> None:
+    rows = pd.DataFrame(ranking_rows(steady(noise=0.01), "mass", 4, 0, 200))
+    assert rows["rank"].tolist() == list(range(1, 13))
+    top = rows[rows["top"]]
+    assert list(zip(top["layer"], top["head"], strict=True)) == [(3, 1), (2, 1), (2, 0), (3, 0)]
+    assert (top["inclusion"] == 1).all()
+    assert (rows["inclusion"].sum()) == pytest.approx(4)
+    assert ((rows["low"] <= rows["value"]) & (rows["value"] <= rows["high"])).all()
+    assert stability(steady(noise=0.01), 4, 0, "mass", 200).value == 1
+    share = share_in_middle_layers(steady(noise=0.01), 4, 0, "mass", 200)
+    assert (share.value, share.low, share.high) == (1, 1, 1)
+
+
+def test_noise_is_told_as_noise() -> None:
+    noise = np.random.default_rng(0).normal(size=(10, 8, 8))
+    assert stability(noise, 6, 0, "mass", 300).value < 0.75
+    rows = pd.DataFrame(ranking_rows(noise, "mass", 6, 0, 300))
+    assert rows["inclusion"].max() < 1
+    # intervals of a mean of ten standard normal values are about +- 0.6 wide
+    assert (rows["high"] - rows["low"]).mean() == pytest.approx(2 * 1.96 / np.sqrt(10), rel=0.2)
+
+
+def test_one_example_has_no_interval() -> None:
+    rows = ranking_rows(steady(1), "mass", 2, 0, 50)
+    assert {rows[0]["low"], rows[0]["high"], rows[0]["inclusion"]} == {None}
+    assert {row["low"] for row in layer_rows(steady(1), "mass", 2, 0, 50)} == {None}
+
+
+def test_examples_without_a_value_are_left_out() -> None:
+    values = steady(4)
+    values[0, 3, 1] = np.nan
+    values[:, 0, 0] = np.nan
+    assert mean_over_examples(values)[3, 1] == pytest.approx(0.9)
+    rows = pd.DataFrame(ranking_rows(values, "trajectory", 2, 0, 50)).set_index(["layer", "head"])
+    assert rows.loc[(3, 1), "n"] == 3
+    assert pd.isna(rows.loc[(0, 0), "value"])
+    assert not rows.loc[(0, 0), "top"]
+
+
+def test_layers_by_hand() -> None:
+    rows = pd.DataFrame(layer_rows(steady(), "mass", 4, 0, 50))
+    means = rows[rows["measure"] == "mean"].set_index("layer")["value"]
+    assert means.tolist() == pytest.approx([0, 0, 0.55, 0.65, 0, 0])
+    share = rows[rows["measure"] == "top_share"].set_index("layer")["value"]
+    assert share.tolist() == pytest.approx([0, 0, 0.5, 0.5, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"), [(28, range(9, 18)), (4, range(1, 2)), (1, range(0, 1)), (2, range(0, 1))]
+)
+def test_middle_third(layers: int, expected: range) -> None:
+    assert middle_third(layers) == expected
+
+
+def test_heads_below_the_floor_are_not_called_so() -> None:
+    scores = np.array([[0.5, 0.09], [0.2, 0.0]])
+    assert top_heads(scores, 3, "induction") == [Head(0, 0), Head(1, 0)]
+    assert top_heads(scores, 3, "mass") == [Head(0, 0), Head(1, 0), Head(0, 1)]
+
+
+def test_overlap_by_hand() -> None:
+    """Two lists of 2 and 3 of 10 heads that share 2: 8 of the 120 ways to draw 3 contain both."""
+    lists = {"a": [Head(0, 0), Head(0, 1)], "b": [Head(0, 1), Head(0, 0), Head(0, 5)], "none": []}
+    rows = {(row["first"], row["second"]): row for row in overlap_rows(lists, 10)}
+    row = rows["a", "b"]
+    assert (row["shared"], row["expected"]) == (2, pytest.approx(0.6))
+    assert row["p"] == pytest.approx(8 / comb(10, 3))
+    assert row["p_adjusted"] == row["p"], "one pair with a p-value"
+    assert rows["a", "none"]["p"] is None
+
+
+def test_p_values_of_random_heads_are_uniform() -> None:
+    """Not more than one in twenty is below .05; the discrete test is conservative."""
+    generator = np.random.default_rng(0)
+    all_heads = [Head(layer, head) for layer in range(16) for head in range(16)]
+    p = []
+    for _ in range(500):
+        a, b = ([all_heads[i] for i in generator.choice(256, 40, replace=False)] for _ in range(2))
+        p.append(overlap_rows({"a": a, "b": b}, 256)[0]["p"])
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(p) <= level) < level + 3 * np.sqrt(level * (1 - level) / 500)
+    assert np.mean(np.array(p) <= 0.5) > 0.25
+
+
+def test_only_what_was_measured_is_ranked() -> None:
+    heads = pd.DataFrame(
+        {
+            "example": ["a", "a"], "layer": [0, 0], "head": [0, 1], "answer_reasoning": [0.6, 0.5],
+            "answer_answer": [0.1, 0.2], "answer_reasoning_even": [0.5, 0.5],
+            "answer_reasoning_per_token": [0.06, 0.05], "trajectory": [None, None], "kurtosis": [3.0, None],
+        }
+    )  # fmt: skip
+    probes = pd.DataFrame(
+        {"example": ["p"] * 2, "kind": ["induction"] * 2, "layer": [0, 0], "head": [0, 1], "value": [0.2, 0.3]}
+    )
+    samples = samples_by_kind(heads, probes)
+    assert list(samples) == ["mass", "difference", "excess", "per_token", "receiver", "induction"]
+    assert samples["induction"].tolist() == [[[0.2, 0.3]]]

@@ -1,0 +1,80 @@
+"""Dry runs that tell the truth; killed and interrupted runs that go on."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments import heads
+from experiments.plan import measured
+from interp.store import read_table
+from tests.command import NO_PROBES, make_session, ok, run, start, wait_for_parts
+
+
+def test_a_dry_run_is_truthful(tmp_path: Path) -> None:
+    """Passes exactly; generated tokens and memory within a factor of two; it writes nothing."""
+    options = ["model=planted", *NO_PROBES, "data.limit=40", "generation.batch=20"]
+    told = ok(*options, "dry_run=true", cwd=tmp_path).stdout
+    assert not any(p.is_file() for p in tmp_path.rglob("*"))
+    examples, passes, tokens = (int(told.split(before)[1].split()[0]) for before in ("run: ", "examples, ", "about "))
+    ok(*options, f"hydra.run.dir={tmp_path / 'run'}")
+    done = read_table(tmp_path / "run", "answers")
+    assert (examples, passes) == (40, len(read_table(tmp_path / "run", "traces")))
+    assert 0.5 < tokens / done["n_tokens"].sum() < 2
+    assert "GiB of memory" in told
+
+
+def test_a_dry_run_foretells_time_and_memory(tmp_path: Path) -> None:
+    """Within a factor of two; the best of three tries, because other work on the machine may disturb one."""
+    options = ["model=planted", "data.limit=160"]
+    make_session(tmp_path / "warm", *options, "data.limit=2").lens  # noqa: B018 - imports and first use
+    ratios = []
+    for attempt in range(3):
+        plan = heads.plan(make_session(tmp_path / "plan", *options))
+        session = make_session(tmp_path / f"run{attempt}", *options)
+        with measured() as meter:
+            heads.run(session)
+        session.close()
+        ratios.append((plan.seconds / meter.seconds, plan.peak_bytes / meter.peak_bytes))
+        if all(0.5 < ratio < 2 for ratio in ratios[-1]):
+            return
+    pytest.fail(f"estimated / real (seconds, bytes): {ratios}")
+
+
+def test_killed_and_resumed_equals_uninterrupted(tmp_path: Path) -> None:
+    options = ["model=planted", "data.limit=60", "generation.batch=5", "generation.temperature=0.5"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    ok(*options, f"hydra.run.dir={whole}")
+    with start(*options, f"hydra.run.dir={killed}", "progress=false") as process:
+        wait_for_parts(process, killed, 8)
+        process.send_signal(signal.SIGKILL)
+    done = len([p for p in killed.glob("parts/*") if not p.name.endswith(".tmp")])
+    assert 1 <= done < 60
+    assert not (killed / "summary.json").exists()
+    changed = run(*options, "data.seed=7", f"resume={killed}")
+    assert changed.returncode == 2
+    assert "data.seed differs from the run's own options" in changed.stderr
+    ok(*options, f"resume={killed}")
+    for table in ("heads", "traces", "answers", "probes", "ranking", "layers", "overlaps", "maps"):
+        pd.testing.assert_frame_equal(read_table(killed, table), read_table(whole, table))
+        assert (killed / f"{table}.parquet").read_bytes() == (whole / f"{table}.parquet").read_bytes()
+    assert (killed / "summary.json").read_bytes() == (whole / "summary.json").read_bytes()
+    again = run(*options, f"resume={killed}")
+    assert again.returncode == 2
+    assert "is finished" in again.stderr
+
+
+def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = ["model=planted", "data.limit=400", "generation.batch=4", f"hydra.run.dir={out}"]
+    with start(*options, "progress=false") as process:
+        wait_for_parts(process, out, 1)
+        process.send_signal(signal.SIGINT)
+        _, stderr = process.communicate()
+    assert process.returncode == 130
+    assert f"add resume={out} to go on" in stderr
+    assert "Traceback" not in stderr
+    assert list(out.glob("parts/*"))

@@ -1,0 +1,133 @@
+"""Trajectories and stops: made-up paths with known answers, and nulls that are honest."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from interp.lens import Lens
+from interp.trace import Segment, Span, parse_text
+from interp.trajectories import forward_p, reflection_positions, reflection_stops, stops, trajectory
+
+REASONING = Span(Segment.REASONING, 10, 110)
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_the_whole_diagonal() -> None:
+    path = trajectory(np.linspace(10, 109, 50), REASONING, rng())
+    assert path is not None
+    assert path.rho == pytest.approx(1)
+    assert path.slope == pytest.approx(1, abs=1e-3)
+    assert path.p_shift == pytest.approx(1 / 50)
+    assert path.p_permutation == pytest.approx(1 / 201)
+
+
+def test_backwards_and_half_way() -> None:
+    path = trajectory(np.linspace(109, 10, 50), REASONING, rng())
+    assert path is not None
+    assert (path.rho, path.slope) == (pytest.approx(-1), pytest.approx(-1, abs=1e-3))
+    assert path.p_permutation == 1
+    half = trajectory(np.linspace(10, 59.5, 50), REASONING, rng())
+    assert half is not None
+    assert (half.rho, half.slope) == (pytest.approx(1), pytest.approx(0.5, abs=1e-3))
+
+
+def test_by_hand_with_a_gap() -> None:
+    """Eight known centres with ranks 2 1 3 4 6 5 7 8: rho = 1 - 6 * 4 / (8 * 63)."""
+    centre = np.array([12.0, 11.0, np.nan, 13.0, 14.0, 16.0, 15.0, 17.0, 18.0])
+    path = trajectory(centre, REASONING, rng())
+    assert path is not None
+    assert path.rho == pytest.approx(1 - 24 / 504)
+
+
+@pytest.mark.parametrize(
+    "centre",
+    [np.full(30, 42.0), np.full(30, np.nan), np.arange(7.0), 42 + 1e-5 * np.arange(30)],
+    ids=["always the same place", "never looks", "too short", "rounding alone"],
+)
+def test_no_trajectory(centre: np.ndarray) -> None:
+    assert trajectory(centre, REASONING, rng()) is None
+
+
+def wandering(generator: np.random.Generator, n: int) -> np.ndarray:
+    """Paths that have nothing to do with the answer: neighbours are alike, as in attention."""
+    steps = generator.normal(size=n + 29)
+    return 60 + 10 * np.convolve(steps, np.exp(-np.arange(30) / 6), mode="valid")
+
+
+def test_the_test_over_traces_is_honest() -> None:
+    """Five of a hundred heads that wander are significant at .05; one that drifts forward a little is found."""
+    generator = np.random.default_rng(1)
+    p = []
+    for _ in range(300):
+        paths = [trajectory(wandering(generator, 60), REASONING, generator, permutations=1) for _ in range(10)]
+        p.append(forward_p(np.array([path.rho for path in paths if path]), generator))
+    assert abs(np.mean(np.array(p) <= 0.05) - 0.05) < 3 * np.sqrt(0.05 * 0.95 / 300)
+    assert abs(np.mean(p) - 0.5) < 0.06
+    drift = [trajectory(wandering(generator, 60) + np.linspace(0, 15, 60), REASONING, generator) for _ in range(20)]
+    assert forward_p(np.array([path.rho for path in drift if path]), generator) < 0.05
+    assert forward_p(np.array([0.9]), generator) == 1
+
+
+def test_the_nulls_of_one_trace_are_optimistic_and_shifts_much_less() -> None:
+    """What the documentation says of them."""
+    generator = np.random.default_rng(1)
+    paths = [trajectory(wandering(generator, 60), REASONING, generator, permutations=100) for _ in range(300)]
+    shift = np.mean([path.p_shift < 0.05 for path in paths if path])
+    permutation = np.mean([path.p_permutation < 0.05 for path in paths if path])
+    assert 0.05 < shift < 0.2 < permutation
+
+
+def test_reflection_words_of_a_subword_tokenizer(r1_style: PreTrainedTokenizerFast) -> None:
+    text = "What? <think>wait, so. Waiting is no wait. Let me double-check: Double\ncheck.</think> wait, 4."
+    trace = parse_text(text, r1_style)
+    found = reflection_positions(trace, ["wait", "double check"])
+    starts = [text.index("wait"), text.index("wait. Let"), text.index("double-"), text.index("Double\n")]
+    expected = [next(i for i, (a, b) in enumerate(trace.offsets) if a <= start < b) for start in starts]
+    assert found.tolist() == expected
+    assert reflection_positions(trace, []).tolist() == []
+    assert reflection_positions(trace, ["w.it"]).tolist() == []
+
+
+def test_reflection_words_of_a_word_tokenizer(reasoner: Lens) -> None:
+    text = "Tom 5 pens. <think> First, Tom 4. Wait, Tom 5. Let me double check: Tom 5. Yes. </think> Tom 5 pens."
+    trace = parse_text(text, reasoner.tokenizer)
+    tokens = [trace.token_text(i).strip() for i in reflection_positions(trace, ["wait", "double check"])]
+    assert tokens == ["Wait", "double"]
+
+
+def test_stops_by_hand() -> None:
+    """Two forward runs with a jump back between them, then standing still, which is no run."""
+    peak = np.array([10, 11, 13, 14, 20, 11, 12, 13, 14, 15, 90, 90, 90, 90, 90])
+    assert stops(peak).tolist() == [20, 15]
+    assert stops(np.array([5, 6, 7])).tolist() == [], "too short"
+    assert stops(np.array([5, 7, 6, 8, 9, 10])).tolist() == [10], "one step back is allowed"
+    assert stops(np.arange(10) * 30).tolist() == [], "jumps are no walk"
+
+
+def test_stops_at_reflections_by_hand() -> None:
+    """One reflection word at 60 in 100 tokens: 7 places of 100 are near it."""
+    found = reflection_stops(np.array([61, 90]), np.array([60]), REASONING)
+    assert found is not None
+    assert (found.n, found.at_reflection) == (2, 1)
+    assert found.expected == pytest.approx(2 * 7 / 100)
+    # shifts by -2..4 or so hit the first stop, as many the second, none both: 14 of 100
+    assert found.p == pytest.approx(14 / 100)
+    assert reflection_stops(np.array([], dtype=int), np.array([60]), REASONING) is None
+    assert reflection_stops(np.array([61]), np.array([], dtype=int), REASONING) is None
+
+
+def test_the_null_of_stops_is_honest() -> None:
+    generator = np.random.default_rng(2)
+    p = []
+    for _ in range(400):
+        stopped = generator.integers(10, 110, 5)
+        reflections = np.unique(generator.integers(10, 110, 3))
+        found = reflection_stops(stopped, reflections, REASONING)
+        assert found is not None
+        p.append(found.p)
+    assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
