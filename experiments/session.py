@@ -85,6 +85,7 @@ class ModelOptions:
     markers: ThinkMarkers = field(default_factory=ThinkMarkers)
     prompt: PromptStyle = field(default_factory=PromptStyle)
     max_new_tokens: int = 1024
+    reasons: bool = True
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def planted_questions(seed: int, limit: int) -> list[Question]:
 def read_questions(path: Path, limit: int | None = None) -> list[Question]:
     """Questions from a JSON-lines file (.jsonl, .jsonl.gz) with `question` and, if known, `id` and `gold`."""
     questions: list[Question] = []
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         if limit is not None and len(questions) == limit:
             break
         text = _field(row, "question", path, number)
@@ -59,7 +59,7 @@ def read_questions(path: Path, limit: int | None = None) -> list[Question]:
 
 def read_traces(path: Path, where: dict[str, Any]) -> Iterator[TraceText]:
     """Traces from a JSON-lines file with `text` and, if known, `id`, `gold`; only rows whose fields equal `where`."""
-    for number, row in _json_lines(path):
+    for number, row in json_lines(path):
         missing = where.keys() - row.keys()
         if missing:
             raise UserError(f"{path}, line {number}: no field {min(missing)!r} to select by; it has {', '.join(row)}")
@@ -76,7 +76,7 @@ def _field(row: dict[str, Any], name: str, path: Path, number: int) -> str:
     return str(row[name])
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number from 1, object) of each line that is not blank."""
     if not path.is_file():
         raise UserError(f"there is no file {path}: set data.path")

@@ -162,6 +162,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("position_end", INT, "position after the last one", null=NOT_APPLICABLE),
         Column("segment", TEXT, "segment of the position", null=NOT_APPLICABLE),
         Column("token", TEXT, "text of the token at the position", null=NOT_APPLICABLE),
+        Column("role", TEXT, "what the position is for in a contrast pair: see interp/contrast", null="none of those"),
         Column("metric", TEXT, "what was measured, such as `nld`, `ld`, `kl`, `flipped`, `jaccard`"),
         Column("clean", FLOAT, "the metric in the clean run", null=NOT_APPLICABLE),
         Column("corrupted", FLOAT, "the metric in the corrupted run", null=NOT_APPLICABLE),
@@ -183,6 +184,10 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("corrupted_ids", IDS, "tokens of the corrupted run, of the same length"),
         Column("clean_mask", IDS, "1 = real token, 0 = pad"),
         Column("corrupted_mask", IDS, "1 = real token, 0 = pad"),
+        Column("domain", TEXT, "what the question is about"),
+        Column("clean_tokens", pa.list_(TEXT), "text of each clean token; null = pad"),
+        Column("corrupted_tokens", pa.list_(TEXT), "text of each corrupted token; null = pad"),
+        Column("roles", pa.list_(TEXT), "what each position is for: see interp/contrast; null = none of those"),
         Column("clean_answer_id", INT, "the clean run's answer token"),
         Column("corrupted_answer_id", INT, "the corrupted run's answer token"),
     ),
@@ -196,10 +201,14 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "answers": (
         EXAMPLE,
-        Column("condition", TEXT, "`with_reasoning`, `without_reasoning` or `no_tags`"),
+        Column(
+            "condition", TEXT, "`with_reasoning`, `without_reasoning`, `no_tags`; behind it `_template`: a given text"
+        ),
         Column("text", TEXT, "the generated text"),
         Column("extracted", TEXT, "the answer found in it", null="none was found"),
-        Column("correct", BOOL, "whether it equals the gold answer", null="there is no gold answer"),
+        Column(
+            "correct", BOOL, "whether it equals the gold answer", null="there is no gold answer, or the text was given"
+        ),
         Column("n_tokens", INT, "number of generated tokens"),
         Column("finished", BOOL, "whether generation ended by itself"),
     ),

@@ -28,8 +28,10 @@ SMALL_HEADS = [
     "experiment.haystack.depths=[0.5]",
 ]
 NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
+SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
 SMALLEST: dict[str, list[str]] = {
     "heads": SMALL_HEADS,
+    "patching": SMALL_PATCHING,
     "train_reasoner": [f"experiment.{option}" for option in f"{TINY_TRAINING} {TINY_REASONER}".split()],
 }
 """Overrides that make each shipped experiment as small as it can be."""

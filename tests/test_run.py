@@ -12,10 +12,11 @@ import yaml
 
 from experiments.run import choices
 from interp.lens import Lens
-from interp.organisms.planted import CIRCUIT
+from interp.organisms.planted import CIRCUIT, NUMBERS
 from interp.store import read_table
 from interp.trace import Segment
 from tests.command import NO_PROBES, ROOT, SMALL_HEADS, SMALLEST, ok, run, start
+from tests.conftest import shared_file
 
 
 def test_help_lists_everything_and_imports_nothing_heavy() -> None:
@@ -139,6 +140,51 @@ def test_figures_are_drawn_again_without_the_model(
     assert again == {p.name: p.read_bytes() for p in (finished / "0" / "figures").iterdir()}
     assert "a_fig5_tokens.html" in again
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
+
+
+def test_patching_finds_the_planted_circuit(tmp_path: Path) -> None:
+    ok(
+        "experiment=patching",
+        "model=planted",
+        "data.limit=3",
+        "experiment.directions=[denoise,noise]",
+        f"hydra.run.dir={tmp_path}",
+    )
+    effects = read_table(tmp_path, "effects")
+    nld = effects[effects["metric"].eq("nld") & effects["control"].isna()]
+    heads = nld[nld["intervention"].eq("patch_z")].groupby(["layer", "head"])["value"].mean()
+    assert heads[CIRCUIT.rfh] == pytest.approx(1, abs=1e-4)
+    assert heads.drop(CIRCUIT.rfh).abs().max() < 1e-4
+    whole = nld[nld["intervention"].eq("patch_resid_pre")]
+    word = whole[whole["token"].str.strip().isin(NUMBERS)]
+    assert word[word["layer"] <= CIRCUIT.rfh[0]]["value"].to_numpy() == pytest.approx(1, abs=1e-4)
+    assert word[word["layer"] > CIRCUIT.rfh[0]]["value"].abs().max() < 1e-4
+    last = whole[whole["role"].eq("predicting")]
+    assert last[last["layer"] > CIRCUIT.rfh[0]]["value"].to_numpy() == pytest.approx(1, abs=1e-4)
+    others = whole.drop([*word.index, *last.index])
+    assert others["value"].abs().max() < 1e-4
+    noised = nld[nld["intervention"].eq("noise_z")].groupby(["layer", "head"])["value"].mean()
+    assert noised[CIRCUIT.rfh] == pytest.approx(1, abs=1e-4)
+    pairs = read_table(tmp_path, "pairs")
+    assert (pairs["clean_ids"].map(len) == pairs["corrupted_mask"].map(len)).all()
+
+
+def test_patching_a_real_language_model_with_the_published_pairs(tmp_path: Path, smollm2: Lens) -> None:
+    file = shared_file("object_comparison_pairs.csv")
+    small = ["data.limit=3", "experiment.sites=[resid_pre]", "experiment.maps=0", "experiment.random_sets=1"]
+    done = ok(
+        "experiment=patching",
+        "model=smollm2-135m",
+        "data=object_comparison",
+        f"data.path={file}",
+        *small,
+        f"hydra.run.dir={tmp_path}",
+    )
+    assert "template reasoning" in done.stdout
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    peak = next(h for h in summary["headlines"] if "(its peak)" in h["name"])
+    assert peak["value"] > 0.3 > abs(peak["control"]["value"])
+    assert (tmp_path / "figures" / "a_fig8_hand_over.png").is_file()
 
 
 def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:

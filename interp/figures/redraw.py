@@ -11,6 +11,7 @@ import pandas as pd
 from interp.errors import UserError, nearest
 from interp.figures import heads as head_figures
 from interp.figures import maps as map_figures
+from interp.figures import patching as patch_figures
 from interp.figures import style
 from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
@@ -63,8 +64,30 @@ def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> N
     style.save(head_figures.segment_masses(runs), directory, "a_fig2_segment_masses")
 
 
+def _draw_patching(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    effects, pairs, heads = table("effects"), records(table("pairs")), table("heads")
+    model = str(effects["model"].iloc[0])
+    rfhs = [Head(*place) for place in facts["rfhs"]]
+    shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
+    style.save(patch_figures.aligned_pair(pairs[0], model), directory, "a_fig6_pair")
+    style.save(patch_figures.case(effects, model), directory, "a_fig7_case")
+    style.save(patch_figures.hand_over_curves(effects, rfhs, model), directory, "a_fig8_hand_over")
+    mapped = effects[effects["role"].isna() & effects["control"].isna()]["example"].unique()
+    for i, example in enumerate(mapped):
+        style.save(patch_figures.whole_map(effects, example, model), directory, f"patch_map_{i}")
+    more = {
+        "patch_heads": patch_figures.head_map(effects, rfhs, shape, model),
+        "patch_paths": patch_figures.paths(effects, model),
+        "patch_attribution": patch_figures.attribution(effects, model),
+    }
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+
+
 DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "heads": _draw_heads,
     "train_reasoner": _draw_training,
     "compare": _draw_compare,
+    "patching": _draw_patching,
 }

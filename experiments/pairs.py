@@ -1,0 +1,184 @@
+"""Contrast pairs for an experiment: questions, responses of the model or a template, aligned pairs, drops."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from experiments.session import Session, choice, typed
+from interp.contrast.align import (
+    ContrastPair,
+    Pads,
+    PairError,
+    PairStyle,
+    Scenario,
+    Side,
+    align,
+    build_side,
+)
+from interp.contrast.questions import ContrastQuestion
+from interp.contrast.sources import PairSource, Template, questions_from, style_of
+from interp.errors import TraceError, UserError
+from interp.generate import Response, generate
+from interp.grading import extract_answer, is_correct
+from interp.prompts import Condition, PromptStyle, render
+from interp.trace import Segment, parse_ids
+
+
+class ResponseFrom(StrEnum):
+    """Who wrote the reasoning."""
+
+    GENERATE = "generate"
+    TEMPLATE = "template"
+
+
+@dataclass(frozen=True)
+class ContrastOptions:
+    """conf/data/contrast.yaml"""
+
+    name: str
+    kind: str
+    source: str = "auto"
+    path: str | None = None
+    seed: int = 1
+    limit: int | None = None
+    response: str = "auto"
+    template: Template = field(default_factory=Template)
+    instruction: str | None = None
+    scenario: str = Scenario.KEPT.value
+    phrase: str | None = None
+    pads: str = Pads.MASKED.value
+    min_ld: float = 0.0
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """One question with its pair, or the reason why there is none; `answers` are rows of answers.parquet."""
+
+    index: int
+    question: ContrastQuestion
+    pair: ContrastPair | None
+    reason: str | None
+    answers: list[dict[str, Any]]
+
+
+class PairMaker:
+    """Makes the pairs of a session's data, in order."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.lens = session, session.lens
+        if session.cfg.data.kind != "contrast":
+            raise UserError(
+                f"data={session.cfg.data.name} has no contrast pairs: use data=contrast or object_comparison"
+            )
+        self.options = typed(ContrastOptions, session.cfg.data, "data")
+        self.source = self._source()
+        choice(Pads, self.options.pads, "data.pads")
+        scenario = choice(Scenario, self.options.scenario, "data.scenario")
+        self.style: PairStyle = replace(style_of(self.source, self.options.phrase), scenario=scenario)
+        self.response = self._response()
+        self.prompt_style: PromptStyle = session.prompt_style
+        if self.options.instruction is not None:
+            self.prompt_style = replace(self.prompt_style, instruction=self.options.instruction)
+        self.questions = questions_from(self.source, self.options.path, self.options.seed, self.options.limit)
+        if not self.questions:
+            raise UserError("there is no contrast question: raise data.limit or give another data.path")
+
+    def _source(self) -> PairSource:
+        if self.options.path is not None and self.options.source in ("auto", PairSource.OBJECT_COMPARISON):
+            return PairSource.FILE
+        if self.options.source != "auto":
+            return choice(PairSource, self.options.source, "data.source")
+        by_model = {"planted": PairSource.PLANTED, "embedded": PairSource.WORD_PROBLEMS}
+        return by_model.get(self.session.cfg.model.source, PairSource.OBJECT_COMPARISON)
+
+    def _response(self) -> ResponseFrom:
+        if self.options.response != "auto":
+            return choice(ResponseFrom, self.options.response, "data.response")
+        return ResponseFrom.GENERATE if self.session.cfg.model.reasons else ResponseFrom.TEMPLATE
+
+    def drafts(self, done: Any = lambda _: False) -> Iterator[Drafted]:
+        """Every question that is not `done`; responses are made in whole batches, so that resuming changes nothing."""
+        size = max(1, self.session.generation.batch // 2)
+        for first in range(0, len(self.questions), size):
+            batch = self.questions[first : first + size]
+            if all(done(first + i) for i in range(len(batch))):
+                continue
+            texts = self._responses(batch, first)
+            for i, question in enumerate(batch):
+                if not done(first + i):
+                    yield self._draft(first + i, question, texts[2 * i : 2 * i + 2])
+
+    def _prompt(self, question: str, condition: Condition) -> str:
+        return render(question, self.lens.tokenizer, self.lens.markers, self.prompt_style, condition)
+
+    def _responses(self, batch: list[ContrastQuestion], first: int) -> list[tuple[str, str, bool]]:
+        """(reasoning, answer, finished) of the clean and the corrupted side of each question."""
+        if self.response is ResponseFrom.TEMPLATE:
+            template = self.options.template
+            return [(*template.fill(question, clean), True) for question in batch for clean in (True, False)]
+        sides = [text for question in batch for text in (question.clean, question.corrupted)]
+        prompts = [self._prompt(text, Condition.WITH_REASONING) for text in sides]
+        responses = generate(self.lens, prompts, self.session.generation, self.session.seed, "pairs", first)
+        return [self._split(response) for response in responses]
+
+    def _split(self, response: Response) -> tuple[str, str, bool]:
+        """Reasoning and answer of a response; not finished counts as no answer, and so does a missing close tag."""
+        try:
+            trace = parse_ids([*response.prompt_ids, *response.ids], self.lens.tokenizer, self.lens.markers)
+        except TraceError:
+            return "", "", False
+        texts = (trace.segment_text(segment).strip() for segment in (Segment.REASONING, Segment.ANSWER))
+        return (*texts, response.finished)  # type: ignore[return-value]
+
+    def _draft(self, index: int, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> Drafted:
+        rows = []
+        for name, gold, (reasoning, answer, finished) in zip(
+            ("clean", "corrupted"), (question.clean_answer, question.corrupted_answer), texts, strict=True
+        ):
+            extracted = extract_answer(answer)
+            given = self.response is ResponseFrom.TEMPLATE
+            rows.append(
+                {
+                    "example": f"{question.id}/{name}",
+                    "condition": f"{Condition.WITH_REASONING}{'_template' if given else ''}",
+                    "text": f"{reasoning}\n{self.lens.markers.close}\n{answer}",
+                    "extracted": extracted,
+                    "correct": None if given else finished and is_correct(extracted, gold),
+                    "n_tokens": len(self.lens.tokenizer(reasoning + answer, add_special_tokens=False)["input_ids"]),
+                    "finished": finished,
+                }
+            )
+        reason, pair = None, None
+        if not all(row["finished"] for row in rows):
+            reason = "a response is not finished or has no closed think tag"
+        elif any(row["correct"] is False for row in rows):
+            reason = "a response gives a wrong answer"
+        else:
+            try:
+                pair = self._pair(question, texts)
+            except PairError as error:
+                reason = error.reason
+            except TraceError:
+                reason = "a response has no reasoning or no answer"
+        return Drafted(index, question, pair, reason, rows)
+
+    def rebuild(self, question: ContrastQuestion, clean: str, corrupted: str) -> ContrastPair:
+        """The pair of responses that were written before, from the texts of answers.parquet."""
+        texts = []
+        for text in (clean, corrupted):
+            reasoning, _, answer = text.partition(f"\n{self.lens.markers.close}\n")
+            texts.append((reasoning, answer, True))
+        return self._pair(question, texts)
+
+    def _pair(self, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> ContrastPair:
+        asked = ((question.clean, question.clean_answer), (question.corrupted, question.corrupted_answer))
+        sides: list[Side] = []
+        for (text, x), (reasoning, answer, _) in zip(asked, texts, strict=True):
+            prompt = self._prompt(text, Condition.NO_TAGS)
+            words = (reasoning, answer, x, question.comparator)
+            lens = self.lens
+            sides.append(build_side(prompt, *words, self.style, lens.tokenizer, lens.markers, question.id))
+        return align(question, sides[0], sides[1])

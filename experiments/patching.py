@@ -1,0 +1,281 @@
+"""Which activations of the reasoning decide the answer, and how does it get there? (Paper A, section 5)"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tqdm import tqdm
+
+from experiments.pairs import Drafted, PairMaker
+from experiments.patching_findings import findings
+from experiments.plan import Plan, measured
+from experiments.session import Session, choice, typed
+from experiments.summary import Findings, summary
+from interp.blocks import Site
+from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions, padded
+from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
+from interp.effects import Direction
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.heads import Head, HeadScore, head_array, rank_heads, score_values
+from interp.measure_heads import HeadMeasures, measure_heads
+from interp.ranking import mean_over_examples
+from interp.stats import random_heads_like, rng_for
+from interp.store import records
+from interp.trace import Segment
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 10.0
+"""About what statistics and figures take on any model."""
+
+
+@dataclass(frozen=True)
+class PatchingOptions:
+    """conf/experiment/patching.yaml"""
+
+    name: str = "patching"
+    directions: list[str] = field(default_factory=lambda: [Direction.DENOISE.value])
+    sites: list[str] = field(default_factory=lambda: [Site.RESID_PRE.value])
+    layers: list[int] | None = None
+    head_roles: list[str] = field(default_factory=list)
+    answer_tokens: int = 3
+    random_positions: int = 2
+    unrelated: bool = True
+    attribution: bool = True
+    random_sets: int = 2
+    top_k: int | None = None
+    score: str = HeadScore.DIFFERENCE.value
+    maps: int = 1
+    map_stride: int = 1
+    budget_mb: int = 1024
+
+
+def run(session: Session) -> Findings:
+    """Drafts the pairs, finds their RFHs, makes all patches, draws Figs. 6 to 8."""
+    options = typed(PatchingOptions, session.cfg.experiment, "experiment")
+    patch_options, k = _check(session, options)
+    maker, store = PairMaker(session), session.store
+    session.describe_environment()
+    pads = Pads(maker.options.pads)
+    drafts = session.bar(maker.drafts(store.has), "pairs", total=len(maker.questions))
+    for draft in drafts:
+        _keep(session, maker, draft, pads)
+    pairs = _pairs(session, maker)
+    if not pairs:
+        raise UserError(f"no pair is left: {_reasons(store.skipped())}")
+    heads = store.table("heads")
+    means = mean_over_examples(head_array(heads, score_values(heads, choice(HeadScore, options.score, "score"))))
+    rfhs = rank_heads(means, k)
+    bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
+    bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0][1])
+    for number, (index, pair) in enumerate(pairs):
+        if store.has_closing(f"a-{index:06d}"):
+            continue
+        runs = run_pair(session.lens, pair, patch_options_sites(patch_options), pads)
+        other = pairs[(number + 1) % len(pairs)][1] if options.unrelated and len(pairs) > 1 else None
+        rows = measure_pair(session, runs, other, rfhs, number < options.maps, patch_options, options, pads, bar.update)
+        store.write_closing(f"a-{index:06d}", effects=rows)
+    bar.close()
+    headlines, more, lines = findings(store.table("effects"), rfhs, means.shape, session.seed)
+    skipped = store.skipped()
+    facts = summary(headlines, skipped=skipped, n_pairs=len(pairs), **more)
+    redraw("patching", store.table, facts, session.directory / "figures")
+    store.finish(facts)
+    lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")
+    if skipped:
+        lines.append(f"dropped: {_reasons(skipped)}")
+    return Findings(headlines, lines)
+
+
+def measure_pair(
+    session: Session,
+    runs: PairRuns,
+    other: ContrastPair | None,
+    rfhs: list[Head],
+    with_map: bool,
+    patch_options: PatchOptions,
+    options: PatchingOptions,
+    pads: Pads,
+    progress: Any = None,
+) -> list[dict[str, Any]]:
+    """All rows of effects.parquet of one pair."""
+    lens, name = session.lens, runs.pair.id
+    patcher = PairPatcher(lens, runs, patch_options, progress)
+    rows = patcher.main(rng_for(session.seed, "positions", name))
+    if with_map:
+        rows += patcher.full_map(options.map_stride)
+    if other is not None:
+        rows += patcher.unrelated(run_pair(lens, other, [], pads))
+    if options.attribution:
+        rows += patcher.attributed()
+    if options.random_sets:
+        rows += patcher.through(rfhs, None)
+        rng = rng_for(session.seed, "random heads", name)
+        for one in random_heads_like(_array(rfhs), lens.n_heads, options.random_sets, rng):
+            rows += patcher.through([Head(int(a), int(b)) for a, b in one if a >= 0], "random_heads")
+    return rows
+
+
+def patch_options_sites(options: PatchOptions) -> list[Site]:
+    """What the base runs must keep: the patched sites, and z for heads and for freezing them."""
+    return list(dict.fromkeys([*options.sites, Site.Z]))
+
+
+def _array(heads: list[Head]) -> Any:
+    import numpy as np
+
+    return np.array(heads)
+
+
+def _keep(session: Session, maker: PairMaker, draft: Drafted, pads: Pads) -> None:
+    """Writes what is known of one question: its responses and, if the pair holds, its aligned tokens and masses."""
+    store, lens = session.store, session.lens
+    reason, pair = draft.reason, draft.pair
+    if pair is not None:
+        runs = run_pair(lens, pair, [], pads)
+        bound = maker.options.min_ld
+        if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
+            reason = f"a run does not prefer its own answer by more than data.min_ld={bound:g}"
+    if pair is None or reason is not None:
+        store.skip(draft.index, draft.question.id, reason or "", answers=draft.answers)
+        return
+    clean_ids, corrupted_ids, clean_mask, corrupted_mask = padded(pair, pad_token(lens))
+    row = {
+        "example": pair.id, "domain": pair.domain, "clean_ids": clean_ids, "corrupted_ids": corrupted_ids,
+        "clean_mask": clean_mask, "corrupted_mask": corrupted_mask, "clean_answer_id": pair.clean.answer_id,
+        "corrupted_answer_id": pair.corrupted.answer_id, "clean_tokens": _texts(pair, 0),
+        "corrupted_tokens": _texts(pair, 1), "roles": _roles(pair),
+    }  # fmt: skip
+    masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=1), session.seed)
+    for mass in masses:
+        mass["example"] = pair.id
+    store.write(draft.index, pair.id, answers=draft.answers, pairs=[row], heads=masses)
+
+
+def _texts(pair: ContrastPair, side: int) -> list[str | None]:
+    trace = (pair.clean, pair.corrupted)[side].trace
+    return [None if place[side] is None else trace.token_text(place[side]) for place in pair.aligned]  # type: ignore[arg-type]
+
+
+def _roles(pair: ContrastPair) -> list[str | None]:
+    roles = {(key.clean, key.corrupted): key.role for key in key_positions(pair)}
+    return [None if (role := roles.get(place)) is None else role.value for place in pair.aligned]  # type: ignore[arg-type]
+
+
+def _pairs(session: Session, maker: PairMaker) -> list[tuple[int, ContrastPair]]:
+    """The pairs that were kept, with their index in the data, built again from the responses."""
+    kept = set(session.store.table("pairs")["example"])
+    answers = {row["example"]: row["text"] for row in records(session.store.table("answers"))}
+    found = []
+    for index, question in enumerate(maker.questions):
+        if question.id in kept:
+            found.append(
+                (index, maker.rebuild(question, *(answers[f"{question.id}/{s}"] for s in ("clean", "corrupted"))))
+            )
+    return found
+
+
+def patches_a_pair(session: Session, patch_options: PatchOptions, options: PatchingOptions, pair: ContrastPair) -> int:
+    """About how many patches a pair takes, without its full map."""
+    layers = session.lens.n_layers if patch_options.layers is None else len(patch_options.layers)
+    keys = key_positions(pair, options.answer_tokens)
+    roles = [key.role for key in keys]
+    heads = sum(role in patch_options.head_roles for role in roles) * session.lens.n_heads
+    a_direction = len(keys) * len(patch_options.sites) + heads + options.random_positions
+    return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1 + options.random_sets)
+
+
+def plan(session: Session) -> Plan:
+    """Drafts one batch of pairs and patches one of them."""
+    options = typed(PatchingOptions, session.cfg.experiment, "experiment")
+    patch_options, _ = _check(session, options)
+    maker = PairMaker(session)
+    drafted, pair = 0, None
+    tokens = 0
+    with measured() as drafting:
+        for draft in maker.drafts():
+            drafted += 1
+            tokens += sum(row["n_tokens"] for row in draft.answers)
+            pair = pair or draft.pair
+            if pair is not None and drafted >= min(len(maker.questions), max(1, session.generation.batch // 2)):
+                break
+    if pair is None:
+        raise UserError("no pair can be made of these questions")
+    pads = Pads(maker.options.pads)
+    sample = replace(patch_options, sites=[Site.RESID_PRE], directions=[Direction.DENOISE], head_roles=())
+    with measured():
+        runs = run_pair(session.lens, pair, patch_options_sites(patch_options), pads)
+    with measured() as meter:
+        PairPatcher(session.lens, runs, sample).main(rng_for(session.seed, "positions", pair.id))
+    n = len(maker.questions)
+    whole, mapped, part = (
+        cost(session, one, many, pair) for one, many in ((patch_options, options), (None, options), (sample, None))
+    )
+    share = meter.seconds / part
+    generated = round(tokens * n / drafted) if maker.response == "generate" else 0
+    total = (drafting.seconds / drafted + whole * share) * n + min(options.maps, n) * mapped * share + CLOSING_SECONDS
+    length = len(pair.corrupted.trace.token_ids)
+    count = n * patches_a_pair(session, patch_options, options, pair)
+    basis = f"{drafted} questions and part of one pair of {length} tokens; {count} patches if none drops"
+    return Plan(n, 6 * n, generated, max(meter.peak_bytes, drafting.peak_bytes), total, basis)
+
+
+def cost(
+    session: Session, patch_options: PatchOptions | None, options: PatchingOptions | None, pair: ContrastPair
+) -> float:
+    """Positions times layers that a pair's patches compute; without patch options, those of its full map alone."""
+    lens, stop = session.lens, pair.corrupted.trace.n_measured
+    layers = range(lens.n_layers) if patch_options is None or patch_options.layers is None else patch_options.layers
+    depth = sum(lens.n_layers - layer for layer in layers)
+    if patch_options is None:
+        reasoning = pair.corrupted.trace[Segment.REASONING]
+        stride = 1 if options is None else options.map_stride
+        return depth * sum(stop - p for p in range(reasoning.start, stop, stride))
+    keys = key_positions(pair, patch_options.answer_tokens)
+    width = {key.role: stop - key.corrupted for key in keys}
+    phrase, last = width.get(Role.PHRASE_ANSWER, 0), width.get(Role.PREDICTING, 1)
+    body = stop - pair.corrupted.parts[Part.BODY].stop + 10
+    a_direction = (
+        len(patch_options.sites) * sum(stop - key.corrupted for key in keys)
+        + lens.n_heads * sum(width.get(role, 0) for role in patch_options.head_roles)
+        + patch_options.random_positions * body
+    )
+    more = 0
+    if options is not None:
+        more = options.unrelated * (phrase + last) + (1 + options.random_sets) * phrase * bool(options.random_sets)
+    return depth * (len(patch_options.directions) * a_direction + more)
+
+
+def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
+    """The options in the library's terms, and how many heads count as RFHs."""
+    lens = session.lens
+    for layer in options.layers or []:
+        lens.require_layer(layer)
+    n_heads = lens.n_layers * lens.n_heads
+    k = options.top_k or (10 if n_heads >= 100 else max(2, n_heads // 10))
+    if not 1 <= k <= n_heads:
+        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
+    sites = [choice(Site, site, "experiment.sites") for site in options.sites]
+    if Site.RESID_PRE not in sites:
+        raise UserError("experiment.sites must contain resid_pre: the figures are drawn from it")
+    directions = [choice(Direction, one, "experiment.directions") for one in options.directions]
+    if Direction.DENOISE not in directions:
+        raise UserError("experiment.directions must contain denoise: the figures are drawn from it")
+    for name in ("answer_tokens", "random_positions", "random_sets", "maps"):
+        if getattr(options, name) < 0:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
+    if options.map_stride < 1:
+        raise UserError(f"experiment.map_stride={options.map_stride} must be at least 1")
+    if options.budget_mb <= 0:
+        raise UserError(f"experiment.budget_mb={options.budget_mb} must be positive")
+    roles = roles_of(options.head_roles)
+    layers = None if options.layers is None else sorted(set(options.layers))
+    budget = options.budget_mb * 2**20
+    return PatchOptions(sites, directions, layers, roles, options.random_positions, options.answer_tokens, budget), k
+
+
+def _reasons(skipped: dict[str, int]) -> str:
+    return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"

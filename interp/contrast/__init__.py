@@ -1,0 +1,1 @@
+"""Contrast pairs: two questions that differ in one place, with different one-token answers (Paper A, section 5)."""

@@ -1,0 +1,250 @@
+"""Figures 6, 7 and 8 of Paper A, whole maps, heads, paths and attribution, from pairs.parquet and effects.parquet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+
+from interp.contrast.align import Role
+from interp.figures import style
+from interp.heads import Head
+from interp.patch_tables import curves, head_effects, select
+from interp.store import records
+
+ROLE_COLOURS = {
+    Role.PHRASE: "#f0f0f0",
+    Role.PHRASE_ANSWER: style.ORANGE,
+    Role.END_THINK: style.PURPLE,
+    Role.ANSWER: "#d0e4f2",
+    Role.PREDICTING: style.BLUE,
+}
+NAMES = {Role.PHRASE_ANSWER: "the phrase's answer", Role.PREDICTING: "the token before the prediction"}
+
+
+def readable(token: str | None) -> str:
+    """A token's text as a label: spaces and line breaks made visible, pads named."""
+    if token is None:
+        return "pad"
+    return token.replace("\n", "⏎").replace(" ", "·") or "∅"
+
+
+def aligned_pair(pair: Mapping[str, Any], model: str, shown: int = 34) -> Figure:
+    """Paper A, Fig. 6: the end of a clean and a corrupted run, token over token, with what each position is for."""
+    rows = [list(pair["clean_tokens"]), list(pair["corrupted_tokens"])]
+    roles = list(pair["roles"])[-shown:]
+    rows = [row[-shown:] for row in rows]
+    figure, axis = plt.subplots(figsize=(0.36 * len(roles) + 1.4, 2.3), layout="constrained")
+    for y, row in enumerate(rows):
+        for x, (token, role) in enumerate(zip(row, roles, strict=True)):
+            colour = ROLE_COLOURS[Role(role)] if role is not None else "white"
+            axis.add_patch(Rectangle((x, y), 0.94, 0.94, facecolor=colour, edgecolor=style.GREY, lw=0.5))
+            text = "white" if role in (Role.PREDICTING, Role.PHRASE_ANSWER, Role.END_THINK) else "black"
+            axis.text(
+                x + 0.47, y + 0.47, readable(token), rotation=90, ha="center", va="center", fontsize=7, color=text
+            )
+    axis.set_xlim(0, len(roles))
+    axis.set_ylim(2, 0)
+    axis.set_yticks([0.47, 1.47], ["clean", "corrupted"])
+    axis.set_xticks([])
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+    legend = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor=style.GREY) for c in ROLE_COLOURS.values()]
+    labels = [role.replace("_", " ") for role in ROLE_COLOURS]
+    figure.legend(legend, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=7)
+    figure.suptitle(f"{model}, pair {pair['example']}: the last {len(roles)} aligned positions", fontsize=9)
+    return figure
+
+
+def case(effects: pd.DataFrame, model: str) -> Figure:
+    """Paper A, Fig. 7: NLD by layer and key position for one pair: of those with the clearest answers, the first.
+
+    Clear: clean logit difference above 5 and corrupted below -5, as in the paper; else the pair with the largest gap.
+    """
+    rows = select(effects, "patch_resid_pre").dropna(subset="role")
+    example = _clear_case(effects)
+    rows = rows[rows["example"] == example]
+    table = rows.pivot_table(index="layer", columns="position", values="value")
+    tokens = rows.drop_duplicates("position").sort_values("position")
+    figure, axis = plt.subplots(
+        figsize=(0.42 * len(table.columns) + 1.8, np.clip(0.16 * len(table), 2.6, 6.5)), layout="constrained"
+    )
+    _heatmap(figure, axis, table.to_numpy(), list(table.index))
+    axis.set_xticks(range(len(tokens)), [readable(token) for token in tokens["token"]], rotation=60, ha="right")
+    for tick, role in zip(axis.get_xticklabels(), tokens["role"], strict=True):
+        tick.set_fontweight("bold" if role in NAMES else "normal")
+    axis.set_xlabel("patched token (bold: the phrase's answer, the token before the prediction)", fontsize=8)
+    ld = select(effects, "patch_resid_pre", "ld")
+    one = records(ld[ld["example"] == example])[0]
+    gap = f"logit difference {one['clean']:+.1f} clean, {one['corrupted']:+.1f} corrupted"
+    figure.suptitle(f"{model}, pair {example}\n{gap}", fontsize=9)
+    return figure
+
+
+def _clear_case(effects: pd.DataFrame) -> str:
+    ld = select(effects, "patch_resid_pre", "ld").drop_duplicates("example")
+    clear = ld[(ld["clean"] > 5) & (ld["corrupted"] < -5)]
+    if len(clear):
+        return str(clear["example"].iloc[0])
+    return str(ld["example"].iloc[int((ld["clean"] - ld["corrupted"]).argmax())])
+
+
+def _heatmap(figure: Figure, axis: Axes, values: np.ndarray, layers: Sequence[int]) -> None:
+    """NLD on a scale that is the same in all maps: 0 = nothing, 1 = the clean answer, beyond is cut off."""
+    image = axis.imshow(values, cmap=style.DIVERGING, vmin=-1, vmax=1, aspect="auto", origin="lower")
+    step = max(1, len(layers) // 10)
+    axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
+    axis.set_ylabel("layer")
+    axis.spines[:].set_visible(False)
+    figure.colorbar(image, ax=axis, shrink=0.85).set_label("NLD (0 none, 1 flipped)", fontsize=8)
+
+
+def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
+    """NLD by layer and position over the whole reasoning and answer of one pair."""
+    rows = select(effects, "patch_resid_pre")
+    rows = rows[rows["example"] == example]
+    table = rows.pivot_table(index="layer", columns="position", values="value")
+    first, last = int(table.columns.min()), int(table.columns.max())
+    table = table.reindex(columns=range(first, last + 1))
+    tokens = rows.drop_duplicates("position").set_index("position")
+    few = len(table.columns) <= 90
+    figure, axis = plt.subplots(
+        figsize=(np.clip(0.13 * len(table.columns) + 1.8, 5, 14), np.clip(0.16 * len(table), 2.6, 6)),
+        layout="constrained",
+    )
+    _heatmap(figure, axis, table.to_numpy(), list(table.index))
+    if few:
+        labels = [readable(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
+        axis.set_xticks(range(len(table.columns)), labels, rotation=90, fontsize=6)
+        axis.set_xlabel("patched token, reasoning to answer")
+    else:
+        axis.set_xlabel(f"patched position (0 = position {first} of the sequence), reasoning to answer")
+        for position in tokens.index[tokens["role"].isin(list(NAMES))]:
+            axis.axvline(position - first, color=style.GREY, lw=0.5, ls=":")
+    figure.suptitle(f"{model}, pair {example}: residual stream, every position both sides share", fontsize=9)
+    return figure
+
+
+def hand_over_curves(effects: pd.DataFrame, rfhs: Sequence[Head], model: str) -> Figure:
+    """Paper A, Fig. 8: NLD against layer, mean over pairs with one SD (band), for the two tokens, with controls."""
+    figure, axis = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
+    n = 0
+    for role, colour in ((Role.PHRASE_ANSWER, style.ORANGE), (Role.PREDICTING, style.BLUE)):
+        table = curves(effects, role)
+        if table.empty:
+            continue
+        n = len(table)
+        mean, sd = table.mean(), table.std(ddof=1) if n > 1 else 0 * table.mean()
+        axis.plot(table.columns, mean, "o-", color=colour, markersize=3, label=NAMES[role])
+        axis.fill_between(table.columns.astype(float), mean - sd, mean + sd, color=colour, alpha=0.2, lw=0)
+        unrelated = curves(effects, role, control="unrelated_pair")
+        if not unrelated.empty:
+            axis.plot(unrelated.columns, unrelated.mean(), ":", color=colour, label=f"{NAMES[role]}, unrelated pair")
+    random = curves(effects, None, control="random_position")
+    if not random.empty:
+        axis.plot(random.columns, random.mean(), "--", color=style.GREY, label="random positions of the reasoning")
+    layers = sorted({head.layer for head in rfhs})
+    top = axis.get_ylim()[1]
+    axis.plot(
+        layers, [top] * len(layers), "|", color=style.RED, markersize=9, clip_on=False, label="layers of the RFHs"
+    )
+    axis.axhline(0, color="black", lw=0.5)
+    axis.set_xlabel("patched layer (residual stream before it)")
+    axis.set_ylabel("normalised logit difference")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    figure.suptitle(
+        f"{model}, n = {n or len(curves(effects, Role.PREDICTING))} pairs; band: one SD over pairs", fontsize=9
+    )
+    return figure
+
+
+def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int], model: str) -> Figure | None:
+    """Mean NLD of patching each head's output at the two tokens; boxes: RFHs."""
+    found = [(role, head_effects(effects, role, shape)) for role in NAMES]
+    known = [(role, values) for role, values in found if values is not None]
+    if not known:
+        return None
+    limit = max(float(np.nanmax(np.abs(values))) for _, values in known) or 1.0
+    width = np.clip(0.2 * shape[1], 2.2, 5.0)
+    figure, axes = plt.subplots(
+        1, len(known), figsize=(width * len(known) + 1.4, np.clip(0.19 * shape[0], 2.6, 7.0)), squeeze=False,
+        sharey=True, layout="constrained",
+    )  # fmt: skip
+    for (role, values), axis in zip(known, axes[0], strict=True):
+        image = axis.imshow(values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+        for head in rfhs:
+            place = (head.head - 0.5, head.layer - 0.5)
+            axis.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="black", linewidth=1.3))
+        axis.set_title(f"at {NAMES[role]}", fontsize=9)
+        axis.set_xlabel("head")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.yaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.spines[:].set_visible(False)
+    axes[0, 0].set_ylabel("layer")
+    figure.colorbar(image, ax=axes[0].tolist()).set_label("mean NLD of one head's output", fontsize=8)
+    figure.suptitle(f"{model}; boxes: Reasoning-Focus Heads", fontsize=9)
+    return figure
+
+
+def paths(effects: pd.DataFrame, model: str) -> Figure | None:
+    """Effect of the phrase's answer by layer: whole, through the RFHs alone, through random heads alone."""
+    lines = [
+        ("whole effect", curves(effects, Role.PHRASE_ANSWER), style.ORANGE, "-"),
+        ("through the RFHs only", curves(effects, Role.PHRASE_ANSWER, verb="through"), style.RED, "-"),
+        (
+            "through random heads of the same layers only",
+            curves(effects, Role.PHRASE_ANSWER, verb="through", control="random_heads"),
+            style.GREY,
+            "--",
+        ),
+    ]
+    if lines[1][1].empty:
+        return None
+    figure, axis = plt.subplots(figsize=(5.6, 3.5), layout="constrained")
+    for name, table, colour, line in lines:
+        if not table.empty:
+            error = 1.96 * table.std(ddof=1) / np.sqrt(len(table)) if len(table) > 1 else 0 * table.mean()
+            axis.plot(table.columns, table.mean(), line, marker="o", markersize=3, color=colour, label=name)
+            low, high = table.mean() - error, table.mean() + error
+            axis.fill_between(table.columns.astype(float), low, high, color=colour, alpha=0.2, lw=0)
+    axis.axhline(0, color="black", lw=0.5)
+    axis.set_xlabel("patched layer")
+    axis.set_ylabel("NLD, the phrase's answer")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
+    figure.suptitle(f"{model}, n = {len(lines[0][1])} pairs; band: 95 % of the mean", fontsize=9)
+    return figure
+
+
+def attribution(effects: pd.DataFrame, model: str) -> Figure | None:
+    """Attributed against exact NLD, one point a patch, for the residual stream and for heads."""
+    keys = ["example", "layer", "head", "position"]
+    panels = []
+    for site, title in (("resid_pre", "residual stream"), ("z", "single heads")):
+        exact, estimate = (select(effects, f"{verb}_{site}")[[*keys, "value"]] for verb in ("patch", "attribute"))
+        both = exact.fillna({"head": -1}).merge(
+            estimate.fillna({"head": -1}), on=keys, suffixes=("_exact", "_attributed")
+        )
+        if len(both):
+            panels.append((title, both))
+    if not panels:
+        return None
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3.3), squeeze=False, layout="constrained")
+    for (title, both), axis in zip(panels, axes[0], strict=True):
+        a, b = both["value_exact"].to_numpy(float), both["value_attributed"].to_numpy(float)
+        axis.plot(a, b, ".", color=style.BLUE, markersize=3, alpha=0.35, rasterized=True)
+        low, high = min(a.min(), b.min()), max(a.max(), b.max())
+        axis.plot([low, high], [low, high], color=style.RED, lw=0.8)
+        axis.set_title(f"{title} ({len(both)} patches)", fontsize=9)
+        axis.set_xlabel("exact NLD")
+    axes[0, 0].set_ylabel("attributed NLD")
+    figure.suptitle(f"{model}; line: equal", fontsize=9)
+    return figure

@@ -1,0 +1,62 @@
+"""What the figures and headlines of patching need, out of effects.parquet."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+
+def select(
+    effects: pd.DataFrame, intervention: str, metric: str = "nld", role: str | None = None, control: str | None = None
+) -> pd.DataFrame:
+    """Rows of one intervention and metric, at one role (None = any), of one control (None = the measurement itself)."""
+    rows = effects[(effects["intervention"] == intervention) & (effects["metric"] == metric)]
+    rows = rows[rows["control"].isna() if control is None else rows["control"] == control]
+    return rows if role is None else rows[rows["role"] == role]
+
+
+def curves(
+    effects: pd.DataFrame, role: str | None, *, verb: str = "patch", site: str = "resid_pre", control: str | None = None
+) -> pd.DataFrame:
+    """NLD by pair (rows) and layer (columns), mean over the positions of that role; empty if there are none."""
+    rows = select(effects, f"{verb}_{site}", "nld", role, control)
+    if rows.empty:
+        return pd.DataFrame()
+    order = rows["example"].unique()
+    return rows.pivot_table(index="example", columns="layer", values="value", aggfunc="mean").reindex(order)
+
+
+def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Float[np.ndarray, "layer head"] | None:
+    """Mean NLD over pairs of patching each head's output at a role; NaN where a layer was left out."""
+    rows = select(effects, "patch_z", "nld", role).dropna(subset="head")
+    if rows.empty:
+        return None
+    means = rows.groupby(["layer", "head"])["value"].mean()
+    found = np.full(shape, np.nan)
+    places = means.index.to_frame().to_numpy(dtype=int)
+    found[places[:, 0], places[:, 1]] = means.to_numpy(dtype=float)
+    return found
+
+
+def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
+    """By pair: how well attributed effects agree with exact ones over all patches of a site.
+
+    `rho`: Spearman's correlation of NLD; `recall`: share of the `top` largest exact effects (in size) that are among as
+    many largest attributed ones; `chance`: that share for a random choice.
+    """
+    keys = ["example", "layer", "head", "position"]
+    exact = select(effects, f"patch_{site}")[[*keys, "value"]].fillna({"head": -1})
+    estimate = select(effects, f"attribute_{site}")[[*keys, "value"]].fillna({"head": -1})
+    both = exact.merge(estimate, on=keys, suffixes=("_exact", "_attributed"))
+    rows = []
+    for example, of in both.groupby("example", sort=False):
+        a, b = of["value_exact"].to_numpy(float), of["value_attributed"].to_numpy(float)
+        n = min(top, len(of))
+        if len(of) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
+            continue
+        best = [set(np.argsort(-np.abs(values), kind="stable")[:n].tolist()) for values in (a, b)]
+        found = {"rho": stats.spearmanr(a, b).statistic, "recall": len(best[0] & best[1]) / n, "chance": n / len(of)}
+        rows.append({"example": example, **found})
+    return pd.DataFrame(rows)

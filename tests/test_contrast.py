@@ -1,0 +1,282 @@
+"""Contrast pairs: questions, alignment, drops; effects and the hand-over by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from interp.contrast.align import (
+    ContrastPair,
+    Pads,
+    PairError,
+    PairStyle,
+    Part,
+    Role,
+    Scenario,
+    align,
+    build_side,
+    key_positions,
+    padded,
+    reasoning_body,
+    without_last_sentence,
+)
+from interp.contrast.measure import run_pair
+from interp.contrast.questions import ContrastQuestion, object_comparisons, read_object_comparisons
+from interp.contrast.sources import STYLES, PairSource, Template, questions_from, style_of
+from interp.effects import Answers, Direction
+from interp.errors import UserError
+from interp.handover import falls_below_half, hand_over, rises_above_half
+from interp.lens import Lens
+from interp.organisms.word_problems import Split, make_problem
+from interp.trace import Segment, ThinkMarkers
+from tests.conftest import shared_file
+
+QUESTION = ContrastQuestion("q", "clean?", "corrupted?", "Tom", "Jay", "", "", "")
+STYLE = STYLES[PairSource.WORD_PROBLEMS]
+
+
+def side(words: PreTrainedTokenizerBase, x: str, reasoning: str, answer: str, style: PairStyle = STYLE):  # type: ignore[no-untyped-def]
+    prompt = "<bos> Tom 5 pens. Jay 3 pens. Who has most pens, Tom or Jay? "
+    return build_side(prompt, reasoning, answer, x, "answer", style, words, ThinkMarkers(), "q")
+
+
+@pytest.fixture
+def pair(words: PreTrainedTokenizerBase) -> ContrastPair:
+    clean = side(
+        words, "Tom", "First, Tom 5. Next, Jay 3. 5 is more than 3. Final answer is Tom.", "Tom 5 pens. It is Tom."
+    )
+    corrupted = side(words, "Jay", "Jay 7. Tom 5.", "Tom 5 pens. Jay 7 pens. The answer is Jay.")
+    return align(QUESTION, clean, corrupted)
+
+
+def test_a_side_reads_as_it_should(pair: ContrastPair) -> None:
+    assert pair.clean.trace.text.endswith(
+        "5 is more than 3. Final answer is Tom. </think> Tom 5 pens. The answer is"
+    ), "the old closing sentence is gone, the phrase and the ending are there"
+    assert pair.corrupted.trace.text.endswith(
+        "Tom 5. Final answer is Jay. </think> Tom 5 pens. Jay 7 pens. The answer is"
+    )
+    assert pair.clean.trace.token_text(pair.clean.phrase_answer or 0).strip() == "Tom"
+
+
+def test_parts_are_aligned_at_their_right_ends(pair: ContrastPair) -> None:
+    for a, b in pair.aligned:
+        if a is not None and b is not None:
+            parts = [
+                next(p for p, span in s.parts.items() if at in span) for s, at in ((pair.clean, a), (pair.corrupted, b))
+            ]
+            assert parts[0] == parts[1]
+    last = len(pair.aligned) - 1
+    assert pair.aligned[last] == (pair.clean.trace.n_measured - 1, pair.corrupted.trace.n_measured - 1)
+    body = [place for place in pair.aligned if place[0] in pair.clean.parts[Part.BODY]]
+    lengths = [len(s.parts[Part.BODY]) for s in (pair.clean, pair.corrupted)]
+    assert [place[1] for place in body[: lengths[0] - lengths[1]]] == [None] * (lengths[0] - lengths[1])
+    for i, one in enumerate((pair.clean, pair.corrupted)):
+        assert [place[i] for place in pair.aligned if place[i] is not None] == list(range(one.trace.n_measured))
+
+
+def test_padded_ids_have_one_length_and_give_the_runs_back(pair: ContrastPair) -> None:
+    clean, corrupted, clean_mask, corrupted_mask = padded(pair, 0)
+    assert len(clean) == len(corrupted) == len(clean_mask) == len(corrupted_mask)
+    for ids, mask, one in ((clean, clean_mask, pair.clean), (corrupted, corrupted_mask, pair.corrupted)):
+        assert tuple(token for token, real in zip(ids, mask, strict=True) if real) == one.trace.token_ids
+
+
+def test_pads_that_are_attended_to_change_the_runs(reasoner: Lens, pair: ContrastPair) -> None:
+    """The authors' way, for comparison: same tokens, other logits; places are those of the padded sequences."""
+    masked, attended = (run_pair(reasoner, pair, [], pads) for pads in (Pads.MASKED, Pads.ATTENDED))
+    assert masked.clean.ids == pair.clean.trace.token_ids
+    assert len(attended.clean.ids) == len(attended.corrupted.ids) == len(pair.aligned)
+    assert not torch.allclose(masked.corrupted.logits, attended.corrupted.logits, atol=1e-3)
+    for key in key_positions(pair):
+        clean, corrupted = attended.place(key)
+        assert clean == corrupted
+        assert attended.clean.ids[clean] == masked.clean.ids[key.clean]
+
+
+def test_key_positions(pair: ContrastPair) -> None:
+    keys = key_positions(pair)
+    assert [(key.role, key.token.strip()) for key in keys] == [
+        (Role.PHRASE, "Final"), (Role.PHRASE, "answer"), (Role.PHRASE, "is"), (Role.PHRASE_ANSWER, "Jay"),
+        (Role.PHRASE, "."), (Role.END_THINK, "</think>"), (Role.ANSWER, "."), (Role.ANSWER, "The"),
+        (Role.ANSWER, "answer"), (Role.PREDICTING, "is"),
+    ]  # fmt: skip
+    assert all(
+        pair.clean.trace.segment_at(key.clean) in (Segment.REASONING, Segment.END_THINK, Segment.ANSWER) for key in keys
+    )
+
+
+def test_the_phrase_alone(words: PreTrainedTokenizerBase) -> None:
+    style = PairStyle(ending="The answer is", answer_prefix=" ", separator=" ", scenario=Scenario.PHRASE_ONLY)
+    only = side(words, "Tom", "First, Tom 5.", "It is Tom.", style)
+    assert only.trace.text.endswith("<think> Final answer is Tom. </think> The answer is")
+    assert len(only.parts[Part.BODY]) == 0
+
+
+def test_what_cannot_be_a_pair_says_why(words: PreTrainedTokenizerBase, r1_style: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(PairError) as error:
+        side(words, "Tom Jay", "First, Tom 5.", "It is Tom.")
+    assert error.value.reason == "an answer is not a single token"
+    clean = side(words, "Tom", "First, Tom 5.", "It is Tom.")
+    with pytest.raises(PairError, match="both answers are the same token"):
+        align(QUESTION, clean, clean)
+    boxed = style_of(PairSource.OBJECT_COMPARISON, "2")
+    with pytest.raises(PairError) as error:
+        build_side("Q", "So.", "It is.", "zebra", "correct", boxed, r1_style, ThinkMarkers(), "q")
+    assert error.value.reason == "an answer is not a single token"
+
+
+def test_the_boxed_phrase_is_found(r1_style: PreTrainedTokenizerFast) -> None:
+    boxed = style_of(PairSource.OBJECT_COMPARISON, "2")
+    one = build_side(
+        "Q", "So. It is \\boxed{z}.", "Sum. It is z.", "z", "correct", boxed, r1_style, ThinkMarkers(), "q"
+    )
+    assert "So.\nFinal answer is \\boxed{z}.\n</think>\nSum.\nThus, the correct one is \\boxed{" in one.trace.text
+    assert one.phrase_answer is not None
+    assert one.trace.token_text(one.phrase_answer) == "z"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("One. Two. Three.", "One. Two."),
+        ("One line", ""),
+        ("a\nb", "a"),
+        ("It is 3.5 or so. Yes!", "It is 3.5 or so."),
+        ("", ""),
+    ],
+)
+def test_last_sentences(text: str, kept: str) -> None:
+    assert without_last_sentence(text) == kept
+
+
+def test_only_a_closing_sentence_with_the_answer_goes() -> None:
+    assert reasoning_body("I think. It is \\boxed{4}.", PairStyle()) == "I think."
+    assert reasoning_body("I think. Final answer is 4.", PairStyle()) == "I think."
+    assert reasoning_body("It is \\boxed{4}. I am sure.", PairStyle()) == "It is \\boxed{4}. I am sure."
+
+
+def test_our_own_questions() -> None:
+    questions = object_comparisons(0)
+    assert len(questions) >= 200
+    assert len({(q.clean, q.corrupted) for q in questions}) == len(questions)
+    assert len({q.domain for q in questions}) >= 10
+    for q in questions:
+        assert q.clean_answer != q.corrupted_answer
+        options = q.clean.split(": ")[-1]
+        assert sorted(options.rstrip("?").split(" or ")) == sorted([q.clean_answer, q.corrupted_answer])
+        assert q.corrupted.split(": ")[-1] == options, "the sides differ in the context only"
+    assert questions == object_comparisons(0)
+    assert questions != object_comparisons(1)
+    sums = [q for q in questions if "plus" in q.clean]
+    for q in sums:
+        a, b = (int(word) for word in q.clean_context.split(" plus "))
+        assert a + b == int(q.clean_answer)
+
+
+def test_word_problems_flip_by_one_number() -> None:
+    for q in questions_from(PairSource.WORD_PROBLEMS, None, 3, 20):
+        a, b = q.clean.split(), q.corrupted.split()
+        different = [(x, y) for x, y in zip(a, b, strict=True) if x != y]
+        assert len(different) == 1
+        assert different[0][0].isdigit()
+        index = int(q.id.split("-")[-1])
+        assert make_problem(3, Split.HELD_OUT, index).answer == q.clean_answer
+
+
+def test_the_published_pairs_can_be_read() -> None:
+    questions = read_object_comparisons(shared_file("object_comparison_pairs.csv"))
+    assert len(questions) == 50
+    assert questions[0].clean_context == "the result of 2+2"
+    assert (questions[0].clean_answer, questions[0].corrupted_answer) == ("4", "5")
+    assert all(q.comparator and q.clean_context != q.corrupted_context for q in questions)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("query_a,answer_a,query_b\nq,a,p\n", "row 1: no answer_b; a pair needs"),
+        ("query_a,answer_a,query_b,answer_b\nq,a,p,a\n", "row 1: both answers are 'a'"),
+    ],
+)
+def test_bad_files(tmp_path: Path, content: str, complaint: str) -> None:
+    (tmp_path / "pairs.csv").write_text(content)
+    with pytest.raises(UserError, match=complaint):
+        questions_from(PairSource.FILE, str(tmp_path / "pairs.csv"), 0, None)
+    (tmp_path / "pairs.jsonl").write_text('{"query_a": "q", "answer_a": "x"}')
+    with pytest.raises(UserError, match="line 1: no query_b, answer_b"):
+        questions_from(PairSource.FILE, str(tmp_path / "pairs.jsonl"), 0, None)
+
+
+def test_styles_and_templates() -> None:
+    assert style_of(PairSource.OBJECT_COMPARISON, "1").phrase == "Final answer is {x}."
+    with pytest.raises(UserError, match="must be 1, 2 or a text with"):
+        style_of(PairSource.OBJECT_COMPARISON, "Final answer.")
+    reasoning, _ = Template("{context}: {x}, not {y}").fill(object_comparisons(0)[0], clean=False)
+    question = object_comparisons(0)[0]
+    assert reasoning == f"{question.corrupted_context}: {question.corrupted_answer}, not {question.clean_answer}"
+    with pytest.raises(UserError, match="'z' is not known"):
+        Template("{z}").fill(question, clean=True)
+
+
+def answers(direction: Direction = Direction.DENOISE) -> Answers:
+    """Three tokens; the clean run prefers token 0 by 4, the corrupted one token 1 by 2."""
+    return Answers(torch.tensor([4.0, 0.0, 1.0]), torch.tensor([0.0, 2.0, 1.0]), 0, 1, direction)
+
+
+def test_effects_by_hand() -> None:
+    found = {
+        k: v.tolist()
+        for k, v in answers().measure(torch.tensor([[0.0, 2, 1], [4, 0, 1], [1, 1, 3], [3, 0, 1]])).items()
+    }
+    assert found["ld"] == [-2, 4, 0, 3]
+    assert found["nld"] == pytest.approx([0, 1, 1 / 3, 5 / 6])
+    assert found["flipped"] == [0, 1, 0, 1]
+    assert found["rank_clean"] == [2, 0, 1, 0]
+    assert found["rank_corrupted"] == [0, 2, 1, 2]
+    assert found["kl"][0] == pytest.approx(0, abs=1e-6)
+    p, q = (torch.tensor(x).softmax(-1) for x in ([0.0, 2, 1], [4.0, 0, 1]))
+    assert found["kl"][1] == pytest.approx((p * (p / q).log()).sum().item())
+    assert found["prob_clean"][1] == pytest.approx(q[0].item())
+    assert found["logprob_corrupted"][1] == pytest.approx(q[1].log().item())
+
+
+def test_noising_counts_from_the_clean_run() -> None:
+    found = answers(Direction.NOISE).measure(torch.tensor([[4.0, 0, 1], [0, 2, 1]]))
+    assert found["nld"].tolist() == pytest.approx([0, 1])
+    assert found["flipped"].tolist() == [0, 1]
+    assert found["kl"][0].item() == pytest.approx(0, abs=1e-6)
+
+
+def test_runs_that_agree_have_no_normalised_effect() -> None:
+    same = Answers(torch.tensor([1.0, 0.0]), torch.tensor([1.0, 0.0]), 0, 1)
+    assert torch.isnan(same.measure(torch.tensor([[3.0, 0.0]]))["nld"]).all()
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=2), st.floats(-3, 3))
+def test_nld_does_not_mind_a_shift_of_all_logits(patched: list[float], shift: float) -> None:
+    logits = torch.tensor([[*patched, 0.0]], dtype=torch.float64)
+    one, other = (answers().measure(logits + s)["nld"].item() for s in (0.0, shift))
+    assert one == pytest.approx(other, abs=1e-5)
+
+
+def test_the_hand_over_by_hand() -> None:
+    token = np.array([0.2, 0.8, 0.8, 0.6, 0.2, 0.0])
+    assert falls_below_half(token) == pytest.approx(3.5), "from .6 to .2, half of .8 is half way"
+    predicting = np.array([0.0, 0.0, 0.1, 0.4, 0.8, 1.0])
+    assert rises_above_half(predicting) == pytest.approx(3.25)
+    assert np.isnan(falls_below_half(np.zeros(4)))
+    assert np.isnan(rises_above_half(-np.ones(4)))
+    assert np.isnan(falls_below_half(np.array([0.1, 0.5, 1.0]))), "it never falls"
+    rng = np.random.default_rng(0)
+    found = hand_over(np.tile(token, (8, 1)), np.tile(predicting, (8, 1)), rng)
+    assert (found.token_falls.low, found.token_falls.value, found.token_falls.high) == pytest.approx((3.5, 3.5, 3.5))
+    noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)
+    assert noisy.token_falls.low is not None
+    assert noisy.token_falls.low < noisy.token_falls.value < (noisy.token_falls.high or 0)
