@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 
 from interp.figures import heads as figures
 from interp.figures import maps as map_figures
+from interp.figures import patching as patch_figures
 from interp.figures import style
 from interp.figures.token_page import token_page
 from interp.figures.tokens import deciding_positions, token_attention
@@ -151,6 +152,31 @@ def test_overlaps_say_what_chance_gives() -> None:
     axis = figures.overlaps(pd.DataFrame(rows), "m").axes[0]
     assert sorted(t.get_text() for t in axis.texts) == ["1\n(0.0)", "none", "none"]
     assert next(t for t in axis.texts if t.get_text() != "none").get_weight() == "bold"
+
+
+def test_figure_6_shows_the_phrase_and_the_end() -> None:
+    roles = [None] * 40 + ["phrase", "phrase_answer", "end_think"] + [None] * 60 + ["answer", "predicting"]
+    tokens = [f"t{i}" for i in range(len(roles))]
+    pair = {"clean_tokens": tokens, "corrupted_tokens": [None, *tokens[1:]], "roles": roles, "example": "p"}
+    texts = [t.get_text() for t in patch_figures.aligned_pair(pair, "m").axes[0].texts]
+    row = texts[: len(texts) // 2]
+    assert row[:11] == [f"t{i}" for i in range(32, 43)]
+    assert "…" in row
+    assert row[-1] == f"t{len(roles) - 1}"
+
+
+def test_figure_8_draws_the_mean_curves() -> None:
+    rows = [
+        {"example": e, "intervention": "patch_resid_pre", "metric": "nld", "layer": layer, "head": None, "position": 5,
+         "role": role, "token": "x", "value": value + e, "control": None, "clean": 1.0, "corrupted": 0.0}
+        for e in (0.0, 0.2) for layer in (0, 1)
+        for role, value in (("phrase_answer", 1 - layer), ("predicting", layer))
+    ]  # fmt: skip
+    effects = pd.DataFrame(rows)
+    axis = patch_figures.hand_over_curves(effects, [Head(1, 0)], "m").axes[0]
+    curves = {line.get_label(): list(line.get_ydata()) for line in axis.lines if len(line.get_ydata()) == 2}
+    assert curves["the phrase's answer"] == [1.1, 0.1]
+    assert curves["the token before the prediction"] == [0.1, 1.1]
 
 
 def test_files_are_the_same_every_time(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ class PairPatcher:
         return [body[i] for i in sorted(rng.choice(len(body), n, replace=False))] if n else []
 
     def full_map(self, stride: int = 1) -> list[Row]:
-        """Residual stream at every `stride`-th position of reasoning and answer that both sides have, but for key ones."""
+        """Residual stream at every `stride`-th position that both sides have, the key ones left out."""
         done = {key.corrupted for key in self.keys}
         parts = (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER)
         # They have no role: the figures of single roles are to show the same positions for every pair.

@@ -36,21 +36,28 @@ def readable(token: str | None) -> str:
     return token.replace("\n", "⏎").replace(" ", "·") or "∅"
 
 
-def aligned_pair(pair: Mapping[str, Any], model: str, shown: int = 34) -> Figure:
-    """Paper A, Fig. 6: the end of a clean and a corrupted run, token over token, with what each position is for."""
+def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
+    """Paper A, Fig. 6: a clean and a corrupted run, token over token, with what each position is for.
+
+    From a few tokens before the probing phrase to a few behind the close tag, and the end; left out in between: dots.
+    """
     rows = [list(pair["clean_tokens"]), list(pair["corrupted_tokens"])]
-    roles = list(pair["roles"])[-shown:]
-    rows = [row[-shown:] for row in rows]
-    figure, axis = plt.subplots(figsize=(0.36 * len(roles) + 1.4, 2.3), layout="constrained")
+    all_roles = list(pair["roles"])
+    shown = _shown_positions(all_roles)
+    figure, axis = plt.subplots(figsize=(0.36 * len(shown) + 1.4, 2.3), layout="constrained")
     for y, row in enumerate(rows):
-        for x, (token, role) in enumerate(zip(row, roles, strict=True)):
+        for x, i in enumerate(shown):
+            if i is None:
+                axis.text(x + 0.47, y + 0.47, "…", ha="center", va="center")
+                continue
+            role = all_roles[i]
             colour = ROLE_COLOURS[Role(role)] if role is not None else "white"
             axis.add_patch(Rectangle((x, y), 0.94, 0.94, facecolor=colour, edgecolor=style.GREY, lw=0.5))
             text = "white" if role in (Role.PREDICTING, Role.PHRASE_ANSWER, Role.END_THINK) else "black"
             axis.text(
-                x + 0.47, y + 0.47, readable(token), rotation=90, ha="center", va="center", fontsize=7, color=text
+                x + 0.47, y + 0.47, readable(row[i]), rotation=90, ha="center", va="center", fontsize=7, color=text
             )
-    axis.set_xlim(0, len(roles))
+    axis.set_xlim(0, len(shown))
     axis.set_ylim(2, 0)
     axis.set_yticks([0.47, 1.47], ["clean", "corrupted"])
     axis.set_xticks([])
@@ -59,8 +66,19 @@ def aligned_pair(pair: Mapping[str, Any], model: str, shown: int = 34) -> Figure
     legend = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor=style.GREY) for c in ROLE_COLOURS.values()]
     labels = [role.replace("_", " ") for role in ROLE_COLOURS]
     figure.legend(legend, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=7)
-    figure.suptitle(f"{model}, pair {pair['example']}: the last {len(roles)} aligned positions", fontsize=9)
+    figure.suptitle(f"{model}, pair {pair['example']}: aligned positions", fontsize=9)
     return figure
+
+
+def _shown_positions(roles: Sequence[str | None], around: int = 8, end: int = 14) -> list[int | None]:
+    """Indices to draw, with None for a gap."""
+    inside = [i for i, role in enumerate(roles) if role in (Role.PHRASE, Role.PHRASE_ANSWER, Role.END_THINK)]
+    first = max(0, inside[0] - around) if inside else max(0, len(roles) - 34)
+    behind = inside[-1] + 4 if inside else first
+    tail = max(behind, len(roles) - end)
+    if tail - behind <= 3:
+        return list(range(first, len(roles)))
+    return [*range(first, behind), None, *range(tail, len(roles))]
 
 
 def case(effects: pd.DataFrame, model: str) -> Figure:
