@@ -35,6 +35,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--lengths", type=int, nargs="*", default=[1024, 2048, 4096], help="all three ways")
     parser.add_argument("--alone", type=int, nargs="*", default=[8192, 16384], help="streamed only")
     parser.add_argument("--threads", type=int, default=None)
+    add_model_options(parser)
+    parser.add_argument("--one", nargs=2, metavar=("WAY", "TOKENS"), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """The size of a random model in place of smollm2."""
     parser.add_argument("--hidden", type=int, default=None, help="random Qwen2 weights of this width, no smollm2")
     parser.add_argument("--mlp", type=int, default=4096)
     parser.add_argument("--layers", type=int, default=4)
@@ -43,8 +50,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--vocab", type=int, default=1000)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--one", nargs=2, metavar=("WAY", "TOKENS"), help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def load(options: argparse.Namespace) -> Any:

@@ -23,7 +23,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pandas as pd
 import torch
-from attention import load
+from attention import add_model_options, load
 from transformer_lens import patching as tl_patching
 
 from interp.blocks import Site
@@ -37,14 +37,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--loop", type=int, default=12, help="patches that the loops are timed on")
     parser.add_argument("--grid", action="store_true", help="also all layers x all positions of the second half")
     parser.add_argument("--budget-mb", type=int, default=BUDGET_BYTES // 2**20)
-    parser.add_argument("--hidden", type=int, default=None, help="random Qwen2 weights of this width, no smollm2")
-    parser.add_argument("--mlp", type=int, default=4096)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=8)
-    parser.add_argument("--kv-heads", type=int, default=2)
-    parser.add_argument("--vocab", type=int, default=1000)
-    parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--device", default="cpu")
+    add_model_options(parser)
     return parser.parse_args()
 
 

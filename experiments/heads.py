@@ -11,7 +11,7 @@ from experiments.collect import Collected, collect, from_response, left_out, res
 from experiments.heads_findings import FindingsOptions, findings
 from experiments.plan import Plan, measured, require_memory
 from experiments.session import Session, choice, typed
-from experiments.summary import Findings, summary
+from experiments.summary import Findings, reasons, summary
 from interp.datasets import TraceText
 from interp.errors import UserError
 from interp.figures.redraw import redraw
@@ -92,7 +92,7 @@ def run(session: Session) -> Findings:
         else:
             store.write(item.index, item.example, heads=measure(session, item.trace, options), **item.tables)
     if store.table("heads").empty:
-        raise UserError(f"no trace was measured: {_reasons(store.skipped())}")
+        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
 
     for prompt, score in session.bar(_probes(session, options, needles), "probes"):
         if not store.has_closing(f"a-{prompt}"):
@@ -120,7 +120,7 @@ def run(session: Session) -> Findings:
     redraw("heads", store.table, facts, session.directory / "figures")
     store.finish(facts)
     if skipped:
-        lines.append(f"left out: {_reasons(skipped)}")
+        lines.append(f"left out: {reasons(skipped)}")
     return Findings(headlines, lines)
 
 
@@ -271,7 +271,3 @@ def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
     if needles and positions is not None and longest > positions:
         raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
     return needles
-
-
-def _reasons(skipped: dict[str, int]) -> str:
-    return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"

@@ -6,13 +6,14 @@ import logging
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from experiments.pairs import Drafted, PairMaker
 from experiments.patching_findings import findings
 from experiments.plan import Plan, measured
 from experiments.session import Session, choice, typed
-from experiments.summary import Findings, summary
+from experiments.summary import Findings, reasons, summary
 from interp.blocks import Site
 from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions, padded
 from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
@@ -65,9 +66,9 @@ def run(session: Session) -> Findings:
         _keep(session, maker, draft, pads)
     pairs = _pairs(session, maker)
     if not pairs:
-        raise UserError(f"no pair is left: {_reasons(store.skipped())}")
+        raise UserError(f"no pair is left: {reasons(store.skipped())}")
     heads = store.table("heads")
-    means = mean_over_examples(head_array(heads, score_values(heads, choice(HeadScore, options.score, "score"))))
+    means = mean_over_examples(head_array(heads, score_values(heads, HeadScore(options.score))))
     rfhs = rank_heads(means, k)
     bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
     bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0][1])
@@ -86,7 +87,7 @@ def run(session: Session) -> Findings:
     store.finish(facts)
     lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")
     if skipped:
-        lines.append(f"dropped: {_reasons(skipped)}")
+        lines.append(f"dropped: {reasons(skipped)}")
     return Findings(headlines, lines)
 
 
@@ -114,7 +115,7 @@ def measure_pair(
     if options.random_sets:
         rows += patcher.through(rfhs, None)
         rng = rng_for(session.seed, "random heads", name)
-        for one in random_heads_like(_array(rfhs), lens.n_heads, options.random_sets, rng):
+        for one in random_heads_like(np.array(rfhs), lens.n_heads, options.random_sets, rng):
             rows += patcher.through([Head(int(a), int(b)) for a, b in one if a >= 0], "random_heads")
     return rows
 
@@ -122,12 +123,6 @@ def measure_pair(
 def patch_options_sites(options: PatchOptions) -> list[Site]:
     """What the base runs must keep: the patched sites, and z for heads and for freezing them."""
     return list(dict.fromkeys([*options.sites, Site.Z]))
-
-
-def _array(heads: list[Head]) -> Any:
-    import numpy as np
-
-    return np.array(heads)
 
 
 def _keep(session: Session, maker: PairMaker, draft: Drafted, pads: Pads) -> None:
@@ -252,6 +247,7 @@ def cost(
 def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
     """The options in the library's terms, and how many heads count as RFHs."""
     lens = session.lens
+    choice(HeadScore, options.score, "experiment.score")
     for layer in options.layers or []:
         lens.require_layer(layer)
     n_heads = lens.n_layers * lens.n_heads
@@ -275,7 +271,3 @@ def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, in
     layers = None if options.layers is None else sorted(set(options.layers))
     budget = options.budget_mb * 2**20
     return PatchOptions(sites, directions, layers, roles, options.random_positions, options.answer_tokens, budget), k
-
-
-def _reasons(skipped: dict[str, int]) -> str:
-    return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"

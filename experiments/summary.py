@@ -51,6 +51,11 @@ def summary(headlines: Sequence[Headline], **more: Any) -> dict[str, Any]:
     return {"headlines": [headline.as_json() for headline in headlines], **more}
 
 
+def reasons(skipped: dict[str, int]) -> str:
+    """Why examples were left out, with how many of each."""
+    return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"
+
+
 def show(title: str, findings: Findings, directory: Path) -> None:
     """The headline table and where the run is."""
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
