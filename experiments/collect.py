@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from experiments.session import Session
+from interp.answers import graded
 from interp.datasets import Question, TraceText
 from interp.errors import TraceError
-from interp.generate import Response, generate
-from interp.grading import extract_answer, is_correct
+from interp.generate import Response
 from interp.prompts import Condition, render
-from interp.trace import Segment, Trace, after_reasoning, parse_ids, parse_text
+from interp.trace import Segment, Trace, parse_ids, parse_response, parse_text
+
+
+class Needs(StrEnum):
+    """Which part of a trace an experiment measures."""
+
+    REASONING = "reasoning"
+    """Reasoning and answer, so a finished response with closed think tags (Paper A)."""
+    RESPONSE = "response"
+    """Whatever the model wrote, finished or not, with or without think tags (Paper B)."""
 
 
 @dataclass(frozen=True)
@@ -26,82 +36,97 @@ class Collected:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
-def collect(session: Session) -> Iterator[Collected]:
+def collect(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Collected]:
     """Every example that the store does not have yet, in the order of the data."""
+    limit, measured = session.data_options.limit, session.store.n_measured
+    for item in examples(session, needs, session.store.has):
+        if session.given is not None and limit is not None and measured >= limit:
+            return
+        measured += item.trace is not None
+        yield item
+
+
+def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambda _: False) -> Iterator[Collected]:
+    """Every example that is not done yet."""
     if session.given is None:
-        yield from _generated(session)
-    else:
-        limit, measured = session.data_options.limit, session.store.n_measured
-        for index, text in enumerate(session.given):
-            if limit is not None and measured >= limit:
-                return
-            if session.store.has(index):
-                continue
-            collected = _given(session, index, text)
-            measured += collected.trace is not None
-            yield collected
+        yield from _generated(session, needs, done)
+        return
+    for index, text in enumerate(session.given):
+        if not done(index):
+            yield _given(session, index, text, needs)
 
 
-def _given(session: Session, index: int, item: TraceText) -> Collected:
+def _given(session: Session, index: int, item: TraceText, needs: Needs) -> Collected:
     lens, source = session.lens, session.data_options.path or "given"
     trace = parse_text(item.text, lens.tokenizer, lens.markers, example=item.id, source=source)
-    reason = left_out(session, trace)
+    reason = left_out(session, trace, needs)
     if reason:
         return Collected(index, item.id, None, reason)
     return Collected(index, item.id, trace, None, {"traces": [trace_row(trace)]})
 
 
-def _generated(session: Session) -> Iterator[Collected]:
+def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> Iterator[Collected]:
     questions, size = session.questions, session.generation.batch
     for first in range(0, len(questions), size):
         batch = questions[first : first + size]
-        if all(session.store.has(first + i) for i in range(len(batch))):
+        if all(done(first + i) for i in range(len(batch))):
             continue
-        for i, (question, response) in enumerate(zip(batch, respond(session, batch, first), strict=True)):
-            if not session.store.has(first + i):
-                yield from_response(session, first + i, question, response)
+        for i, (question, response) in enumerate(zip(batch, respond(session, batch, first, needs), strict=True)):
+            if not done(first + i):
+                yield from_response(session, first + i, question, response, needs)
 
 
-def respond(session: Session, batch: list[Question], first: int) -> list[Response]:
-    """The model's responses with reasoning. A batch is always made whole, so that resuming changes nothing."""
-    lens = session.lens
-    prompts = [
-        render(q.text, lens.tokenizer, lens.markers, session.prompt_style, Condition.WITH_REASONING) for q in batch
-    ]
-    return generate(lens, prompts, session.generation, session.seed, "traces", first)
+def condition_for(session: Session, needs: Needs) -> Condition:
+    """How the model is asked: with the think tag opened, unless it does not reason between tags and need not."""
+    untagged = needs is Needs.RESPONSE and not session.model_options.reasons
+    return Condition.NO_TAGS if untagged else Condition.WITH_REASONING
 
 
-def from_response(session: Session, index: int, question: Question, response: Response) -> Collected:
-    """A trace from a response; unfinished ones and those without an answer are left out."""
+def respond(session: Session, batch: list[Question], first: int, needs: Needs = Needs.REASONING) -> list[Response]:
+    """The model's responses. A batch is always made whole, so that resuming changes nothing."""
+    lens, style, condition = session.lens, session.prompt_style, condition_for(session, needs)
+    prompts = [render(q.text, lens.tokenizer, lens.markers, style, condition, q.earlier) for q in batch]
+    return session.generator(prompts, session.generation, session.seed, "traces", first)
+
+
+def from_response(
+    session: Session, index: int, question: Question, response: Response, needs: Needs = Needs.REASONING
+) -> Collected:
+    """A trace from a response; what lacks the needed part is left out."""
     lens = session.lens
     text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
-    extracted = extract_answer(after_reasoning(text, lens.markers))
-    answer = {
-        "example": question.id,
-        "condition": Condition.WITH_REASONING,
-        "text": text,
-        "extracted": extracted,
-        "correct": None if question.gold is None else is_correct(extracted, question.gold),
-        "n_tokens": len(response.ids),
-        "finished": response.finished,
-    }
+    answer = graded(
+        question,
+        condition_for(session, needs),
+        text,
+        session.grading,
+        finished=response.finished,
+        n_tokens=len(response.ids),
+        writer=lens.name,
+    )
     tables: dict[str, list[dict[str, Any]]] = {"answers": [answer]}
-    if not response.finished:
+    if not response.finished and needs is Needs.REASONING:
         return Collected(index, question.id, None, "not finished within generation.max_new_tokens", tables)
+    about = {"example": question.id, "source": "generated"}
     try:
-        ids = [*response.prompt_ids, *response.ids]
-        trace = parse_ids(ids, lens.tokenizer, lens.markers, example=question.id, source="generated")
+        if needs is Needs.RESPONSE:
+            trace = parse_response(response.prompt_ids, response.ids, lens.tokenizer, lens.markers, **about)
+        else:
+            trace = parse_ids([*response.prompt_ids, *response.ids], lens.tokenizer, lens.markers, **about)
     except TraceError:
-        return Collected(index, question.id, None, "no closed think tag or nothing after it", tables)
-    reason = left_out(session, trace)
+        missing = "no closed think tag or nothing after it"
+        if needs is Needs.RESPONSE:
+            missing = "an empty response"
+        return Collected(index, question.id, None, missing, tables)
+    reason = left_out(session, trace, needs)
     if reason:
         return Collected(index, question.id, None, reason, tables)
     return Collected(index, question.id, trace, None, {**tables, "traces": [trace_row(trace)]})
 
 
-def left_out(session: Session, trace: Trace) -> str | None:
+def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> str | None:
     """Why a well-formed trace is not measured; None if it is."""
-    if not len(trace[Segment.REASONING]):
+    if needs is Needs.REASONING and not len(trace[Segment.REASONING]):
         return "empty reasoning"
     maximum = session.data_options.max_tokens
     if maximum is not None and trace.n_measured > maximum:

@@ -16,8 +16,9 @@ from omegaconf import ListConfig
 from scipy import stats
 
 from experiments.heads_findings import overlap_text
+from experiments.options import typed
 from experiments.plan import Plan
-from experiments.session import Session, typed
+from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError, nearest
 from interp.figures.redraw import redraw

@@ -9,8 +9,9 @@ from typing import Any
 
 from experiments.collect import Collected, collect, from_response, left_out, respond
 from experiments.heads_findings import FindingsOptions, findings
+from experiments.options import choice, typed
 from experiments.plan import Plan, measured, require_memory
-from experiments.session import Session, choice, typed
+from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.datasets import TraceText
 from interp.errors import UserError

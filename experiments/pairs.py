@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from experiments.session import Session, choice, typed
+from experiments.options import choice, typed
+from experiments.session import Session
+from interp.answers import graded
 from interp.contrast.align import (
     ContrastPair,
     Pads,
@@ -20,9 +22,10 @@ from interp.contrast.align import (
 )
 from interp.contrast.questions import ContrastQuestion
 from interp.contrast.sources import PairSource, Template, questions_from, style_of
+from interp.datasets import Question
 from interp.errors import TraceError, UserError
-from interp.generate import Response, generate
-from interp.grading import extract_answer, is_correct
+from interp.generate import Response
+from interp.grading import Outcome
 from interp.prompts import Condition, PromptStyle, render
 from interp.trace import Segment, parse_ids
 
@@ -121,7 +124,8 @@ class PairMaker:
             return [(*template.fill(question, clean), True) for question in batch for clean in (True, False)]
         sides = [text for question in batch for text in (question.clean, question.corrupted)]
         prompts = [self._prompt(text, Condition.WITH_REASONING) for text in sides]
-        responses = generate(self.lens, prompts, self.session.generation, self.session.seed, "pairs", first)
+        session = self.session
+        responses = session.generator(prompts, session.generation, session.seed, "pairs", first)
         return [self._split(response) for response in responses]
 
     def _split(self, response: Response) -> tuple[str, str, bool]:
@@ -138,19 +142,20 @@ class PairMaker:
         for name, gold, (reasoning, answer, finished) in zip(
             ("clean", "corrupted"), (question.clean_answer, question.corrupted_answer), texts, strict=True
         ):
-            extracted = extract_answer(answer)
             given = self.response is ResponseFrom.TEMPLATE
-            rows.append(
-                {
-                    "example": f"{question.id}/{name}",
-                    "condition": f"{Condition.WITH_REASONING}{'_template' if given else ''}",
-                    "text": f"{reasoning}\n{self.lens.markers.close}\n{answer}",
-                    "extracted": extracted,
-                    "correct": None if given else finished and is_correct(extracted, gold),
-                    "n_tokens": len(self.lens.tokenizer(reasoning + answer, add_special_tokens=False)["input_ids"]),
-                    "finished": finished,
-                }
+            text = f"{reasoning}\n{self.lens.markers.close}\n{answer}"
+            row = graded(
+                Question(f"{question.id}/{name}", "", gold, question.domain),
+                Condition.WITH_REASONING,
+                text,
+                self.session.grading,
+                finished=finished,
+                n_tokens=len(self.lens.tokenizer(reasoning + answer, add_special_tokens=False)["input_ids"]),
+                writer=None if given else self.lens.name,
             )
+            if given:
+                row |= {"condition": f"{row['condition']}_template", "correct": None, "outcome": Outcome.UNGRADED}
+            rows.append(row)
         reason, pair = None, None
         if not all(row["finished"] for row in rows):
             reason = "a response is not finished or has no closed think tag"

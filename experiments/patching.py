@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from experiments.options import choice, typed
 from experiments.pairs import Drafted, PairMaker
 from experiments.patching_findings import findings
 from experiments.plan import Plan, measured
-from experiments.session import Session, choice, typed
+from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.blocks import Site
 from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions, padded

@@ -26,7 +26,7 @@ from interp.errors import UserError, nearest
 log = logging.getLogger("run")
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("experiment", "model", "data")
+GROUPS = ("experiment", "model", "data", "generation")
 NOT_A_CHOICE = {"base"}
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -78,9 +78,10 @@ def check_arguments(arguments: list[str]) -> None:
                     raise UserError(f"unknown {group} {name!r}; {nearest(name, known)}")
 
 
-def run_dir(resume: str | None, experiment: str, model: str, source: str | None = None) -> str:
+def run_dir(resume: str | None, experiment: str, model: str, source: str | None = None, data: str = "") -> str:
     """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
-    about = {"figures": Path(source or "").name, "compare": "runs"}.get(experiment, model)
+    graded = data if data == "traces" else model  # given texts are graded without a model
+    about = {"figures": Path(source or "").name, "compare": "runs", "evaluate": graded}.get(experiment, model)
     return resume or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}-{experiment}-{about}"
 
 
@@ -118,7 +119,8 @@ def _run(cfg: DictConfig, directory: Path) -> None:
     # Heavy imports start here.
     import torch
 
-    from experiments.session import RunOptions, Session, typed
+    from experiments.options import typed
+    from experiments.session import RunOptions, Session
     from experiments.summary import show
 
     options = typed(RunOptions, cfg, "")

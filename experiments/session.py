@@ -8,30 +8,26 @@ import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
-from interp.datasets import (
-    Question,
-    TraceText,
-    planted_questions,
-    read_questions,
-    read_traces,
-    word_problem_questions,
-)
+from experiments.data import DataOptions, given_traces, questions
+from experiments.options import choice, typed
+from interp.answers import Grading
+from interp.datasets import Question, TraceText
 from interp.errors import UserError
-from interp.generate import Sampling
+from interp.generate import Backend, Generator, HuggingFaceGenerator, Sampling
+from interp.grading import AnswerFormat
 from interp.instrument import check_instrument
-from interp.lens import Lens, ModelSource, ModelSpec, load_lens
-from interp.organisms.word_problems import Split
+from interp.lens import Lens, ModelSource, ModelSpec, load_lens, load_tokenizer
 from interp.prompts import PromptStyle
 from interp.store import Identity, RunStore
 from interp.trace import ThinkMarkers
@@ -53,20 +49,6 @@ RESUMABLE = ("resume", "dry_run", "progress")
 """Options that may differ between a run and its continuation."""
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class DataOptions:
-    """One file of conf/data/; which fields matter depends on `kind`."""
-
-    name: str
-    kind: str
-    path: str | None = None
-    where: dict[str, Any] = field(default_factory=dict)
-    split: str = Split.HELD_OUT.value
-    seed: int = 0
-    limit: int | None = None
-    max_tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -104,19 +86,15 @@ class GenerationOptions(Sampling):
     """The `generation` part of conf/config.yaml."""
 
     batch: int = 16
+    backend: str = Backend.HUGGING_FACE.value
 
 
-def typed(kind: type[T], node: DictConfig, where: str) -> T:
-    """The options of a group as a dataclass. A missing, unknown or ill-typed one is a UserError that names it."""
-    path = f"{where}." if where else ""
-    try:
-        schema = OmegaConf.structured(kind)
-        _make_writable(schema)  # frozen dataclasses make read-only nodes
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(schema, _plain(node, kind))))
-    except MissingMandatoryValue as error:
-        raise UserError(f"{path}{error.full_key} must be set") from error
-    except OmegaConfBaseException as error:
-        raise UserError(f"{path}{error.full_key or where}: {str(error).splitlines()[0]}") from error
+@dataclass(frozen=True)
+class GradingOptions:
+    """The `grading` part of conf/config.yaml."""
+
+    where: str = AnswerFormat.STATED.value
+    seconds: float = 5.0
 
 
 @dataclass
@@ -131,20 +109,51 @@ class Session:
         return int(self.cfg.seed)
 
     @cached_property
-    def lens(self) -> Lens:
-        model = typed(ModelOptions, self.cfg.model, "model")
-        log.info("loading %s", model.name)
-        names = [name for name in ModelSpec.__dataclass_fields__ if name != "source"]
-        return load_lens(
-            ModelSpec(
-                source=choice(ModelSource, model.source, "model.source"),
-                **{name: getattr(model, name) for name in names},
-            )
-        )
+    def model_options(self) -> ModelOptions:
+        return typed(ModelOptions, self.cfg.model, "model")
 
     @cached_property
+    def model_spec(self) -> ModelSpec:
+        """What `lens` is loaded from."""
+        model = self.model_options
+        names = [name for name in ModelSpec.__dataclass_fields__ if name != "source"]
+        source = choice(ModelSource, model.source, "model.source")
+        return ModelSpec(source=source, **{name: getattr(model, name) for name in names})
+
+    @cached_property
+    def lens(self) -> Lens:
+        log.info("loading %s", self.model_spec.name)
+        return load_lens(self.model_spec)
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer, without loading the model where generation runs elsewhere."""
+        return self.lens.tokenizer if self.backend is Backend.HUGGING_FACE else load_tokenizer(self.model_spec)
+
+    @property
+    def backend(self) -> Backend:
+        return Backend(choice(Backend, self.generation.backend, "generation.backend"))
+
+    @cached_property
+    def generator(self) -> Generator:
+        """What continues prompts."""
+        if self.backend is Backend.HUGGING_FACE:
+            return HuggingFaceGenerator(self.lens)
+        from interp.vllm_backend import VllmGenerator  # an optional package
+
+        return VllmGenerator(self.model_spec, self.tokenizer)
+
+    @cached_property
+    def grading(self) -> Grading:
+        options = typed(GradingOptions, self.cfg.grading, "grading")
+        if options.seconds <= 0:
+            raise UserError(f"grading.seconds={options.seconds} must be positive")
+        where = choice(AnswerFormat, options.where, "grading.where")
+        return Grading(self.model_options.markers, where, options.seconds)
+
+    @property
     def prompt_style(self) -> PromptStyle:
-        return typed(ModelOptions, self.cfg.model, "model").prompt
+        return self.model_options.prompt
 
     @cached_property
     def generation(self) -> GenerationOptions:
@@ -157,39 +166,17 @@ class Session:
     @cached_property
     def given(self) -> list[TraceText] | None:
         """The given traces; None if the model is to generate them from `questions`."""
-        options = self.data_options
-        if options.kind != "traces":
-            return None
-        traces = list(read_traces(self._data_file(), options.where))
-        if not traces:
-            raise UserError(f"{options.path} has no trace with {options.where or 'text'}: change data.where")
-        return traces
+        return given_traces(self.data_options)
 
     @cached_property
     def questions(self) -> list[Question]:
         """What the model is asked."""
-        options = self.data_options
-        if options.kind == "questions":
-            return read_questions(self._data_file(), options.limit)
-        if options.limit is None:
-            raise UserError("data.limit must be set: the problems never end")
-        match options.kind:
-            case "word_problems":
-                return word_problem_questions(options.seed, choice(Split, options.split, "data.split"), options.limit)
-            case "planted":
-                return planted_questions(options.seed, options.limit)
-            case _:
-                raise UserError(f"unknown data.kind {options.kind!r}; known: word_problems, planted, questions, traces")
+        return questions(self.data_options)
 
     @property
     def n_examples(self) -> int:
         """Number of examples in the data, those that will be left out included."""
         return len(self.questions if self.given is None else self.given)
-
-    def _data_file(self) -> Path:
-        if self.data_options.path is None:
-            raise UserError("data.path must be set to a file")
-        return Path(self.data_options.path).expanduser()
 
     @cached_property
     def store(self) -> RunStore:
@@ -246,20 +233,6 @@ class Session:
         yield from tqdm(items, desc=what, total=total, disable=not self.cfg.progress, leave=False)
 
 
-def _plain(node: DictConfig, kind: Any) -> dict[str, Any]:
-    """The node's values; at the top of the configuration, only those that `kind` has."""
-    values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    known = {f.name for f in fields(kind)} if node._get_parent() is None else values
-    return {name: value for name, value in values.items() if name in known}
-
-
-def _make_writable(node: DictConfig) -> None:
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
-            _make_writable(node[key])
-
-
 def git_commit() -> str | None:
     """Commit of the code, with `+changes` if the working tree differs from it; None outside a repository."""
     here = Path(__file__).parent
@@ -278,14 +251,6 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def choice(kind: Any, value: str, option: str) -> Any:
-    """A member of an enum by its value, or a UserError that lists them."""
-    try:
-        return kind(value)
-    except ValueError as error:
-        raise UserError(f"{option}={value} is not known: use {', '.join(kind)}") from error
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -10,19 +10,20 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
+from experiments.options import typed
 from experiments.plan import Plan, measured
-from experiments.session import Session, typed
+from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
+from interp.answers import Grading, graded
+from interp.datasets import Question
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.generate import Sampling, generate
-from interp.grading import extract_answer, is_correct
 from interp.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
 from interp.prompts import Condition, PromptStyle, render
 from interp.stats import Estimate, binomial_estimate
-from interp.trace import after_reasoning
 
 log = logging.getLogger(__name__)
 
@@ -168,16 +169,18 @@ def _answers(
     responses = generate(lens, prompts, sampling, PROBLEM_SEED, arm.measure, first, *labels)
     for i, (problem, response) in enumerate(zip(batch, responses, strict=True)):
         text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
-        extracted = extract_answer(after_reasoning(text, lens.markers))
-        yield {
-            "example": f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}",
-            "condition": arm.condition,
-            "text": text,
-            "extracted": extracted,
-            "correct": response.finished and is_correct(extracted, problem.answer),
-            "n_tokens": len(response.ids),
-            "finished": response.finished,
-        }
+        question = Question(
+            f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}", problem.question, problem.answer, problem.kind
+        )
+        yield graded(
+            question,
+            arm.condition,
+            text,
+            Grading(lens.markers),
+            finished=response.finished,
+            n_tokens=len(response.ids),
+            writer=lens.name,
+        )
 
 
 def _row(step: int, measure: str, estimate: Estimate) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
 
 import torch
 
@@ -28,6 +30,31 @@ class Response:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     finished: bool
+
+
+class Backend(StrEnum):
+    """What runs the generation."""
+
+    HUGGING_FACE = "huggingface"
+    """transformers, on the very model that is measured."""
+    VLLM = "vllm"
+    """vLLM, where it is installed: faster on GPUs; its samples are not those of transformers."""
+
+
+class Generator(Protocol):
+    """Continues a batch of prompt texts; the random stream depends on (seed, labels) alone."""
+
+    def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]: ...
+
+
+@dataclass(frozen=True)
+class HuggingFaceGenerator:
+    """`generate` with its model."""
+
+    lens: Lens
+
+    def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
+        return generate(self.lens, prompts, sampling, seed, *labels)
 
 
 @torch.no_grad()

@@ -1,30 +1,175 @@
-"""Which answer a text gives, and whether it is the right one."""
+r"""Which answer a text gives, and whether it is the right one.
+
+Three steps, each of which can fail and says so: is there a text that ends by itself (`Outcome`), is there an answer in
+it (`extract_answer`), does it equal the gold answer (`equals`, or the scorer of the question's own generator)?
+"""
 
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
 
-from math_verify import parse, verify
+from interp.time_limit import TimeLimitError, call_with_time_limit
 
 _SAID = re.compile(r"answer (?:is|equals)\s*:?\s*(.+?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_REFUSAL = re.compile(
+    r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'|no)t|can not|won't|will not) "
+    r"(?:help|assist|answer|provide|do|comply|fulfil)|as an AI\b)",
+    re.IGNORECASE,
+)
 
 
-def extract_answer(text: str) -> str | None:
-    r"""The content of the last `\boxed{}`, or else what the last `the answer is ...` says; None if there is neither."""
+class AnswerFormat(StrEnum):
+    """Where an answer is looked for; each looks in the places of those before it first."""
+
+    BOXED = "boxed"
+    r"""The last `\boxed{}` alone (Paper A, section 3)."""
+    STATED = "stated"
+    """Then what the last "the answer is ..." says."""
+    LENIENT = "lenient"
+    """Then the last number."""
+
+
+class Outcome(StrEnum):
+    """What became of one response. All but `correct` and `ungraded` count as not right."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    """There is a text but no answer in it."""
+    REFUSED = "refused"
+    """There is no answer in it, and it says that it will not or cannot answer."""
+    EMPTY = "empty"
+    """There is no text after the reasoning."""
+    UNCLOSED = "unclosed"
+    """The think tags are missing or never closed."""
+    TRUNCATED = "truncated"
+    """It was cut off at the limit of new tokens."""
+    TIMED_OUT = "timed_out"
+    """Comparing the answer with the gold answer took longer than the time limit."""
+    UNGRADED = "ungraded"
+    """There is no gold answer to compare with."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Where a question has several right answers: the reasoning-gym task that scores them, and the question's entry."""
+
+    name: str
+    entry: dict[str, Any] = field(default_factory=dict)
+
+
+def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
+    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none."""
     boxed = _last_boxed(text)
-    if boxed is not None:
+    if boxed is not None or where is AnswerFormat.BOXED:
         return boxed
     said = _SAID.findall(text)
-    return said[-1] if said else None
+    if said or where is AnswerFormat.STATED:
+        return said[-1] if said else None
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else None
 
 
-def is_correct(extracted: str | None, gold: str) -> bool:
-    """Equal as text, or as mathematics by math-verify."""
-    if extracted is None:
+def is_correct(extracted: str | None, gold: str, seconds: float = 5.0) -> bool:
+    """Equal as text, or as mathematics by math-verify. An answer that takes longer than `seconds` is not."""
+    try:
+        return extracted is not None and equals(extracted, gold, seconds)
+    except TimeLimitError:
         return False
-    if extracted.strip() == gold.strip():
+
+
+def equals(extracted: str, gold: str, seconds: float) -> bool:
+    """Equal as text, or as mathematics by math-verify. Raises TimeLimitError after `seconds`."""
+    ours, theirs = extracted.strip(), gold.strip()
+    if ours == theirs:
         return True
-    return bool(verify(parse(f"${gold}$"), parse(f"${extracted}$")))
+    if _PLAIN_NUMBER.fullmatch(ours) and _PLAIN_NUMBER.fullmatch(theirs):
+        return int(ours) == int(theirs)
+    if _WORD.fullmatch(theirs) and _WORD.fullmatch(ours):  # as mathematics a word is a product of letters
+        return ours.casefold() == theirs.casefold()
+    return _limited(_math_equal, theirs, ours, seconds=seconds, prepare=_import_math)
+
+
+def score_task(extracted: str, task: Task, seconds: float) -> bool:
+    """Whether the question's own generator gives the answer full marks. Raises TimeLimitError after `seconds`."""
+    return _limited(_task_score, extracted, task.name, task.entry, seconds=seconds, prepare=_import_tasks)
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that its writer will not or cannot answer."""
+    return bool(_REFUSAL.search(text))
+
+
+def outcome(
+    answer: str,
+    extracted: str | None,
+    gold: str | None,
+    *,
+    finished: bool,
+    closed: bool,
+    task: Task | None = None,
+    seconds: float = 5.0,
+) -> Outcome:
+    """What became of a response: its text after the reasoning, what was extracted from it, and the gold answer."""
+    if not finished:
+        return Outcome.TRUNCATED
+    if not closed:
+        return Outcome.UNCLOSED
+    if not answer.strip():
+        return Outcome.EMPTY
+    if extracted is None and is_refusal(answer):
+        return Outcome.REFUSED
+    if gold is None:
+        return Outcome.UNGRADED
+    if extracted is None:
+        return Outcome.NO_ANSWER
+    try:
+        right = score_task(extracted, task, seconds) if task else equals(extracted, gold, seconds)
+    except TimeLimitError:
+        return Outcome.TIMED_OUT
+    return Outcome.CORRECT if right else Outcome.WRONG
+
+
+def _limited(
+    function: Callable[..., bool], *arguments: Any, seconds: float, prepare: Callable[[], None] | None
+) -> bool:
+    # SymPy evaluates what it parses: a text that reaches for Python's internals is no mathematics.
+    if any("__" in text for text in arguments if isinstance(text, str)):
+        return False
+    return call_with_time_limit(function, *arguments, seconds=seconds, prepare=prepare)
+
+
+def _import_math() -> None:
+    import math_verify  # noqa: F401  # only the worker pays for SymPy
+
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at each call that we do the timing
+
+
+def _import_tasks() -> None:
+    import reasoning_gym  # noqa: F401
+
+
+def _math_equal(gold: str, extracted: str) -> bool:
+    from math_verify import parse, verify
+
+    # Its own time limits need signals; the worker is killed from outside instead.
+    one, other = (parse(f"${text}$", parsing_timeout=None) for text in (gold, extracted))
+    return bool(verify(one, other, timeout_seconds=None))
+
+
+def _task_score(extracted: str, name: str, entry: dict[str, Any]) -> bool:
+    from reasoning_gym import get_score_answer_fn
+
+    # Tasks give partial marks for the form alone.
+    return float(get_score_answer_fn(name)(extracted, entry)) > 0.99
 
 
 def _last_boxed(text: str) -> str | None:

@@ -135,12 +135,12 @@ def load_lens(spec: ModelSpec) -> Lens:
 
         planted, words = build_planted()
         return from_memory(spec.name, planted.to(dtype=dtype), words, spec.markers, device)  # type: ignore[call-arg]
-    directory = _locate(spec)
-    options: dict[str, Any] = {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
+    directory = locate(spec)
+    options = _loading_options(spec)
+    tokenizer = load_tokenizer(spec)
     try:
         config = AutoConfig.from_pretrained(directory, **options)
         _require_memory(spec.name, config, dtype, device)
-        tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left", **options)
         placement = {"device_map": spec.device_map} if spec.device_map else {}
         with _quiet_loading():
             model = AutoModelForCausalLM.from_pretrained(
@@ -149,6 +149,21 @@ def load_lens(spec: ModelSpec) -> Lens:
     except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
         raise UserError(f"model {spec.name}: cannot load {directory}: {_first_line(error)}") from error
     return _ready(spec.name, model, tokenizer, spec.markers, None if spec.device_map else device)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer alone. Raises UserError as `load_lens`."""
+    if spec.source is ModelSource.PLANTED:
+        return load_lens(spec).tokenizer
+    directory = locate(spec)
+    try:
+        return AutoTokenizer.from_pretrained(directory, padding_side="left", **_loading_options(spec))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model {spec.name}: cannot load {directory}: {_first_line(error)}") from error
+
+
+def _loading_options(spec: ModelSpec) -> dict[str, Any]:
+    return {"revision": spec.revision, "trust_remote_code": spec.trust_remote_code}
 
 
 def from_memory(
@@ -181,7 +196,7 @@ def _ready(
     return Lens(name, model.eval().requires_grad_(False), tokenizer, markers)
 
 
-def _locate(spec: ModelSpec) -> str:
+def locate(spec: ModelSpec) -> str:
     """A local directory or a hub name that from_pretrained understands."""
     match spec.source:
         case ModelSource.EMBEDDED:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import cycle
 
 from transformers import PreTrainedTokenizerBase
 
@@ -34,19 +36,27 @@ class PromptStyle:
 
 
 def render(
-    question: str, tokenizer: PreTrainedTokenizerBase, markers: ThinkMarkers, style: PromptStyle, condition: Condition
+    question: str,
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers,
+    style: PromptStyle,
+    condition: Condition,
+    earlier: Sequence[str] = (),
 ) -> str:
     """The prompt's text, special tokens included, up to where the model goes on.
 
-    Chat templates differ in whether they open the think tag themselves; both kinds are understood.
+    `earlier` are earlier turns of the conversation: user, assistant, user, ... Chat templates differ in whether they
+    open the think tag themselves; both kinds are understood.
     """
     content = f"{question} {style.instruction}".strip()
     messages = [{"role": "system", "content": style.system}] if style.system else []
+    messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
     if tokenizer.chat_template:
         text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
     else:
-        text = f"{tokenizer.bos_token or ''}{style.system + chr(10) if style.system else ''}{content}\n"
+        turns = "".join(f"{message['content']}\n" for message in messages)
+        text = f"{tokenizer.bos_token or ''}{turns}"
     # Where the template opens the think tag itself, its own text stays untouched.
     before = text.rstrip()
     opens = before.endswith(markers.open)

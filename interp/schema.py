@@ -46,10 +46,16 @@ def _mass_columns() -> tuple[Column, ...]:
     return tuple(columns)
 
 
+NOT_MEASURED = "not measured in this experiment"
+NO_DISTANCE = "the head gives other tokens less than 1 %, or not measured"
 TOO_LITTLE_MASS = "the head gives the reasoning less than experiment.min_mass"
 NO_TRAJECTORY = f"{TOO_LITTLE_MASS}, fewer than 8 answer tokens, or it always looks at the same place"
 NO_STOP = f"no stop or no reflection word, or {TOO_LITTLE_MASS}"
 NOT_APPLICABLE = "not applicable to this measurement"
+
+LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/layers.py")
+SINKS = Column("sinks", TEXT, "`kept`, or `removed`: without attention to the first four tokens")
+UNDEFINED = "NaN where undefined"
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "heads": (
@@ -57,14 +63,21 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("layer", INT, "layer, from 0"),
         Column("head", INT, "head, from 0"),
         *_mass_columns(),
-        Column("reasoning_first_tokens", FLOAT, "attention mass from `reasoning` to the first four tokens, 0..1"),
-        Column("answer_first_tokens", FLOAT, "attention mass from `answer` to the first four tokens, 0..1"),
-        Column("answer_reasoning_even", FLOAT, "`answer_reasoning` of a head that attends evenly, 0..1"),
+        Column(
+            "reasoning_first_tokens",
+            FLOAT,
+            "attention mass from `reasoning` to the first four tokens, 0..1",
+            NOT_MEASURED,
+        ),
+        Column(
+            "answer_first_tokens", FLOAT, "attention mass from `answer` to the first four tokens, 0..1", NOT_MEASURED
+        ),
+        Column("answer_reasoning_even", FLOAT, "`answer_reasoning` of a head that attends evenly, 0..1", NOT_MEASURED),
         Column(
             "distance",
             FLOAT,
             "mean backward distance of attention from `reasoning` and `answer`, in tokens (Paper B, section 4.1)",
-            null="not measured in this experiment",
+            null=NOT_MEASURED,
         ),
         Column(
             "kurtosis",
@@ -73,6 +86,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "distance of 10 or more (receiver heads, Bogdan et al. 2025)",
             null="fewer than four tokens with ten such queries, or all receive the same",
         ),
+        Column("distance_no_sinks", FLOAT, "`distance` without attention to the first four tokens", null=NO_DISTANCE),
+        Column("kurtosis_no_sinks", FLOAT, "`kurtosis` without attention to the first four tokens", null=NOT_MEASURED),
         Column(
             "trajectory",
             FLOAT,
@@ -101,7 +116,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
         EXAMPLE,
         Column("layer", INT, "layer, from 0", null="mean over all heads"),
         Column("head", INT, "head, from 0", null="mean over all heads"),
-        Column("position", INT, "position of the query, an answer token"),
+        Column("head_set", TEXT, "the mean over this set of `head_sets`", null="one head, or all heads"),
+        Column("position", INT, "position of the query"),
         Column("weights", pa.list_(pa.float32()), "its attention to positions 0, 1, ... up to its own"),
     ),
     "probes": (
@@ -151,7 +167,96 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("segment", TEXT, "segment of the token", null="a final end-of-sequence token"),
         Column("waad", FLOAT, "windowed average attention distance, 0..W (Paper B, Def. 4.1)", null="undefined here"),
         Column("fai", FLOAT, "future attention influence, 0..1 (Paper B, Def. 4.2)", null="its window is empty"),
+        Column("fai_to_end", FLOAT, "the same, from here to the end of the response", null="the last token"),
+        Column("receiver_fai", FLOAT, "`fai_to_end` by receiver heads", null="the last token"),
+        Column("waad_peak", BOOL, "whether `waad` has a peak here"),
+        Column("fai_peak", BOOL, "whether `fai_to_end` has a peak here"),
+        Column("receiver_peak", BOOL, "whether `receiver_fai` has a peak here"),
+        Column("type", TEXT, "`word`, `number`, `punctuation`, `line_break` or `other`"),
+        Column("sentence", INT, "number of the token's sentence in the response, from 0"),
+        Column("sentence_start", BOOL, "whether it begins a sentence"),
+        Column("clause_start", BOOL, "whether it begins a sentence or a part of one"),
+        Column("step_start", BOOL, "whether it begins a line"),
         Column("entropy", FLOAT, "entropy of the prediction of this token, in nats", null="the first token"),
+    ),
+    "head_sets": (
+        Column("kind", TEXT, "`local`, `global` or `receiver` (Paper B, section 4.1)"),
+        LAYERS,
+        SINKS,
+        Column("layer", INT, "layer, from 0"),
+        Column("head", INT, "head, from 0"),
+        Column("value", FLOAT, "what it was chosen by: mean distance in tokens, or mean kurtosis"),
+    ),
+    "curves": (
+        EXAMPLE,
+        LAYERS,
+        SINKS,
+        Column("position", INT, "position of the first value"),
+        *(
+            Column(name, pa.list_(pa.float32()), f"as in `tokens`, one value a token of the response; {UNDEFINED}")
+            for name in ("waad", "fai", "fai_to_end", "receiver_fai", "receiver_fai_to_end")
+        ),
+    ),
+    "couplings": (
+        Column("coupling", TEXT, "which coupling of Paper B, Table 2: see interp/rhythm.py"),
+        LAYERS,
+        SINKS,
+        Column("horizon", TEXT, "`to_end` or `near`: which FAI", null="does not use FAI"),
+        Column("rule", TEXT, "how peaks are found: `prominence` or `quantile`"),
+        Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
+        Column("value", FLOAT, "mean over traces of the value at events"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
+        Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
+        Column("lift_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
+        Column("lift_high", FLOAT, "upper end of it", null="n < 2, or unbounded"),
+        Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under circular shifts"),
+        Column("null_high", FLOAT, "upper end of it"),
+        Column("p_shift", FLOAT, "two-sided p-value against circular shifts of each trace"),
+        Column("p_sentence", FLOAT, "the same against permutations within sentences", null="not computed"),
+        Column("p_adjusted", FLOAT, "p_shift after Benjamini-Hochberg over the table"),
+        Column("n", INT, "number of traces"),
+        Column("n_events", INT, "number of events in all of them"),
+    ),
+    "lags": (
+        Column("around", TEXT, "the events: `waad_peak`"),
+        Column("curve", TEXT, "the curve that is averaged around them"),
+        Column("lag", INT, "tokens after the event; negative = before it"),
+        Column("value", FLOAT, "mean over traces of the curve there, relative to its mean over the trace"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("null_low", FLOAT, "lower end of the middle 95 % under circular shifts"),
+        Column("null_high", FLOAT, "upper end of it"),
+        Column("n", INT, "number of traces"),
+    ),
+    "partial_effects": (
+        Column("coupling", TEXT, "as in `couplings`"),
+        Column("given", TEXT, "what is held constant"),
+        Column("value", FLOAT, "mean over traces of the event's coefficient, in standard deviations of the ranks"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("p", FLOAT, "two-sided sign-flip p-value over traces", null="n < 2"),
+        Column("n", INT, "number of traces"),
+    ),
+    "token_types": (
+        Column("type", TEXT, "as in `tokens`"),
+        Column("measure", TEXT, "`share` of tokens or of peaks, or the mean of a curve"),
+        Column("value", FLOAT, "mean over traces"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("n", INT, "number of traces"),
+    ),
+    "boundaries": (
+        Column("boundary", TEXT, "`sentence`, `clause` or `step`"),
+        Column("measure", TEXT, "`precision` or `recall` of WAAD peaks"),
+        Column("tolerance", INT, "tokens that a hit may be off"),
+        Column("value", FLOAT, "mean over traces"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("chance", FLOAT, "the same for peaks at random places"),
+        Column("p", FLOAT, "two-sided sign-flip p-value of the difference over traces", null="n < 2"),
+        Column("n", INT, "number of traces"),
     ),
     "effects": (
         EXAMPLE,
@@ -204,13 +309,63 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column(
             "condition", TEXT, "`with_reasoning`, `without_reasoning`, `no_tags`; behind it `_template`: a given text"
         ),
+        Column("sample", INT, "which of several answers to the question under this condition, from 0"),
+        Column("writer", TEXT, "the model that wrote the text", null="the file does not say"),
         Column("text", TEXT, "the generated text"),
         Column("extracted", TEXT, "the answer found in it", null="none was found"),
+        Column("gold", TEXT, "the right answer, or one of them", null="there is none"),
+        Column("outcome", TEXT, "what became of it: see Outcome in interp/grading.py"),
         Column(
             "correct", BOOL, "whether it equals the gold answer", null="there is no gold answer, or the text was given"
         ),
-        Column("n_tokens", INT, "number of generated tokens"),
+        Column("score", FLOAT, "a judge's score, 1..10", null="not judged"),
+        Column("kind", TEXT, "the question's subject or kind", null="the data does not say"),
+        Column("level", TEXT, "the question's difficulty", null="the data does not say"),
+        Column("reasoning_words", INT, "number of words that the model wrote as reasoning"),
+        Column("answer_words", INT, "number of words after it"),
+        Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
         Column("finished", BOOL, "whether generation ended by itself"),
+    ),
+    "filters": (
+        Column("writer", TEXT, "the model that wrote the texts"),
+        Column("condition", TEXT, "as in `answers`"),
+        Column("step", TEXT, "the last filter applied (Paper A, Table 2)"),
+        Column("questions", INT, "questions with a response left"),
+        Column("responses", INT, "responses left"),
+    ),
+    "accuracy": (
+        Column("writer", TEXT, "the model that wrote the texts"),
+        Column("condition", TEXT, "as in `answers`"),
+        Column("kept", TEXT, "`all` responses, or `paired`: those that passed the filters under all conditions"),
+        Column("measure", TEXT, "`accuracy`, `pass@k` or `score`"),
+        Column("group", TEXT, "`all`, `kind` or `level`"),
+        Column("value_of_group", TEXT, "which kind or level", null="all questions"),
+        Column("value", FLOAT, "mean over questions", null="no question"),
+        Column("low", FLOAT, "lower end of its 95 % interval", null="n < 2 or not determined"),
+        Column("high", FLOAT, "upper end of its 95 % interval", null="n < 2 or not determined"),
+        Column("n", INT, "number of questions"),
+    ),
+    "paired": (
+        Column("writer", TEXT, "the model that wrote the texts"),
+        Column("first", TEXT, "a condition"),
+        Column("second", TEXT, "the condition that it is compared with"),
+        Column("kept", TEXT, "as in `accuracy`"),
+        Column("measure", TEXT, "`accuracy` or `score`"),
+        Column("group", TEXT, "`all`, `kind`, `level`, or `length`: quarter of the questions by words of reasoning"),
+        Column("value_of_group", TEXT, "which kind, level or quarter", null="all questions"),
+        Column("value", FLOAT, "mean over questions of first minus second", null="no question"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over questions", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column("n", INT, "number of questions answered under both conditions"),
+        Column("only_first", INT, "questions right in the first only", null="several samples, or scores"),
+        Column("only_second", INT, "questions right in the second only", null="several samples, or scores"),
+        Column("t", FLOAT, "paired t statistic (Paper A, section 3)", null="n < 2, or all differences are equal"),
+        Column("p_t", FLOAT, "its two-sided p-value", null="n < 2, or all differences are equal"),
+        Column("p_mcnemar", FLOAT, "exact McNemar test, two-sided", null="several samples, or scores"),
+        Column("p_permutation", FLOAT, "sign-flip permutation test of the mean, two-sided", null="n < 2"),
+        Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under random signs", null="n < 2"),
+        Column("null_high", FLOAT, "upper end of it", null="n < 2"),
+        Column("p_adjusted", FLOAT, "p_permutation after Benjamini-Hochberg over the groups", null="n < 2, or `all`"),
     ),
 }
 

@@ -11,6 +11,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+PERMUTATIONS = 9999
 
 
 def seed_for(seed: int, *labels: object) -> int:
@@ -79,3 +80,19 @@ def random_heads_like(
             drawn[draw, places[: len(chosen)], 0] = layer
             drawn[draw, places[: len(chosen)], 1] = chosen
     return drawn
+
+
+def sign_flips(difference: Float[np.ndarray, " n"], rng: np.random.Generator) -> tuple[float, float, float]:
+    """Two-sided p-value of the mean of paired differences when each may have either sign, and the middle 95 % of
+    that mean by chance."""
+    if not np.any(difference):
+        return 1.0, 0.0, 0.0
+
+    def mean(values: np.ndarray, axis: int) -> np.ndarray:
+        return values.mean(axis=axis)
+
+    test = stats.permutation_test(
+        (difference,), mean, permutation_type="samples", vectorized=True, n_resamples=PERMUTATIONS, rng=rng
+    )
+    low, high = np.quantile(test.null_distribution, [0.025, 0.975])
+    return float(test.pvalue), float(low), float(high)

@@ -52,8 +52,11 @@ _current: ContextVar[_Pass] = ContextVar("streaming_pass")
 
 
 @torch.no_grad()
-def stream(lens: Lens, token_ids: Sequence[int], *reductions: Reduction, block_bytes: int | None = None) -> None:
-    """One forward pass over one unpadded sequence that feeds every reduction.
+def stream(
+    lens: Lens, token_ids: Sequence[int], *reductions: Reduction, block_bytes: int | None = None
+) -> Float[Tensor, "position d"]:
+    """One forward pass over one unpadded sequence that feeds every reduction; returns the last layer's normalised
+    output, from which the unembedding makes logits.
 
     A block holds at least one row of queries, however small `block_bytes`; None = BLOCK_BYTES of the device.
     Raises UserError for architectures whose attention is more than a causal (or sliding-window) softmax.
@@ -62,9 +65,10 @@ def stream(lens: Lens, token_ids: Sequence[int], *reductions: Reduction, block_b
     token = _current.set(_Pass(reductions, block_bytes or BLOCK_BYTES.get(lens.device.type, BLOCK_BYTES["cpu"])))
     try:
         with _streaming_attention(lens):
-            lens.hf.base_model(ids, use_cache=False)
+            output: Tensor = lens.hf.base_model(ids, use_cache=False).last_hidden_state[0]
     finally:
         _current.reset(token)
+    return output
 
 
 @contextmanager

@@ -143,6 +143,35 @@ def parse_ids(
     return _assemble(text, list(token_ids), offsets, tokenizer, markers, example, source)
 
 
+def parse_response(
+    prompt_ids: Sequence[int],
+    response_ids: Sequence[int],
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers = ThinkMarkers(),
+    *,
+    example: str = "ids",
+    source: str = "ids",
+) -> Trace:
+    """A trace from a prompt and what the model wrote, with or without think tags.
+
+    With closed tags as `parse_ids`. Without, the whole response is `answer`, and the segments between are empty: enough
+    for measures that need prompt and response alone. Raises TraceError for a response without tokens.
+    """
+    ids = [*prompt_ids, *response_ids]
+    try:
+        return parse_ids(ids, tokenizer, markers, example=example, source=source)
+    except TraceError:
+        text, offsets = decode_with_offsets(tokenizer, ids)
+    end = len(ids) - (1 if response_ids and ids[-1] in end_ids(tokenizer) else 0)
+    bos = 1 if ids[0] == tokenizer.bos_token_id else 0
+    start = len(prompt_ids)
+    borders = (0, bos, start, start, start, start, end)
+    spans = tuple(Span(s, a, b) for s, (a, b) in zip(Segment, pairwise(borders), strict=True))
+    trace = Trace(example, text, tuple(ids), tuple(offsets), spans, source)
+    trace.require(Segment.ANSWER)
+    return trace
+
+
 def decode_with_offsets(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], context: int = 8
 ) -> tuple[str, list[tuple[int, int]]]:

@@ -30,8 +30,10 @@ SMALL_HEADS = [
 NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
 SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
 SMALLEST: dict[str, list[str]] = {
+    "evaluate": ["data.limit=2"],
     "heads": SMALL_HEADS,
     "patching": SMALL_PATCHING,
+    "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],
     "train_reasoner": [f"experiment.{option}" for option in f"{TINY_TRAINING} {TINY_REASONER}".split()],
 }
 """Overrides that make each shipped experiment as small as it can be."""

@@ -6,10 +6,21 @@ import gzip
 import json
 from pathlib import Path
 
+import datasets
+import pandas as pd
 import pytest
 
-from interp.datasets import planted_questions, read_questions, read_traces, word_problem_questions
+from interp.datasets import (
+    Fields,
+    planted_questions,
+    read_questions,
+    read_traces,
+    reasoning_gym_questions,
+    word_problem_questions,
+)
 from interp.errors import UserError
+from interp.files import Malformed
+from interp.grading import score_task
 from interp.organisms.word_problems import Split
 
 ROW = {"id": "a", "condition": "with", "text": "<think>x</think>y", "gold": 3}
@@ -30,10 +41,10 @@ def test_traces_are_selected_by_their_fields(tmp_path: Path) -> None:
 
 def test_questions(tmp_path: Path) -> None:
     file = write(tmp_path / "q.jsonl", '{"question": "1+1?", "gold": 2}', '{"id": "z", "question": "Why?"}')
-    first, second = read_questions(file)
+    first, second = read_questions(str(file))
     assert (first.id, first.gold) == ("1", "2")
     assert (second.id, second.gold) == ("z", None)
-    assert len(read_questions(file, limit=1)) == 1
+    assert len(read_questions(str(file), limit=1)) == 1
 
 
 @pytest.mark.parametrize(
@@ -64,3 +75,101 @@ def test_generated_questions_can_be_made_again() -> None:
     assert word_problem_questions(1, Split.HELD_OUT, 5) == word_problem_questions(1, Split.HELD_OUT, 9)[:5]
     assert planted_questions(1, 5) == planted_questions(1, 9)[:5]
     assert word_problem_questions(1, Split.TRAIN, 5) != word_problem_questions(2, Split.TRAIN, 5)
+
+
+MATH = {"problem": "1+1?", "solution": "...", "answer": "2", "subject": "Algebra", "level": 1, "unique_id": "t/1"}
+MATH_FIELDS = Fields(question="problem", id="unique_id", gold="answer")
+
+
+def test_parquet_and_hub_directories_hold_the_same_questions(tmp_path: Path) -> None:
+    pd.DataFrame([MATH, {**MATH, "unique_id": "t/2"}]).to_parquet(tmp_path / "m.parquet")
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    pd.DataFrame([MATH, {**MATH, "unique_id": "t/2"}]).to_parquet(folder / "test-0.parquet")
+    from_file = read_questions(str(tmp_path / "m.parquet"), fields=MATH_FIELDS)
+    assert [(q.id, q.text, q.gold, q.kind, q.level) for q in from_file] == [
+        ("t/1", "1+1?", "2", "Algebra", "1"),
+        ("t/2", "1+1?", "2", "Algebra", "1"),
+    ]
+    assert read_questions(str(folder), fields=MATH_FIELDS) == from_file
+    assert read_questions(str(folder), fields=MATH_FIELDS, limit=1) == from_file[:1]
+
+
+def test_a_gold_answer_behind_a_mark(tmp_path: Path) -> None:
+    file = write(tmp_path / "g.jsonl", json.dumps({"question": "?", "answer": "3 #### 4\n#### 1,234"}))
+    (question,) = read_questions(str(file), fields=Fields(gold="answer", gold_after="####"))
+    assert question.gold == "1234"
+
+
+def test_conversations(tmp_path: Path) -> None:
+    turns = [{"role": r, "content": c} for r, c in [("user", "a"), ("assistant", "b"), ("user", "c")]]
+    file = write(tmp_path / "w.jsonl", json.dumps({"turns": turns, "checklist": ["x", "y"]}), '{"turns": []}')
+    fields = Fields(conversation="turns", gold=None)
+    (question,) = read_questions(str(file), 1, fields)
+    assert (question.earlier, question.text, question.checklist) == (("a", "b"), "c", ("x", "y"))
+    with pytest.raises(UserError, match=r"row 2: 'turns' is not a list of turns"):
+        read_questions(str(file), fields=fields)
+
+
+def test_malformed_lines_are_left_out_where_asked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path / "t.jsonl", json.dumps(ROW), "{broken", "[1]", "[" * 100_000, json.dumps(ROW))
+    assert len(list(read_traces(file, {}, Malformed.SKIP))) == 2
+    assert "3 lines are not JSON objects and were left out: 2, 3, 4" in caplog.text
+    with pytest.raises(UserError, match=r"data\.malformed=skip reads the others"):
+        list(read_traces(file, {}))
+
+
+@pytest.mark.parametrize(
+    ("path", "complaint"),
+    [
+        ("none.jsonl", "there is no file none.jsonl"),
+        ("someone/none", "cannot load the data set someone/none"),
+        ("data/none.parquet", "there is no file data/none.parquet"),
+    ],
+)
+def test_question_sources_that_are_not_there(path: str, complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint) as caught:
+        read_questions(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_parquet_file_and_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 nothing")
+    with pytest.raises(UserError, match="cannot read"):
+        read_questions(str(tmp_path / "b.parquet"))
+    with pytest.raises(UserError, match="has no question"):
+        read_questions(str(write(tmp_path / "e.jsonl", "")))
+    with pytest.raises(UserError, match=r"row 1: no text field 'question'; it has query"):
+        read_questions(str(write(tmp_path / "q.jsonl", '{"query": "?"}')))
+
+
+def test_hub_names_go_to_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def load(path: str, subset: str | None, split: str) -> list[dict[str, str]]:
+        asked.append((path, subset, split))
+        return [{"question": "?", "answer": "#### 3"}]
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    (question,) = read_questions("openai/gsm8k", None, Fields(gold="answer", gold_after="####"), subset="main")
+    assert (asked, question.gold) == ([("openai/gsm8k", "main", "test")], "3")
+
+
+@pytest.mark.parametrize("task", ["gsm_symbolic", "countdown", "chain_sum", "leg_counting"])
+def test_reasoning_gym(task: str) -> None:
+    questions = reasoning_gym_questions(task, 1, 3, {})
+    assert questions == reasoning_gym_questions(task, 1, 3, {})
+    assert [q.text for q in questions] != [q.text for q in reasoning_gym_questions(task, 2, 3, {})]
+    for question in questions:
+        assert question.task is not None
+        assert score_task(str(question.gold), question.task, 30.0)
+
+
+def test_reasoning_gym_options() -> None:
+    (question,) = reasoning_gym_questions("chain_sum", 1, 1, {"min_terms": 7, "max_terms": 7})
+    assert question.text.count("+") + question.text.count(" - ") == 6
+    with pytest.raises(UserError, match="did you mean chain_sum"):
+        reasoning_gym_questions("chainsum", 1, 1, {})
+    for options in ({"no_such": 1}, {"min_terms": -1}):
+        with pytest.raises(UserError, match="does not suit the task chain_sum"):
+            reasoning_gym_questions("chain_sum", 1, 1, options)

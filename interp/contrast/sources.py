@@ -96,7 +96,7 @@ def questions_from(source: PairSource, path: str | None, seed: int, limit: int |
 
 
 def _read_json_lines(path: Path, limit: int | None) -> list[ContrastQuestion]:
-    from interp.datasets import json_lines
+    from interp.files import json_lines
 
     questions: list[ContrastQuestion] = []
     for number, row in json_lines(path):

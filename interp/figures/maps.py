@@ -28,7 +28,12 @@ def dense(maps: pd.DataFrame, example: str, head: Head | None) -> Float[np.ndarr
     layer, number = (head.layer, head.head) if head is not None else (None, None)
     chosen = maps[maps["example"] == example]
     same = chosen["layer"].isna() if layer is None else (chosen["layer"] == layer) & (chosen["head"] == number)
-    rows = chosen[same].sort_values("position")
+    return dense_rows(chosen[same])
+
+
+def dense_rows(maps: pd.DataFrame) -> Float[np.ndarray, "query key"]:
+    """Rows of maps.parquet of one map as an array, zero behind each query."""
+    rows = maps.sort_values("position")
     out = np.zeros((len(rows), int(rows["position"].max()) + 1))
     for row, weights in zip(out, rows["weights"], strict=True):
         row[: len(weights)] = weights

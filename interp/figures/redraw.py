@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from interp.errors import UserError, nearest
+from interp.figures import evaluation, style
 from interp.figures import heads as head_figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
-from interp.figures import style
+from interp.figures import rhythm as rhythm_figures
 from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
 from interp.figures.training import training_curve
@@ -85,9 +87,50 @@ def _draw_patching(table: Tables, facts: Mapping[str, Any], directory: Path) -> 
             style.save(figure, directory, name)
 
 
+def _draw_evaluate(table: Tables, _: Mapping[str, Any], directory: Path) -> None:
+    accuracy, paired = table("accuracy"), table("paired")
+    more = {
+        "a_fig1_accuracy": evaluation.accuracy_bars(accuracy, paired),
+        "evaluate_outcomes": evaluation.outcomes(table("answers")),
+        "evaluate_groups": evaluation.differences(paired, ("kind", "level"), "effect of reasoning"),
+        "evaluate_length": evaluation.differences(paired, ("length",), "effect, by words of reasoning"),
+        "evaluate_pass_at_k": evaluation.pass_at_k(accuracy),
+    }
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+    style.save_table(evaluation.filter_table(table("filters")), directory, "a_table2_filters")
+    style.save_table(evaluation.effect_table(accuracy, paired), directory, "a_table3_effect")
+
+
+def _draw_rhythm(table: Tables, _: Mapping[str, Any], directory: Path) -> None:
+    tokens, couplings, maps = table("tokens"), table("couplings"), table("maps")
+    model = str(tokens["model"].iloc[0])
+    more: dict[str, Figure | None] = {
+        "b_fig2_curves": rhythm_figures.curves(tokens, model),
+        "rhythm_types": rhythm_figures.token_types(table("token_types"), model),
+    }
+    if not maps.empty:
+        more["b_fig2_maps"] = rhythm_figures.maps_of_sets(maps, int(maps["position"].min()), model)
+    if not couplings.empty:
+        more["b_table2_couplings"] = rhythm_figures.couplings(couplings, model)
+        more["b_table10_layers"] = rhythm_figures.by_layers(couplings, model)
+        more["rhythm_shares"] = rhythm_figures.by_share(couplings, model)
+        style.save_table(rhythm_figures.coupling_table(couplings, model), directory, "b_table2_couplings")
+    if not table("lags").empty:
+        more["rhythm_lags"] = rhythm_figures.lags(table("lags"), model)
+    if not table("boundaries").empty:
+        more["rhythm_boundaries"] = rhythm_figures.boundaries(table("boundaries"), model)
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+
+
 DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "heads": _draw_heads,
     "train_reasoner": _draw_training,
     "compare": _draw_compare,
     "patching": _draw_patching,
+    "evaluate": _draw_evaluate,
+    "rhythm": _draw_rhythm,
 }

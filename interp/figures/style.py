@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import pandas as pd
 from matplotlib.figure import Figure
 
 SEQUENTIAL = "cividis"
@@ -38,3 +39,13 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
     figure.savefig(directory / f"{name}.pdf", bbox_inches="tight", metadata={"CreationDate": None, "Producer": None})
     plt.close(figure)
     return directory / f"{name}.png"
+
+
+def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
+    """Writes NAME.csv and NAME.tex, the latter with three digits."""
+    directory.mkdir(parents=True, exist_ok=True)
+    index = not isinstance(table.index, pd.RangeIndex)
+    table.to_csv(directory / f"{name}.csv", index=index)
+    text = table.to_latex(index=index, float_format="%.3g", escape=True, na_rep="--")
+    (directory / f"{name}.tex").write_text(text)
+    return directory / f"{name}.csv"

@@ -1,0 +1,109 @@
+"""The headline numbers of `evaluate`, from its tables alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from experiments.summary import Headline
+from interp.grading import Outcome
+from interp.prompts import Condition
+from interp.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
+from interp.stats import Estimate
+from interp.store import records
+
+Tables = Callable[[str], pd.DataFrame]
+
+
+def findings(table: Tables, answers: pd.DataFrame) -> tuple[list[Headline], dict[str, Any], list[str]]:
+    """Headlines, further content of summary.json, and lines for the screen."""
+    headlines: list[Headline] = []
+    lines: list[str] = []
+    accuracy, paired = table("accuracy"), table("paired")
+    writers = [str(writer) for writer in answers["writer"].unique()]
+    for writer in writers:
+        about = f"{writer}: " if len(writers) > 1 else ""
+        of_writer = answers[answers["writer"] == writer]
+        here = accuracy[(accuracy["writer"] == writer) & (accuracy["group"] == "all")]
+        tests = paired[(paired["writer"] == writer) & (paired["group"] == "all")]
+        dropped = len(passed_filters(of_writer)) < len(of_writer)
+        for kept, label in ((ALL, "all questions"), (PAIRED, "after the filters"))[: 1 + dropped]:
+            headlines += _accuracies(here[here["kept"] == kept], tests[tests["kept"] == kept], f"{about}{label}")
+        lines += [f"{about}{line}" for line in _filters(table("filters"), writer)]
+        lines += [f"{about}{line}" for line in _tests(tests)]
+        lines += [f"{about}{line}" for line in _length(of_writer)]
+        lines += [f"{about}{line}" for line in _outcomes(of_writer)]
+    return headlines, {"writers": writers}, lines
+
+
+def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list[Headline]:
+    """Every condition, and behind it how the others differ from the first."""
+    found = [
+        Headline(f"{label}, {row['measure']}, {_spoken(row['condition'])}", _estimate(row)) for row in records(accuracy)
+    ]
+    for row in records(tests):
+        name = f"{label}, {_spoken(row['first'])} minus {_spoken(row['second'])}"
+        null = None if pd.isna(row["null_low"]) else Estimate(0.0, int(row["n"]), row["null_low"], row["null_high"])
+        found.append(Headline(name, _estimate(row), "random signs" if null else None, null))
+    return found
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Estimate(float("nan") if pd.isna(row["value"]) else float(row["value"]), int(row["n"]), *ends)
+
+
+def _spoken(condition: str) -> str:
+    return condition.replace("_", " ")
+
+
+def _filters(filters: pd.DataFrame, writer: str) -> list[str]:
+    lines = []
+    for condition, rows in filters[filters["writer"] == writer].groupby("condition", sort=False):
+        counts = " -> ".join(
+            f"{row['responses']} {'paired' if row['step'] == PAIRING else row['step']}" for row in records(rows)
+        )
+        lines.append(f"{_spoken(str(condition))}: {counts}")
+    return lines
+
+
+def _tests(tests: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in records(tests[tests["kept"] == PAIRED]):
+        parts = []
+        if not pd.isna(row["only_first"]):
+            parts.append(f"discordant {int(row['only_first'])}/{int(row['only_second'])}")
+        for name, label in (("p_t", "paired t-test"), ("p_mcnemar", "McNemar"), ("p_permutation", "permutation")):
+            if not pd.isna(row[name]):
+                parts.append(f"{label} p = {row[name]:.2g}")
+        pair = f"{_spoken(row['first'])} against {_spoken(row['second'])}"
+        lines.append(f"{pair}, {row['measure']} after the filters: {', '.join(parts)}")
+    return lines
+
+
+def _length(answers: pd.DataFrame) -> list[str]:
+    """Does the effect depend on how long the model reasons?"""
+    first, second = Condition.WITH_REASONING, Condition.WITHOUT_REASONING
+    both = paired_values(passed_filters(answers), first, second, "correct")
+    if len(both) < 3 or both["words"].nunique() < 2:
+        return []
+    lines = []
+    for what, values in (("effect", both["first"] - both["second"]), ("accuracy with reasoning", both["first"])):
+        if values.nunique() > 1:
+            rho = stats.spearmanr(both["words"], values)
+            numbers = f"{rho.statistic:.2f} (p = {rho.pvalue:.2g}, n = {len(both)})"
+            lines.append(f"rank correlation of the {what} with the words of reasoning: {numbers}")
+    return lines
+
+
+def _outcomes(answers: pd.DataFrame) -> list[str]:
+    lines = []
+    for condition, rows in answers.groupby("condition", sort=False):
+        counts = Counter(rows["outcome"])
+        listed = ", ".join(f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in Outcome if counts[outcome])
+        lines.append(f"outcomes {_spoken(str(condition))}: {listed}")
+    return lines

@@ -1,0 +1,99 @@
+"""One response as a row of answers.parquet: its parts, the answer found in it, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from interp.datasets import Question, TraceText
+from interp.grading import AnswerFormat, Outcome, extract_answer, outcome
+from interp.prompts import Condition
+from interp.trace import EOS_TEXTS, ThinkMarkers
+
+
+@dataclass(frozen=True)
+class Grading:
+    """How answers are found and compared."""
+
+    markers: ThinkMarkers
+    where: AnswerFormat = AnswerFormat.STATED
+    seconds: float = 5.0
+    """Time limit of one comparison."""
+
+
+def graded(
+    question: Question,
+    condition: str,
+    text: str,
+    grading: Grading,
+    *,
+    finished: bool,
+    n_tokens: int | None = None,
+    writer: str | None = None,
+    sample: int = 0,
+) -> dict[str, Any]:
+    """A row of answers.parquet from what a model wrote after the prompt of this condition.
+
+    With reasoning the prompt has opened the think tag; otherwise the text need not close one.
+    """
+    reasoning, closed, answer = text.partition(grading.markers.close)
+    reasoning = reasoning.partition(grading.markers.open)[2] if grading.markers.open in reasoning else reasoning
+    if not closed:
+        opened = condition == Condition.WITH_REASONING or grading.markers.open in text
+        reasoning, answer = (reasoning, "") if opened else ("", text)
+    # Without tags to close, an answer may stand anywhere.
+    found = extract_answer(answer if answer else text, grading.where)
+    needs_tags = condition == Condition.WITH_REASONING
+    became = outcome(
+        answer,
+        found,
+        question.gold,
+        finished=finished,
+        closed=bool(closed) or not needs_tags,
+        task=question.task,
+        seconds=grading.seconds,
+    )
+    return {
+        "example": question.id,
+        "condition": condition,
+        "sample": sample,
+        "writer": writer,
+        "text": text,
+        "extracted": found,
+        "gold": question.gold,
+        "outcome": became,
+        "correct": None if question.gold is None else became is Outcome.CORRECT,
+        "kind": question.kind,
+        "level": question.level,
+        "reasoning_words": len(reasoning.split()),
+        "answer_words": len(answer.split()),
+        "n_tokens": n_tokens,
+        "finished": finished,
+    }
+
+
+def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[str, Any]:
+    """A row of answers.parquet from a given trace, whose text has the prompt before its first think tag."""
+    condition = trace.condition or Condition.WITH_REASONING
+    prompt, opened, text = trace.text.partition(grading.markers.open)
+    stripped = text.rstrip() if opened else prompt.rstrip()
+    ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), None)
+    finished = trace.finished if trace.finished is not None else ended is not None
+    question = Question(trace.question, prompt, trace.gold, trace.kind, trace.level)
+    body = stripped.removesuffix(ended) if ended else stripped
+    row = graded(question, condition, body, grading, finished=finished, writer=trace.writer, sample=sample)
+    if condition == Condition.WITHOUT_REASONING:
+        row["reasoning_words"] = 0  # the finished thought was put there
+    return row
+
+
+def samples_of(traces: Sequence[TraceText]) -> list[int]:
+    """For each trace, how many of the same question, writer and condition come before it."""
+    seen: dict[tuple[Any, ...], int] = {}
+    numbers = []
+    for trace in traces:
+        key = (trace.writer, trace.question, trace.condition)
+        numbers.append(seen.get(key, 0))
+        seen[key] = numbers[-1] + 1
+    return numbers

@@ -1,0 +1,61 @@
+"""One response as a row of answers.parquet."""
+
+from __future__ import annotations
+
+import pytest
+
+from interp.answers import Grading, graded, graded_trace, samples_of
+from interp.datasets import Question, TraceText
+from interp.grading import Outcome
+from interp.prompts import Condition
+from interp.trace import ThinkMarkers
+
+QUESTION = Question("q", "1 + 2?", "3", "sums", "1")
+GRADING = Grading(ThinkMarkers())
+
+
+@pytest.mark.parametrize(
+    ("condition", "text", "expected", "words"),
+    [
+        (Condition.WITH_REASONING, "One and two. </think> The answer is 3.", Outcome.CORRECT, (3, 4)),
+        (Condition.WITH_REASONING, "The answer is 3.", Outcome.UNCLOSED, (4, 0)),
+        (Condition.WITH_REASONING, "One and two. </think>", Outcome.EMPTY, (3, 0)),
+        (Condition.WITHOUT_REASONING, "The answer is 3.", Outcome.CORRECT, (0, 4)),
+        (Condition.NO_TAGS, "The answer is 3.", Outcome.CORRECT, (0, 4)),
+        (Condition.NO_TAGS, "<think> Hm. The answer is 4. </think> The answer is 3.", Outcome.CORRECT, (5, 4)),
+        (Condition.WITH_REASONING, "The answer is 3. </think> The answer is 4.", Outcome.WRONG, (4, 4)),
+        (Condition.WITHOUT_REASONING, "", Outcome.EMPTY, (0, 0)),
+    ],
+)
+def test_the_answer_is_what_stands_after_the_reasoning(
+    condition: str, text: str, expected: Outcome, words: tuple[int, int]
+) -> None:
+    row = graded(QUESTION, condition, text, GRADING, finished=True)
+    assert row["outcome"] is expected
+    assert row["correct"] is (expected is Outcome.CORRECT)
+    assert (row["reasoning_words"], row["answer_words"]) == words
+
+
+def test_a_cut_response_is_not_right_whatever_it_says() -> None:
+    row = graded(QUESTION, Condition.NO_TAGS, "The answer is 3.", GRADING, finished=False)
+    assert (row["outcome"], row["correct"], row["extracted"]) == (Outcome.TRUNCATED, False, "3")
+
+
+def test_given_traces() -> None:
+    whole = "<｜begin▁of▁sentence｜>1 + 2? <think>\nOne and two.\n</think>\nThe answer is 3.<｜end▁of▁sentence｜>"
+    row = graded_trace(TraceText("a", whole, "3", "q", "with_reasoning", "R1"), GRADING)
+    assert (row["outcome"], row["reasoning_words"], row["answer_words"]) == (Outcome.CORRECT, 3, 4)
+    assert (row["writer"], row["n_tokens"], row["finished"]) == ("R1", None, True)
+    cut = graded_trace(TraceText("a", whole.removesuffix("<｜end▁of▁sentence｜>"), "3", "q"), GRADING)
+    assert cut["outcome"] is Outcome.TRUNCATED  # neither the file nor the text says that it ended
+    told = graded_trace(TraceText("a", whole.partition("</think>")[0], "3", "q", finished=True), GRADING)
+    assert told["outcome"] is Outcome.UNCLOSED
+    suppressed = graded_trace(TraceText("a", whole, "3", "q", "without_reasoning"), GRADING)
+    assert suppressed["reasoning_words"] == 0
+    tagless = graded_trace(TraceText("a", "1 + 2? The answer is 3.", "3", "q", "no_tags", finished=True), GRADING)
+    assert tagless["outcome"] is Outcome.CORRECT
+
+
+def test_samples_are_counted_by_question_writer_and_condition() -> None:
+    traces = [TraceText("", "", None, q, c, w) for q, c, w in ["axm", "axm", "aym", "axn", "bxm", "axm"]]
+    assert samples_of(traces) == [0, 1, 0, 0, 0, 2]

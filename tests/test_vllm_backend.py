@@ -1,0 +1,63 @@
+"""The vLLM backend against a stand-in module: what it is asked, and what becomes of its answers."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from interp.errors import UserError
+from interp.generate import Sampling
+from interp.lens import ModelSource, ModelSpec, load_tokenizer
+from interp.vllm_backend import VllmGenerator
+
+SPEC = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    calls: list[Any] = []
+
+    class StandInModel:
+        def __init__(self, **options: Any) -> None:
+            calls.append(options)
+
+        def generate(self, prompts: list[Any], options: list[Any], use_tqdm: bool) -> list[Any]:  # noqa: ARG002
+            calls.append((prompts, options))
+            done = SimpleNamespace(token_ids=[7, 2], finish_reason="stop")
+            cut = SimpleNamespace(token_ids=[7, 8], finish_reason="length")
+            return [SimpleNamespace(outputs=[one]) for one in (done, cut)[: len(prompts)]]
+
+    module = ModuleType("vllm")
+    module.LLM, module.SamplingParams = StandInModel, SimpleNamespace  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "vllm", module)
+    return calls
+
+
+def test_prompts_go_in_as_ids_and_come_back_as_responses(asked: list[Any]) -> None:
+    tokenizer = load_tokenizer(SPEC)
+    generator = VllmGenerator(SPEC, tokenizer)
+    first, second = generator(["<bos> Tom", "<bos> Tom"], Sampling(0.6, 20, 0.9), 3, "x")
+    assert asked[0]["model"].endswith("checkpoints/reasoner")
+    prompts, options = asked[1]
+    ids = tokenizer("<bos> Tom", add_special_tokens=False)["input_ids"]
+    assert prompts == [{"prompt_token_ids": ids}] * 2
+    assert {(o.temperature, o.top_p, o.max_tokens) for o in options} == {(0.6, 0.9, 20)}
+    assert options[0].seed != options[1].seed  # equal prompts, different samples
+    assert tokenizer.eos_token_id in options[0].stop_token_ids
+    assert (first.prompt_ids, first.ids, first.finished) == (tuple(ids), (7, 2), True)
+    assert not second.finished
+
+
+def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="pip install vllm"):
+        VllmGenerator(SPEC, load_tokenizer(SPEC))
+
+
+def test_a_model_without_a_checkpoint(asked: list[Any]) -> None:
+    spec = ModelSpec("planted", ModelSource.PLANTED)
+    with pytest.raises(UserError, match="vLLM needs a checkpoint"):
+        VllmGenerator(spec, load_tokenizer(spec))
