@@ -1,0 +1,250 @@
+"""Do models preplan and anchor? Local and global heads, WAAD, FAI and their couplings. (Paper B, section 4)"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from experiments.collect import Collected, Needs, collect, examples
+from experiments.options import choice, typed
+from experiments.plan import Plan, measured
+from experiments.rhythm_findings import findings
+from experiments.session import Session
+from experiments.summary import Findings, reasons, summary
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.heads import Head, head_array
+from interp.layers import layer_sets
+from interp.rhythm import PeakRule, Peaks
+from interp.rhythm_measure import Settings, Sinks, map_of_sets, measure_rhythm
+from interp.rhythm_tables import (
+    Analysis,
+    HeadSets,
+    boundary_rows,
+    choose_heads,
+    coupling_rows,
+    curve_rows,
+    head_rows,
+    head_set_rows,
+    lag_rows,
+    partial_rows,
+    token_rows,
+    type_rows,
+)
+from interp.store import records
+from interp.trace import Trace
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 20.0
+"""About what the self-check, statistics and figures take on a few dozen short traces."""
+MEASURES = ("distance", "kurtosis", "distance_no_sinks", "kurtosis_no_sinks")
+
+
+@dataclass(frozen=True)
+class PeakOptions:
+    """How peaks are found."""
+
+    rule: str = PeakRule.PROMINENCE.value
+    prominence: float = 0.5
+    share: float = 0.2
+
+
+@dataclass(frozen=True)
+class RhythmOptions:
+    """conf/experiment/rhythm.yaml"""
+
+    name: str = "rhythm"
+    layers: list[str] = field(default_factory=lambda: ["all"])
+    sinks: list[str] = field(default_factory=lambda: [Sinks.KEPT.value])
+    share: float = 0.3
+    receivers: int | None = None
+    ranking_traces: int = 8
+    window: int = 10
+    horizon: list[int] = field(default_factory=lambda: [10, 100])
+    peaks: PeakOptions = field(default_factory=PeakOptions)
+    shares: list[float] = field(default_factory=list)
+    lags: int = 10
+    sentence_draws: int = 200
+    tolerances: list[int] = field(default_factory=lambda: [1])
+    map_tokens: int = 160
+    block_mb: int | None = None
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(self.window, *self.horizon)
+
+    @property
+    def sink_choices(self) -> list[Sinks]:
+        return [Sinks(choice(Sinks, name, "experiment.sinks")) for name in self.sinks]
+
+    @property
+    def block_bytes(self) -> int | None:
+        return None if self.block_mb is None else self.block_mb * 2**20
+
+    def analysis(self, seed: int) -> Analysis:
+        peaks = Peaks(PeakRule(self.peaks.rule), self.peaks.prominence, self.peaks.share)
+        return Analysis(peaks, self.shares, self.lags, self.sentence_draws, self.tolerances, seed)
+
+
+def run(session: Session) -> Findings:
+    """Ranks heads on the first traces, measures every trace, then couplings, nulls and figures over all of them."""
+    options = typed(RhythmOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    store = session.store
+    session.describe_environment()
+    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
+    early: list[Collected] = []
+    if not store.has_closing("a-heads"):
+        # Which heads count must be known before the first trace is averaged over them.
+        traces = [item.trace for item in early if item.trace is not None]
+        while len(traces) < options.ranking_traces and (item := next(items, None)) is not None:
+            early.append(item)
+            traces += [item.trace] if item.trace is not None else []
+        if not traces:
+            for item in early:
+                store.skip(item.index, item.example, item.reason or "", **item.tables)
+            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
+        store.write_closing("a-heads", head_sets=_rank(session, options, traces))
+    sets = _sets(store.table("head_sets"))
+    for item in chain(early, items):
+        if item.trace is None:
+            store.skip(item.index, item.example, item.reason or "", **item.tables)
+        else:
+            store.write(item.index, item.example, **_measure(session, options, item.trace, sets), **item.tables)
+    _analyse(session, options, sets)
+    headlines, more, lines = findings(store.table, session.seed)
+    more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
+    redraw("rhythm", store.table, more, session.directory / "figures")
+    store.finish(summary(headlines, **more))
+    return Findings(headlines, lines)
+
+
+def _rank(session: Session, options: RhythmOptions, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+    """The rows of head_sets.parquet from the mean distance and kurtosis of each head over the ranking traces."""
+    rows: list[dict[str, Any]] = []
+    for trace in session.bar(traces, "ranking heads", total=len(traces)):
+        curves, _ = measure_rhythm(session.lens, trace, options.settings, options.sink_choices, options.block_bytes)
+        rows += head_rows(trace.example, curves)
+    table = pd.DataFrame(rows)
+    means = {name: _mean(head_array(table, table[name].astype(float))) for name in MEASURES if name in table}
+    n_heads = session.lens.n_layers * session.lens.n_heads
+    receivers = options.receivers if options.receivers is not None else 10 if n_heads >= 100 else max(2, n_heads // 10)
+    sets = []
+    for layers, numbers in layer_sets(options.layers, session.lens.n_layers).items():
+        for sinks in options.sink_choices:
+            suffix = "" if sinks is Sinks.KEPT else "_no_sinks"
+            distance, kurtosis = means[f"distance{suffix}"], means[f"kurtosis{suffix}"]
+            chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
+            sets.append(HeadSets(layers, sinks, *chosen))
+    return list(head_set_rows(sets, means))
+
+
+def _mean(values: Float[np.ndarray, "trace layer head"]) -> Float[np.ndarray, "layer head"]:
+    """Each head's mean over the traces in which it has a value; NaN where it has none."""
+    known = ~np.isnan(values)
+    return np.where(known.any(axis=0), np.nansum(values, axis=0) / known.sum(axis=0).clip(min=1), np.nan)
+
+
+def _sets(table: pd.DataFrame) -> list[HeadSets]:
+    sets = []
+    for (layers, sinks), part in table.groupby(["layers", "sinks"], sort=False):
+        heads = {
+            kind: [Head(int(row["layer"]), int(row["head"])) for row in records(part[part["kind"] == kind])]
+            for kind in ("local", "global", "receiver")
+        }
+        sets.append(HeadSets(str(layers), Sinks(str(sinks)), heads["local"], heads["global"], heads["receiver"]))
+    return sets
+
+
+def _measure(
+    session: Session, options: RhythmOptions, trace: Trace, sets: Sequence[HeadSets]
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one trace."""
+    curves, entropy = measure_rhythm(session.lens, trace, options.settings, options.sink_choices, options.block_bytes)
+    of_sets = curve_rows(trace, curves, sets)
+    peaks = options.analysis(session.seed).peaks
+    return {
+        "heads": head_rows(trace.example, curves),
+        "curves": of_sets,
+        "tokens": token_rows(trace, of_sets[0], entropy, peaks),
+    }
+
+
+def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets]) -> None:
+    """The tables over all traces, and the maps of the first one."""
+    store, analysis = session.store, options.analysis(session.seed)
+    tokens = store.table("tokens")
+    if not store.has_closing("b-couplings"):
+        log.info("couplings and null models over %d traces", tokens["example"].nunique())
+        store.write_closing(
+            "b-couplings",
+            couplings=coupling_rows(store.table("curves"), tokens, analysis),
+            lags=lag_rows(tokens, analysis),
+            partial_effects=partial_rows(tokens, analysis),
+            token_types=type_rows(tokens, analysis),
+            boundaries=boundary_rows(tokens, analysis),
+        )
+    if options.map_tokens and not store.has_closing("c-maps"):
+        trace = Trace.from_row(records(store.table("traces").head(1))[0])
+        shown = {"local": sets[0].local, "global": sets[0].far}
+        rows = map_of_sets(session.lens, trace, shown, options.map_tokens, options.block_bytes)
+        store.write_closing("c-maps", maps=rows)
+
+
+def _check(session: Session, options: RhythmOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    choice(PeakRule, options.peaks.rule, "experiment.peaks.rule")
+    if not options.sink_choices:
+        raise UserError("experiment.sinks must name kept, removed or both")
+    if not 0 < options.share <= 0.5:
+        raise UserError(f"experiment.share={options.share} must lie above 0 and not above 0.5")
+    for share in [*options.shares, options.peaks.share]:
+        if not 0 < share < 1:
+            raise UserError(f"a share of {share} of the tokens: experiment.shares must lie between 0 and 1")
+    if len(options.horizon) != 2 or not 0 <= options.horizon[0] <= options.horizon[1]:
+        raise UserError(f"experiment.horizon={options.horizon} must be [H_lo, H_hi] with 0 <= H_lo <= H_hi")
+    for name in ("ranking_traces", "window"):
+        if getattr(options, name) < 1:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
+    for name in ("lags", "sentence_draws", "map_tokens"):
+        if getattr(options, name) < 0:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
+    if options.receivers is not None and options.receivers < 1:
+        raise UserError(f"experiment.receivers={options.receivers} must be at least 1")
+    layer_sets(options.layers, session.lens.n_layers)
+
+
+def plan(session: Session) -> Plan:
+    """Generates one batch (or takes the first given traces), measures two traces and scales up by squared length."""
+    options = typed(RhythmOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    with measured() as generation:
+        first = list(islice(examples(session, Needs.RESPONSE), session.generation.batch))
+    traces = sorted((item.trace for item in first if item.trace is not None), key=lambda t: t.n_measured)
+    if not traces:
+        raise UserError("no trace would be measured: raise data.max_tokens or change the data")
+    middle = traces[len(traces) // 2]
+    settings, sinks = options.settings, options.sink_choices
+    measure_rhythm(session.lens, middle, settings, sinks, options.block_bytes)  # pays for what later ones find ready
+    with measured() as passes:
+        measure_rhythm(session.lens, middle, settings, sinks, options.block_bytes)
+    share = session.n_examples / len(first)
+    mean_square = float(np.mean([t.n_measured**2 for t in traces])) / middle.n_measured**2
+    n = round(len(traces) * share) + min(options.ranking_traces, round(len(traces) * share))
+    tokens = 0 if session.given is not None else sum(len(t.token_ids) for t in traces)
+    return Plan(
+        session.n_examples,
+        n,
+        round(tokens * share),
+        max(generation.peak_bytes, passes.peak_bytes),
+        generation.seconds * share + passes.seconds * mean_square * n + CLOSING_SECONDS,
+        f"the first {len(first)} examples, one of them measured",
+    )

@@ -1,0 +1,102 @@
+"""The headline numbers of `rhythm`, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from experiments.summary import Headline
+from interp.rhythm import Coupling
+from interp.stats import Estimate, bootstrap_mean, rng_for
+from interp.store import records
+
+Tables = Callable[[str], pd.DataFrame]
+
+NAMES = {
+    Coupling.ENTROPY: "entropy at WAAD peaks, nats",
+    Coupling.RECEIVER: "share of receiver-FAI peaks that are FAI peaks",
+    Coupling.FOLLOWING: "share of FAI peaks at or right after a WAAD peak",
+}
+
+
+def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], list[str]]:
+    """Headlines, further content of summary.json, and lines for the screen."""
+    tokens, couplings = table("tokens"), table("couplings")
+    headlines = _couplings(couplings) + _boundaries(table("boundaries"))
+    by_trace = tokens.groupby("example", sort=False)
+    for name, column in (("WAAD, tokens", "waad"), ("FAI to the end", "fai_to_end"), ("entropy, nats", "entropy")):
+        means = by_trace[column].mean().to_numpy(dtype=float)
+        headlines.append(Headline(f"mean {name}", bootstrap_mean(means, rng_for(seed, "mean", column))))
+    for name in ("waad_peak", "fai_peak", "receiver_peak"):
+        shares = by_trace[name].mean().to_numpy(dtype=float)
+        estimate = bootstrap_mean(shares, rng_for(seed, "share", name))
+        headlines.append(Headline(f"share of tokens that are {name.replace('_', ' ')}s", estimate))
+    lines = [_line(row) for row in records(_main(couplings))]
+    lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
+    return headlines, {"n_traces": int(tokens["example"].nunique())}, lines
+
+
+def _main(couplings: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the first set of layers, sinks and horizon, with the chosen rule for peaks."""
+    first = couplings.iloc[0] if len(couplings) else None
+    if first is None:
+        return couplings
+    same = (couplings["layers"] == first["layers"]) & (couplings["sinks"] == first["sinks"])
+    chosen = (couplings["rule"] == first["rule"]) & (
+        couplings["horizon"].isin(["to_end"]) | couplings["horizon"].isna()
+    )
+    return couplings[same & chosen].drop_duplicates("coupling")
+
+
+def _couplings(couplings: pd.DataFrame) -> list[Headline]:
+    headlines = []
+    for row in records(_main(couplings)):
+        n = int(row["n"])
+        null = Estimate(row["baseline"], n, row["null_low"], row["null_high"])
+        headlines.append(Headline(NAMES[Coupling(row["coupling"])], _estimate(row), "shifted in a circle", null))
+    return headlines
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Estimate(float(row["value"]), int(row["n"]), *ends)
+
+
+def _line(row: dict[str, Any]) -> str:
+    low, high = row["lift_low"], row["lift_high"]
+    interval = "" if pd.isna(low) else f" [{100 * low:+.0f}, {100 * high:+.0f}]"
+    sentence = "" if pd.isna(row["p_sentence"]) else f", within sentences p = {row['p_sentence']:.2g}"
+    lift = "" if pd.isna(row["lift"]) else f"{100 * row['lift']:+.1f} %{interval}, "
+    return f"{NAMES[Coupling(row['coupling'])]}: {lift}circular shifts p = {row['p_shift']:.2g}{sentence}"
+
+
+def _boundaries(boundaries: pd.DataFrame) -> list[Headline]:
+    headlines = []
+    for row in records(boundaries[boundaries["tolerance"] == 1]):
+        name = f"{row['measure']} of WAAD peaks for {row['boundary']} starts, one token off at most"
+        chance = Estimate(row["chance"], int(row["n"]))
+        headlines.append(Headline(name, _estimate(row), "random places", chance))
+    return headlines
+
+
+def _partial(partial: pd.DataFrame) -> list[str]:
+    lines = []
+    for row in records(partial):
+        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
+        lines.append(f"{row['coupling']} given {row['given']}: {row['value']:.2f} SD{interval}{p}")
+    return lines
+
+
+def _sinks(sets: pd.DataFrame) -> list[str]:
+    """How many heads of each kind stay when sinks are removed."""
+    lines = []
+    first = sets["layers"].iloc[0]
+    for kind, part in sets[sets["layers"] == first].groupby("kind", sort=False):
+        heads = {s: set(zip(rows["layer"], rows["head"], strict=True)) for s, rows in part.groupby("sinks")}
+        if len(heads) == 2:
+            shared = len(heads["kept"] & heads["removed"])
+            lines.append(f"{kind} heads that stay when sinks are removed: {shared} of {len(heads['kept'])}")
+    return lines

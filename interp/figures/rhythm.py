@@ -1,0 +1,237 @@
+"""Paper B's Fig. 2 (maps and curves) and Tables 2 and 10 as figures, with nulls, lags, peak shares and boundaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
+from matplotlib.figure import Figure
+
+from interp.figures import style
+from interp.figures.maps import dense_rows
+from interp.published import LIFTS
+from interp.rhythm import Coupling
+from interp.store import records
+
+CURVE_TOKENS = 64
+"""How many tokens the curves show: as many as have room for their labels."""
+LABELS = {
+    Coupling.ENTROPY: "(1) entropy at WAAD peaks, nats",
+    Coupling.RECEIVER: "(2) receiver peaks that are FAI peaks",
+    Coupling.FOLLOWING: "(3) FAI peaks at or after WAAD peaks",
+}
+CURVES = {
+    "receiver_fai": ("FAI by receiver heads", "receiver_peak", style.PURPLE),
+    "fai_to_end": ("FAI by global heads", "fai_peak", style.BLUE),
+    "waad": ("WAAD, tokens", "waad_peak", style.RED),
+    "entropy": ("entropy, nats", None, style.GREY),
+}
+
+
+def maps_of_sets(maps: pd.DataFrame, response_start: int, model: str) -> Figure:
+    """Fig. 2 left: the mean pattern of the local and of the global heads within the response, both axes in tokens of
+    it; the colour is the square root of the weight."""
+    sets = list(maps["head_set"].unique())
+    figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.9), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], sets, strict=True):
+        weights = dense_rows(maps[maps["head_set"] == name])[:, response_start:]
+        top = float(np.quantile(weights[weights > 0], 0.995)) if (weights > 0).any() else 1.0
+        image = axis.imshow(weights, cmap=style.SEQUENTIAL, norm=PowerNorm(0.5, 0, max(top, 1e-9)), aspect="auto")
+        axis.set_title(f"{name} heads")
+        axis.set_xlabel("attended token of the response")
+        figure.colorbar(image, ax=axis, shrink=0.85, label="attention, mean over heads")
+    axes[0][0].set_ylabel("token of the response")
+    figure.suptitle(f"{model}, first trace", fontsize=9)
+    return figure
+
+
+def curves(tokens: pd.DataFrame, model: str) -> Figure:
+    """Fig. 2 right: along the first trace's response, FAI by receiver and by global heads, WAAD and entropy, with peaks
+    marked, grey lines where sentences begin, and tokens as labels."""
+    first = tokens[tokens["example"] == tokens["example"].iloc[0]].head(CURVE_TOKENS)
+    x = np.arange(len(first))
+    figure, axes = plt.subplots(len(CURVES), 1, figsize=(0.15 * len(first) + 1.5, 6.2), sharex=True)
+    for axis, (column, (label, peaks, colour)) in zip(axes, CURVES.items(), strict=True):
+        values = first[column].to_numpy(dtype=float)
+        for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
+            axis.axvline(start, color="#cccccc", linewidth=0.7, zorder=0)
+        axis.plot(x, values, color=colour, linewidth=1.1)
+        if peaks is not None:
+            marked = first[peaks].to_numpy(dtype=bool)
+            axis.plot(x[marked], values[marked], "v", color=colour, markersize=5, markeredgecolor="black")
+        axis.set_ylabel(label, fontsize=7)
+        axis.tick_params(labelsize=7)
+    labels = [_visible(token) for token in first["token"]]
+    axes[-1].set_xticks(x, labels, rotation=90, fontsize=6.5)
+    axes[-1].set_xlim(-0.7, len(first) - 0.3)
+    axes[0].set_title(f"{model}, first trace; triangles: peaks; lines: beginnings of sentences", fontsize=8)
+    figure.align_ylabels(axes)
+    figure.tight_layout()
+    return figure
+
+
+def _visible(token: str) -> str:
+    shown = token.strip().replace("\n", "⏎").replace("$", r"\$")
+    return shown or ("⏎" if "\n" in token else "␣")
+
+
+def couplings(table: pd.DataFrame, model: str) -> Figure:
+    """Table 2: each coupling with its interval, the mean over all tokens (grey bar) and the middle 95 % under circular
+    shifts (grey box), for both horizons, with and without sinks."""
+    first = table.iloc[0]
+    rows = table[(table["layers"] == first["layers"]) & (table["rule"] == first["rule"])]
+    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 3.0))
+    for axis, coupling in zip(axes, Coupling, strict=True):
+        found = records(rows[rows["coupling"] == coupling])
+        for place, row in enumerate(reversed(found)):
+            low, high = row["null_low"], row["null_high"]
+            axis.barh(place, high - low, left=low, height=0.5, color="#dddddd")
+            axis.plot([row["baseline"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
+            _point(axis, row, place)
+            lift = "" if pd.isna(row["lift"]) else f"{100 * row['lift']:+.0f} %"
+            axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
+        axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
+        axis.set_ylim(-0.6, len(found) - 0.2)
+        axis.set_title(LABELS[coupling], fontsize=8)
+    figure.suptitle(
+        f"{model}, n = {int(rows['n'].max())} traces; point: at events; grey: all tokens, circular shifts", fontsize=8
+    )
+    figure.tight_layout()
+    return figure
+
+
+def _setting(row: dict[str, Any]) -> str:
+    horizon = "" if pd.isna(row["horizon"]) else f"FAI {str(row['horizon']).replace('_', ' ')}, "
+    return f"{horizon}sinks {row['sinks']}"
+
+
+def _point(axis: Axes, row: dict[str, Any], place: float, prefix: str = "", value: str = "value") -> None:
+    if not pd.isna(row[f"{prefix}low"]):
+        axis.plot([row[f"{prefix}low"], row[f"{prefix}high"]], [place, place], color=style.BLUE, linewidth=1.2)
+    axis.plot(row[value], place, "o", color=style.BLUE, markersize=5)
+
+
+def by_layers(table: pd.DataFrame, model: str) -> Figure:
+    """Table 10: the lift of each coupling by layers, FAI to the end, filled where the circular-shift p-value is below
+    .05 after Benjamini-Hochberg; orange diamonds: published, where the model is the paper's."""
+    first = table.iloc[0]
+    rows = table[(table["sinks"] == first["sinks"]) & (table["rule"] == first["rule"])]
+    rows = rows[rows["horizon"].isna() | (rows["horizon"] == "to_end")]
+    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 0.9 + 0.38 * rows["layers"].nunique()), sharey=True)
+    names = list(rows["layers"].unique())[::-1]
+    for axis, coupling in zip(axes, Coupling, strict=True):
+        for row in records(rows[rows["coupling"] == coupling]):
+            place = names.index(row["layers"])
+            if not pd.isna(row["lift_low"]):
+                ends = [100 * row["lift_low"], 100 * row["lift_high"]]
+                axis.plot(ends, [place, place], color=style.BLUE, linewidth=1.2)
+            face = style.BLUE if row["p_adjusted"] < 0.05 else "white"
+            axis.plot(100 * row["lift"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            published = LIFTS.get(model, {}).get(row["layers"], {}).get(coupling)
+            if published is not None:
+                axis.plot(100 * published, place, "D", color=style.ORANGE, markersize=5)
+        axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axis.set_yticks(range(len(names)), [f"{name} layers" for name in names], fontsize=8)
+        axis.set_ylim(-0.6, len(names) - 0.4)
+        axis.set_xlabel("above all tokens, %", fontsize=8)
+        axis.set_title(LABELS[coupling], fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def lags(table: pd.DataFrame, model: str) -> Figure:
+    """Each curve around WAAD peaks, relative to its mean over the trace, with 95 % intervals; grey: circular shifts."""
+    names = list(table["curve"].unique())
+    figure, axes = plt.subplots(1, len(names), figsize=(3.5 * len(names), 2.8), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        rows = table[table["curve"] == name]
+        label, _, colour = CURVES[name]
+        axis.axhspan(rows["null_low"].iloc[0], rows["null_high"].iloc[0], color="#dddddd")
+        axis.plot(rows["lag"], rows["value"], "o-", color=colour, markersize=3)
+        axis.fill_between(rows["lag"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
+        axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axis.set_title(label.split(",")[0], fontsize=9)
+        axis.set_xlabel("tokens after a WAAD peak")
+    axes[0][0].set_ylabel("relative to the trace's mean")
+    figure.suptitle(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def by_share(table: pd.DataFrame, model: str) -> Figure | None:
+    """The lift of each coupling against the share of tokens that count as peaks; None if that was not computed."""
+    rows = table[(table["rule"] == "quantile") & table["share"].notna()]
+    if rows.empty:
+        return None
+    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 2.8))
+    for axis, coupling in zip(axes, Coupling, strict=True):
+        here = rows[rows["coupling"] == coupling]
+        for (horizon, part), colour in zip(
+            here.groupby("horizon", dropna=False), (style.BLUE, style.ORANGE), strict=False
+        ):
+            label = None if pd.isna(horizon) else f"FAI {str(horizon).replace('_', ' ')}"
+            axis.plot(part["share"], 100 * part["lift"].astype(float), "o-", color=colour, label=label, markersize=4)
+            ends = (100 * part[end].astype(float) for end in ("lift_low", "lift_high"))
+            axis.fill_between(part["share"], *ends, color=colour, alpha=0.2)
+        if coupling is not Coupling.ENTROPY:
+            axis.legend(frameon=False, fontsize=7)
+        axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axis.set_xlabel("share of tokens that are peaks")
+        axis.set_title(LABELS[coupling], fontsize=8)
+    axes[0].set_ylabel("above all tokens, %")
+    figure.suptitle(model, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def token_types(table: pd.DataFrame, model: str) -> Figure:
+    """Which types of tokens are peaks, beside their share of all tokens."""
+    shares = ["share of tokens", "share of waad_peaks", "share of fai_peaks", "share of receiver_peaks"]
+    kinds = list(table["type"].unique())
+    figure, axis = plt.subplots(figsize=(6.6, 2.9))
+    colours = (style.GREY, style.RED, style.BLUE, style.PURPLE)
+    for j, (measure, colour) in enumerate(zip(shares, colours, strict=True)):
+        rows = table[table["measure"] == measure].set_index("type").reindex(kinds)
+        x = np.arange(len(kinds)) + (j - 1.5) * 0.2
+        name = measure.removeprefix("share of ").replace("_", " ").replace("waad", "WAAD").replace("fai", "FAI")
+        axis.bar(x, rows["value"], 0.18, color=colour, label=f"of {name}")
+        ends = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float)
+        axis.errorbar(
+            x, rows["value"], np.nan_to_num(ends).clip(0), fmt="none", color="black", linewidth=0.8, capsize=2
+        )
+    axis.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axis.set_ylabel("share, with 95 % interval")
+    axis.set_title(model, fontsize=9)
+    axis.legend(frameon=False, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def boundaries(table: pd.DataFrame, model: str) -> Figure:
+    """Precision and recall of WAAD peaks for boundaries; grey bars: peaks at random places."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 0.8 + 0.3 * len(table) / 2), sharey=True)
+    for axis, measure in zip(axes, ("precision", "recall"), strict=True):
+        rows = records(table[table["measure"] == measure])[::-1]
+        for place, row in enumerate(rows):
+            axis.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
+            _point(axis, row, place)
+        labels = [f"{row['boundary']}, within {row['tolerance']} (n = {row['n']})" for row in rows]
+        axis.set_yticks(range(len(rows)), labels, fontsize=8)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel(f"{measure} of WAAD peaks")
+    figure.suptitle(f"{model}; grey: peaks at random places", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def coupling_table(table: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Tables 2, 10 and 12: every coupling by layers, sinks and horizon, with the published lift of this model."""
+    rows = table[table["rule"] == table["rule"].iloc[0]].copy()
+    rows = rows.drop(columns=["experiment", "model", "data", "seed", "share"])
+    published = LIFTS.get(model, {})
+    rows["published_lift"] = [published.get(row["layers"], {}).get(Coupling(row["coupling"])) for row in records(rows)]
+    return rows.reset_index(drop=True)

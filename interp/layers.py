@@ -1,0 +1,58 @@
+"""Names for sets of layers, the same in every experiment: all, thirds, five, ranges and lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from interp.errors import UserError
+
+THIRDS = ("bottom", "middle", "top")
+KNOWN = "all, thirds, bottom, middle, top, five, a layer, a range such as 4-8, or layers joined by + such as 1+5+9"
+
+
+def layer_set(spec: str | int, n_layers: int) -> list[int]:
+    """The layers, from 0, that a name stands for; `bottom` is next to the input. Raises UserError for no or unknown
+    layers.
+
+    `middle` is floor(L/3) to floor(2L/3) - 1, and `five` are five evenly spaced layers of it (Paper B, section 5; all
+    of it where it is smaller). A range includes both ends.
+    """
+    name = str(spec).strip()
+    cuts = [0, n_layers // 3, 2 * n_layers // 3, n_layers]
+    if name == "all":
+        return list(range(n_layers))
+    if name in THIRDS:
+        i = THIRDS.index(name)
+        layers = list(range(cuts[i], cuts[i + 1]))
+    elif name == "five":
+        layers = sorted({int(x) for x in np.linspace(cuts[1], max(cuts[1], cuts[2] - 1), 5).round()})
+    else:
+        layers = _numbers(name)
+    if not layers:
+        raise UserError(f"layers={name}: a model with {n_layers} layers has none there")
+    for layer in layers:
+        if not 0 <= layer < n_layers:
+            raise UserError(f"layers={name}: layer {layer} is out of range, the model has layers 0 to {n_layers - 1}")
+    return layers
+
+
+def layer_sets(specs: str | int | Sequence[str | int], n_layers: int) -> dict[str, list[int]]:
+    """Several sets by name, in order; `thirds` stands for bottom, middle and top."""
+    names = [specs] if isinstance(specs, str | int) else list(specs)
+    flat = [part for name in names for part in (THIRDS if name == "thirds" else (name,))]
+    if not flat:
+        raise UserError(f"layers must name a set of layers: {KNOWN}")
+    return {str(name): layer_set(name, n_layers) for name in flat}
+
+
+def _numbers(name: str) -> list[int]:
+    layers: list[int] = []
+    try:
+        for part in name.split("+"):
+            first, dash, last = part.partition("-")
+            layers += range(int(first), int(last) + 1) if dash else [int(first)]
+    except ValueError as error:
+        raise UserError(f"layers={name} is not known: use {KNOWN}") from error
+    return sorted(set(layers))
