@@ -156,7 +156,7 @@ def _check(session: Session, options: EvaluateOptions) -> tuple[list[Condition],
             choice(Condition, trace.condition, f"trace {trace.id}: condition")
     judge = Judge(options.judge) if options.judge.url else None
     known = session.given if session.given is not None else session.questions
-    if judge is None and all(item.gold is None for item in known):
+    if judge is None and all(item.gold is None and getattr(item, "task", None) is None for item in known):
         raise UserError("the data has no gold answers: set experiment.judge.url and experiment.judge.model for a judge")
     return conditions, judge
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,17 +11,16 @@ from experiments.collect import Collected, collect, from_response, left_out, res
 from experiments.heads_findings import FindingsOptions, findings
 from experiments.options import choice, typed
 from experiments.plan import Plan, measured, require_memory
+from experiments.probing import HaystackOptions, needles_for, probes
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.datasets import TraceText
 from interp.errors import UserError
 from interp.figures.redraw import redraw
-from interp.haystack import Haystack, haystacks
+from interp.haystack import Haystack
 from interp.heads import HeadScore
 from interp.measure_heads import HeadMeasures, map_rows, measure_heads
-from interp.probes import Decoding, induction_scores, retrieval_scores
 from interp.ranking import (
-    HeadKind,
     layer_rows,
     mean_over_examples,
     overlap_rows,
@@ -36,16 +35,6 @@ log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 10.0
 """About what the self-check, statistics and figures take on any model."""
-
-
-@dataclass(frozen=True)
-class HaystackOptions:
-    """The haystacks for retrieval heads; no lengths = retrieval heads are not measured."""
-
-    lengths: list[int] = field(default_factory=lambda: [150, 300])
-    depths: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.9])
-    decoding: str = Decoding.GENERATED.value
-    max_new_tokens: int = 40
 
 
 @dataclass(frozen=True)
@@ -95,7 +84,7 @@ def run(session: Session) -> Findings:
     if store.table("heads").empty:
         raise UserError(f"no trace was measured: {reasons(store.skipped())}")
 
-    for prompt, score in session.bar(_probes(session, options, needles), "probes"):
+    for prompt, score in session.bar(probes(session, options.induction_prompts, options.haystack, needles), "probes"):
         if not store.has_closing(f"a-{prompt}"):
             store.write_closing(f"a-{prompt}", probes=score())
     k = options.k(lens.n_layers * lens.n_heads)
@@ -130,35 +119,6 @@ def measure(session: Session, trace: Trace, options: HeadsOptions) -> list[dict[
     return measure_heads(session.lens, trace, options.measures, session.seed, options.block_bytes)
 
 
-def _probes(
-    session: Session, options: HeadsOptions, needles: Sequence[Haystack]
-) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:
-    """Every probe prompt with what scores it."""
-    lens, settings = session.lens, options.haystack
-
-    def induction(i: int) -> Callable[[], list[dict[str, Any]]]:
-        name = f"induction-{i}"
-        return lambda: _probe_rows(name, HeadKind.INDUCTION, induction_scores(lens, session.seed, i), None)
-
-    def retrieval(needle: Haystack) -> Callable[[], list[dict[str, Any]]]:
-        def score() -> list[dict[str, Any]]:
-            copied = retrieval_scores(lens, needle, Decoding(settings.decoding), settings.max_new_tokens)
-            return _probe_rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
-
-        return score
-
-    probes = [(f"induction-{i}", induction(i)) for i in range(options.induction_prompts)]
-    return probes + [(needle.name, retrieval(needle)) for needle in needles]
-
-
-def _probe_rows(example: str, kind: HeadKind, scores: Any, recalled: float | None) -> list[dict[str, Any]]:
-    return [
-        {"example": example, "kind": kind, "layer": layer, "head": head, "value": float(value), "recalled": recalled}
-        for layer, row in enumerate(scores)
-        for head, value in enumerate(row)
-    ]
-
-
 def _keep_maps(session: Session, options: HeadsOptions, top: Sequence[Any]) -> None:
     """Attention rows of the best heads on the first traces, for Figs. 4 and 5."""
     store = session.store
@@ -176,13 +136,13 @@ def plan(session: Session) -> Plan:
     traces = (
         _plan_generated(session, options) if session.given is None else _plan_given(session, options, session.given)
     )
-    probes = _probes(session, options, needles)
+    found = probes(session, options.induction_prompts, options.haystack, needles)
     induction, retrieval = options.induction_prompts, len(needles)
     seconds = 0.0
     for n, at in ((induction, 0), (retrieval, induction)):
         if n:
             with measured() as meter:
-                probes[at][1]()
+                found[at][1]()
             seconds += n * meter.seconds
     mapped = min(options.maps, traces.examples)
     return Plan(
@@ -191,7 +151,7 @@ def plan(session: Session) -> Plan:
         traces.generated_tokens + retrieval * options.haystack.max_new_tokens,
         traces.peak_bytes,
         traces.seconds * (1 + mapped / max(1, traces.examples)) + seconds + CLOSING_SECONDS,
-        traces.basis + (", one probe of each kind" if probes else ""),
+        traces.basis + (", one probe of each kind" if found else ""),
     )
 
 
@@ -249,7 +209,6 @@ def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
     lens, haystack = session.lens, options.haystack
     choice(HeadScore, options.score, "experiment.score")
-    choice(Decoding, haystack.decoding, "experiment.haystack.decoding")
     n_heads = lens.n_layers * lens.n_heads
     if not 1 <= options.k(n_heads) <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
@@ -264,11 +223,4 @@ def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
         if options.block_bytes <= 0:
             raise UserError(f"experiment.block_mb={options.block_mb} must be positive")
         require_memory(session, 3 * options.block_bytes, "the block of attention weights", "lower experiment.block_mb")
-    needles = haystacks(
-        lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
-    )
-    longest = max((len(needle.ids) for needle in needles), default=0) + haystack.max_new_tokens
-    positions = getattr(lens.hf.config, "max_position_embeddings", None)
-    if needles and positions is not None and longest > positions:
-        raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
-    return needles
+    return needles_for(session, haystack)

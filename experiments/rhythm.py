@@ -89,6 +89,27 @@ class RhythmOptions:
     def block_bytes(self) -> int | None:
         return None if self.block_mb is None else self.block_mb * 2**20
 
+    def check(self) -> None:
+        """Raises UserError for values out of range."""
+        choice(PeakRule, self.peaks.rule, "experiment.peaks.rule")
+        if not self.sink_choices:
+            raise UserError("experiment.sinks must name kept, removed or both")
+        if not 0 < self.share <= 0.5:
+            raise UserError(f"experiment.share={self.share} must lie above 0 and not above 0.5")
+        for share in [*self.shares, self.peaks.share]:
+            if not 0 < share < 1:
+                raise UserError(f"a share of {share} of the tokens: experiment.shares must lie between 0 and 1")
+        if len(self.horizon) != 2 or not 0 <= self.horizon[0] <= self.horizon[1]:
+            raise UserError(f"experiment.horizon={self.horizon} must be [H_lo, H_hi] with 0 <= H_lo <= H_hi")
+        for name in ("ranking_traces", "window"):
+            if getattr(self, name) < 1:
+                raise UserError(f"experiment.{name}={getattr(self, name)} must be at least 1")
+        for name in ("lags", "sentence_draws", "map_tokens"):
+            if getattr(self, name) < 0:
+                raise UserError(f"experiment.{name}={getattr(self, name)} must not be negative")
+        if self.receivers is not None and self.receivers < 1:
+            raise UserError(f"experiment.receivers={self.receivers} must be at least 1")
+
     def analysis(self, seed: int) -> Analysis:
         peaks = Peaks(PeakRule(self.peaks.rule), self.peaks.prominence, self.peaks.share)
         return Analysis(peaks, self.shares, self.lags, self.sentence_draws, self.tolerances, seed)
@@ -112,8 +133,8 @@ def run(session: Session) -> Findings:
             for item in early:
                 store.skip(item.index, item.example, item.reason or "", **item.tables)
             raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-        store.write_closing("a-heads", head_sets=_rank(session, options, traces))
-    sets = _sets(store.table("head_sets"))
+        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options, traces))
+    sets = sets_of(store.table("head_sets"))
     for item in chain(early, items):
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
@@ -127,7 +148,7 @@ def run(session: Session) -> Findings:
     return Findings(headlines, lines)
 
 
-def _rank(session: Session, options: RhythmOptions, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+def rank_heads_by_distance(session: Session, options: RhythmOptions, traces: Sequence[Trace]) -> list[dict[str, Any]]:
     """The rows of head_sets.parquet from the mean distance and kurtosis of each head over the ranking traces."""
     rows: list[dict[str, Any]] = []
     for trace in session.bar(traces, "ranking heads", total=len(traces)):
@@ -153,7 +174,8 @@ def _mean(values: Float[np.ndarray, "trace layer head"]) -> Float[np.ndarray, "l
     return np.where(known.any(axis=0), np.nansum(values, axis=0) / known.sum(axis=0).clip(min=1), np.nan)
 
 
-def _sets(table: pd.DataFrame) -> list[HeadSets]:
+def sets_of(table: pd.DataFrame) -> list[HeadSets]:
+    """The sets of heads from head_sets.parquet."""
     sets = []
     for (layers, sinks), part in table.groupby(["layers", "sinks"], sort=False):
         heads = {
@@ -201,24 +223,7 @@ def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets])
 
 def _check(session: Session, options: RhythmOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    choice(PeakRule, options.peaks.rule, "experiment.peaks.rule")
-    if not options.sink_choices:
-        raise UserError("experiment.sinks must name kept, removed or both")
-    if not 0 < options.share <= 0.5:
-        raise UserError(f"experiment.share={options.share} must lie above 0 and not above 0.5")
-    for share in [*options.shares, options.peaks.share]:
-        if not 0 < share < 1:
-            raise UserError(f"a share of {share} of the tokens: experiment.shares must lie between 0 and 1")
-    if len(options.horizon) != 2 or not 0 <= options.horizon[0] <= options.horizon[1]:
-        raise UserError(f"experiment.horizon={options.horizon} must be [H_lo, H_hi] with 0 <= H_lo <= H_hi")
-    for name in ("ranking_traces", "window"):
-        if getattr(options, name) < 1:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
-    for name in ("lags", "sentence_draws", "map_tokens"):
-        if getattr(options, name) < 0:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
-    if options.receivers is not None and options.receivers < 1:
-        raise UserError(f"experiment.receivers={options.receivers} must be at least 1")
+    options.check()
     layer_sets(options.layers, session.lens.n_layers)
 
 

@@ -98,7 +98,7 @@ def reasoning_gym_questions(task: str, seed: int, limit: int, options: Mapping[s
         Question(
             f"{task}-{seed}-{i}",
             str(entry["question"]).strip(),
-            str(entry["answer"]),
+            _text_or_none(entry["answer"]),
             task,
             _plain_level(entry["metadata"].get("difficulty")),
             Task(task, entry),

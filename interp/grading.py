@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from interp.time_limit import TimeLimitError, call_with_time_limit
+from interp.time_limit import TimeLimitError, WorkerError, call_with_time_limit
+
+log = logging.getLogger(__name__)
 
 _SAID = re.compile(r"answer (?:is|equals)\s*:?\s*(.+?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
@@ -95,12 +96,13 @@ def equals(extracted: str, gold: str, seconds: float) -> bool:
         return int(ours) == int(theirs)
     if _WORD.fullmatch(theirs) and _WORD.fullmatch(ours):  # as mathematics a word is a product of letters
         return ours.casefold() == theirs.casefold()
-    return _limited(_math_equal, theirs, ours, seconds=seconds, prepare=_import_math)
+    return _limited("interp.comparisons:math_equal", theirs, ours, seconds=seconds, imports=("math_verify",))
 
 
 def score_task(extracted: str, task: Task, seconds: float) -> bool:
     """Whether the question's own generator gives the answer full marks. Raises TimeLimitError after `seconds`."""
-    return _limited(_task_score, extracted, task.name, task.entry, seconds=seconds, prepare=_import_tasks)
+    arguments = (extracted, task.name, task.entry)
+    return _limited("interp.comparisons:task_score", *arguments, seconds=seconds, imports=("reasoning_gym",))
 
 
 def is_refusal(text: str) -> bool:
@@ -127,49 +129,26 @@ def outcome(
         return Outcome.EMPTY
     if extracted is None and is_refusal(answer):
         return Outcome.REFUSED
-    if gold is None:
+    if gold is None and task is None:
         return Outcome.UNGRADED
     if extracted is None:
         return Outcome.NO_ANSWER
     try:
-        right = score_task(extracted, task, seconds) if task else equals(extracted, gold, seconds)
+        right = score_task(extracted, task, seconds) if task else equals(extracted, str(gold), seconds)
     except TimeLimitError:
         return Outcome.TIMED_OUT
     return Outcome.CORRECT if right else Outcome.WRONG
 
 
-def _limited(
-    function: Callable[..., bool], *arguments: Any, seconds: float, prepare: Callable[[], None] | None
-) -> bool:
+def _limited(function: str, *arguments: Any, seconds: float, imports: tuple[str, ...]) -> bool:
     # SymPy evaluates what it parses: a text that reaches for Python's internals is no mathematics.
     if any("__" in text for text in arguments if isinstance(text, str)):
         return False
-    return call_with_time_limit(function, *arguments, seconds=seconds, prepare=prepare)
-
-
-def _import_math() -> None:
-    import math_verify  # noqa: F401  # only the worker pays for SymPy
-
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at each call that we do the timing
-
-
-def _import_tasks() -> None:
-    import reasoning_gym  # noqa: F401
-
-
-def _math_equal(gold: str, extracted: str) -> bool:
-    from math_verify import parse, verify
-
-    # Its own time limits need signals; the worker is killed from outside instead.
-    one, other = (parse(f"${text}$", parsing_timeout=None) for text in (gold, extracted))
-    return bool(verify(one, other, timeout_seconds=None))
-
-
-def _task_score(extracted: str, name: str, entry: dict[str, Any]) -> bool:
-    from reasoning_gym import get_score_answer_fn
-
-    # Tasks give partial marks for the form alone.
-    return float(get_score_answer_fn(name)(extracted, entry)) > 0.99
+    try:
+        return bool(call_with_time_limit(function, *arguments, seconds=seconds, imports=imports))
+    except WorkerError as error:
+        log.warning("a comparison failed and counts as wrong: %s", error)
+        return False
 
 
 def _last_boxed(text: str) -> str | None:

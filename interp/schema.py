@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pyarrow as pa
 
-from interp.trace import Segment
-
-TEXT, INT, FLOAT, BOOL = pa.string(), pa.int32(), pa.float64(), pa.bool_()
-IDS = pa.list_(pa.int32())
-SPANS = pa.list_(pa.struct([("segment", TEXT), ("start", INT), ("end", INT)]))
-
-
-@dataclass(frozen=True)
-class Column:
-    """`null` says what null means; a column without it is never null."""
-
-    name: str
-    type: pa.DataType
-    meaning: str
-    null: str = ""
-
-
-COMMON = (
-    Column("experiment", TEXT, "name of the experiment"),
-    Column("model", TEXT, "name of the model's configuration"),
-    Column("data", TEXT, "name of the data's configuration"),
-    Column("seed", pa.int64(), "seed of the run"),
+from interp import schema_rhythm
+from interp.columns import (
+    BOOL,
+    COMMON,
+    EXAMPLE,
+    FLOAT,
+    IDS,
+    INT,
+    NO_DISTANCE,
+    NO_STOP,
+    NO_TRAJECTORY,
+    NOT_APPLICABLE,
+    NOT_MEASURED,
+    SPANS,
+    TEXT,
+    TOO_LITTLE_MASS,
+    Column,
 )
-EXAMPLE = Column("example", TEXT, "id of the example in its data set")
+from interp.trace import Segment
 
 
 def _mass_columns() -> tuple[Column, ...]:
@@ -45,17 +38,6 @@ def _mass_columns() -> tuple[Column, ...]:
             )
     return tuple(columns)
 
-
-NOT_MEASURED = "not measured in this experiment"
-NO_DISTANCE = "the head gives other tokens less than 1 %, or not measured"
-TOO_LITTLE_MASS = "the head gives the reasoning less than experiment.min_mass"
-NO_TRAJECTORY = f"{TOO_LITTLE_MASS}, fewer than 8 answer tokens, or it always looks at the same place"
-NO_STOP = f"no stop or no reflection word, or {TOO_LITTLE_MASS}"
-NOT_APPLICABLE = "not applicable to this measurement"
-
-LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/layers.py")
-SINKS = Column("sinks", TEXT, "`kept`, or `removed`: without attention to the first four tokens")
-UNDEFINED = "NaN where undefined"
 
 TABLES: dict[str, tuple[Column, ...]] = {
     "heads": (
@@ -179,85 +161,6 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("step_start", BOOL, "whether it begins a line"),
         Column("entropy", FLOAT, "entropy of the prediction of this token, in nats", null="the first token"),
     ),
-    "head_sets": (
-        Column("kind", TEXT, "`local`, `global` or `receiver` (Paper B, section 4.1)"),
-        LAYERS,
-        SINKS,
-        Column("layer", INT, "layer, from 0"),
-        Column("head", INT, "head, from 0"),
-        Column("value", FLOAT, "what it was chosen by: mean distance in tokens, or mean kurtosis"),
-    ),
-    "curves": (
-        EXAMPLE,
-        LAYERS,
-        SINKS,
-        Column("position", INT, "position of the first value"),
-        *(
-            Column(name, pa.list_(pa.float32()), f"as in `tokens`, one value a token of the response; {UNDEFINED}")
-            for name in ("waad", "fai", "fai_to_end", "receiver_fai", "receiver_fai_to_end")
-        ),
-    ),
-    "couplings": (
-        Column("coupling", TEXT, "which coupling of Paper B, Table 2: see interp/rhythm.py"),
-        LAYERS,
-        SINKS,
-        Column("horizon", TEXT, "`to_end` or `near`: which FAI", null="does not use FAI"),
-        Column("rule", TEXT, "how peaks are found: `prominence` or `quantile`"),
-        Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
-        Column("value", FLOAT, "mean over traces of the value at events"),
-        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-        Column("high", FLOAT, "upper end of it", null="n < 2"),
-        Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
-        Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
-        Column("lift_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
-        Column("lift_high", FLOAT, "upper end of it", null="n < 2, or unbounded"),
-        Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under circular shifts"),
-        Column("null_high", FLOAT, "upper end of it"),
-        Column("p_shift", FLOAT, "two-sided p-value against circular shifts of each trace"),
-        Column("p_sentence", FLOAT, "the same against permutations within sentences", null="not computed"),
-        Column("p_adjusted", FLOAT, "p_shift after Benjamini-Hochberg over the table"),
-        Column("n", INT, "number of traces"),
-        Column("n_events", INT, "number of events in all of them"),
-    ),
-    "lags": (
-        Column("around", TEXT, "the events: `waad_peak`"),
-        Column("curve", TEXT, "the curve that is averaged around them"),
-        Column("lag", INT, "tokens after the event; negative = before it"),
-        Column("value", FLOAT, "mean over traces of the curve there, relative to its mean over the trace"),
-        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-        Column("high", FLOAT, "upper end of it", null="n < 2"),
-        Column("null_low", FLOAT, "lower end of the middle 95 % under circular shifts"),
-        Column("null_high", FLOAT, "upper end of it"),
-        Column("n", INT, "number of traces"),
-    ),
-    "partial_effects": (
-        Column("coupling", TEXT, "as in `couplings`"),
-        Column("given", TEXT, "what is held constant"),
-        Column("value", FLOAT, "mean over traces of the event's coefficient, in standard deviations of the ranks"),
-        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-        Column("high", FLOAT, "upper end of it", null="n < 2"),
-        Column("p", FLOAT, "two-sided sign-flip p-value over traces", null="n < 2"),
-        Column("n", INT, "number of traces"),
-    ),
-    "token_types": (
-        Column("type", TEXT, "as in `tokens`"),
-        Column("measure", TEXT, "`share` of tokens or of peaks, or the mean of a curve"),
-        Column("value", FLOAT, "mean over traces"),
-        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-        Column("high", FLOAT, "upper end of it", null="n < 2"),
-        Column("n", INT, "number of traces"),
-    ),
-    "boundaries": (
-        Column("boundary", TEXT, "`sentence`, `clause` or `step`"),
-        Column("measure", TEXT, "`precision` or `recall` of WAAD peaks"),
-        Column("tolerance", INT, "tokens that a hit may be off"),
-        Column("value", FLOAT, "mean over traces"),
-        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-        Column("high", FLOAT, "upper end of it", null="n < 2"),
-        Column("chance", FLOAT, "the same for peaks at random places"),
-        Column("p", FLOAT, "two-sided sign-flip p-value of the difference over traces", null="n < 2"),
-        Column("n", INT, "number of traces"),
-    ),
     "effects": (
         EXAMPLE,
         Column("intervention", TEXT, "verb_site, such as `patch_resid_pre` or `ablate_head_mean`"),
@@ -268,6 +171,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("segment", TEXT, "segment of the position", null=NOT_APPLICABLE),
         Column("token", TEXT, "text of the token at the position", null=NOT_APPLICABLE),
         Column("role", TEXT, "what the position is for in a contrast pair: see interp/contrast", null="none of those"),
+        Column("heads_kind", TEXT, "which list the heads were taken from", null="not a list of heads"),
+        Column("n_heads", INT, "how many heads, from the top of that list", null="not a list of heads"),
+        Column("rows", TEXT, "`answer` or `all`: at which queries heads were cut", null=NOT_APPLICABLE),
+        Column("layer_end", INT, "layer after the last one", null="one layer, or all"),
+        Column("draw", INT, "number of the random draw or of the forced candidate, from 0", null="there is one"),
+        Column("forced", TEXT, "text of the forced token", null=NOT_APPLICABLE),
         Column("metric", TEXT, "what was measured, such as `nld`, `ld`, `kl`, `flipped`, `jaccard`"),
         Column("clean", FLOAT, "the metric in the clean run", null=NOT_APPLICABLE),
         Column("corrupted", FLOAT, "the metric in the corrupted run", null=NOT_APPLICABLE),
@@ -367,6 +276,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("null_high", FLOAT, "upper end of it", null="n < 2"),
         Column("p_adjusted", FLOAT, "p_permutation after Benjamini-Hochberg over the groups", null="n < 2, or `all`"),
     ),
+    **schema_rhythm.TABLES,
 }
 
 

@@ -64,19 +64,20 @@ def binomial_estimate(successes: int, n: int) -> Estimate:
 
 
 def random_heads_like(
-    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator
+    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator, *, others_only: bool = True
 ) -> Int[np.ndarray, "draws k 2"]:
-    """Sets of other heads, each with as many heads in every layer as `heads` has: the control matched by layer.
+    """Sets of random heads, each with as many heads in every layer as `heads` has: the control matched by layer.
 
-    Heads of the set itself are never drawn. In a layer where too few others are left, all of them are drawn and the
-    set stays that much smaller: the missing places are -1.
+    `others_only`: heads of the set itself are never drawn; in a layer where too few others are left, all of them are
+    drawn and the set stays that much smaller: the missing places are -1. Otherwise any head of the layer may be drawn,
+    and every set is full.
     """
     drawn = np.full((draws, len(heads), 2), -1)
     for layer in np.unique(heads[:, 0]):
         places = np.flatnonzero(heads[:, 0] == layer)
-        others = np.setdiff1d(np.arange(n_heads), heads[places, 1])
+        pool = np.setdiff1d(np.arange(n_heads), heads[places, 1]) if others_only else np.arange(n_heads)
         for draw in range(draws):
-            chosen = rng.permutation(others)[: len(places)]
+            chosen = rng.permutation(pool)[: len(places)]
             drawn[draw, places[: len(chosen)], 0] = layer
             drawn[draw, places[: len(chosen)], 1] = chosen
     return drawn

@@ -19,8 +19,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from interp.columns import COMMON
 from interp.errors import UserError
-from interp.schema import COMMON, TABLES, arrow_schema
+from interp.schema import TABLES, arrow_schema
 
 PARTS = "parts"
 SUMMARY = "summary.json"

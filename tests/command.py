@@ -31,6 +31,13 @@ NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]",
 SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
 SMALLEST: dict[str, list[str]] = {
     "evaluate": ["data.limit=2"],
+    "ablate": [
+        "data.limit=2",
+        *(f"experiment.{option}" for option in ["doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]"]),
+        *(f"experiment.{option}" for option in ["knockouts=[answer_reasoning]", "renormalise=[true]", "window=0"]),
+        *(f"experiment.{option}" for option in ["induction_prompts=1", "haystack.lengths=[]", "each_head=false"]),
+    ],
+    "perturb": ["data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"],
     "heads": SMALL_HEADS,
     "patching": SMALL_PATCHING,
     "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],

@@ -10,10 +10,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.errors import UserError, nearest
-from interp.figures import evaluation, style
+from interp.figures import ablation, evaluation, style
 from interp.figures import heads as head_figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
+from interp.figures import perturb as perturb_figures
 from interp.figures import rhythm as rhythm_figures
 from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
@@ -126,6 +127,37 @@ def _draw_rhythm(table: Tables, _: Mapping[str, Any], directory: Path) -> None:
             style.save(figure, directory, name)
 
 
+def _draw_ablate(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    effects, heads = table("effects"), table("heads")
+    model = str(effects["model"].iloc[0])
+    lists = {kind: [Head(*place) for place in places] for kind, places in facts["lists"].items()}
+    shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
+    more = {
+        "ablate_doses": ablation.doses(effects, model),
+        "ablate_heads": ablation.single_heads(effects, lists, shape, model),
+        "knockout_windows": ablation.windows(effects, model),
+        "knockout_whole": ablation.whole(effects, model),
+    }
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+
+
+def _draw_perturb(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    perturbed, tokens = table("perturbed"), table("tokens")
+    model = str(tokens["model"].iloc[0])
+    more: dict[str, Figure | None] = {
+        "b_fig3_problems": perturb_figures.problems(table("effects"), tokens, int(facts["k"]), model),
+        "perturb_predictors": perturb_figures.predictors(table("predictors"), model),
+    }
+    if not perturbed.empty:
+        more["b_table1_perturbed"] = perturb_figures.groups(perturbed, model)
+        style.save_table(perturb_figures.group_table(perturbed), directory, "b_table1_perturbed")
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+
+
 DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "heads": _draw_heads,
     "train_reasoner": _draw_training,
@@ -133,4 +165,6 @@ DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "patching": _draw_patching,
     "evaluate": _draw_evaluate,
     "rhythm": _draw_rhythm,
+    "ablate": _draw_ablate,
+    "perturb": _draw_perturb,
 }

@@ -1,0 +1,286 @@
+"""Do the heads matter that look at the reasoning? Ablation and attention knockout with matched controls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from experiments.ablate_findings import findings
+from experiments.collect import Needs, collect, examples
+from experiments.options import choice, typed
+from experiments.plan import Plan, measured
+from experiments.probing import HaystackOptions, needles_for, probes
+from experiments.session import Session
+from experiments.summary import Findings, reasons, summary
+from interp.ablation import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
+from interp.ablation_effects import Intervention, Labels, Subjects, answer_position
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.heads import Head, HeadScore
+from interp.measure_heads import HeadMeasures, measure_heads
+from interp.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
+from interp.stats import random_heads_like, rng_for
+from interp.store import records
+from interp.trace import Segment, Trace
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 10.0
+"""About what the self-check, statistics and figures take."""
+RFH = "rfh"
+LISTS = (RFH, HeadKind.INDUCTION, HeadKind.RETRIEVAL, HeadKind.RECEIVER, HeadKind.TRAJECTORY)
+EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
+MOST_ALONE = 64
+"""Up to so many heads are cut one by one unless told otherwise."""
+NO_ANSWER = "its answer gives nothing to look at"
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """conf/experiment/ablate.yaml"""
+
+    name: str = "ablate"
+    score: str = HeadScore.DIFFERENCE.value
+    doses: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20])
+    lists: list[str] = field(default_factory=lambda: [RFH])
+    random_sets: int = 5
+    kinds: list[str] = field(default_factory=lambda: [AblationKind.ZERO.value])
+    rows: list[str] = field(default_factory=lambda: [Rows.ANSWER.value])
+    each_head: bool | None = None
+    knockouts: list[str] = field(default_factory=list)
+    renormalise: list[bool] = field(default_factory=lambda: [True])
+    window: int | None = None
+    write: bool = True
+    max_answer_tokens: int = 64
+    batch: int = 16
+    reference_samples: int = 512
+    induction_prompts: int = 4
+    haystack: HaystackOptions = field(default_factory=HaystackOptions)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One intervention with its name, and whether answers are written anew under it."""
+
+    interventions: tuple[Intervention, ...]
+    labels: Labels
+    write: bool
+
+
+def run(session: Session) -> Findings:
+    """Ranks the heads, then cuts them and the edges, batch of traces by batch."""
+    options = typed(AblateOptions, session.cfg.experiment, "experiment")
+    needles = _check(session, options)
+    store, lens = session.store, session.lens
+    session.describe_environment()
+    for item in session.bar(collect(session), "traces", total=session.n_examples):
+        if item.trace is None or answer_position(item.trace) is None:
+            store.skip(item.index, item.example, item.reason or NO_ANSWER, **item.tables)
+        else:
+            heads = measure_heads(lens, item.trace, HeadMeasures((), 0), session.seed)
+            store.write(item.index, item.example, heads=heads, **item.tables)
+    if store.table("heads").empty:
+        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
+    for prompt, score in session.bar(probes(session, options.induction_prompts, options.haystack, needles), "probes"):
+        if not store.has_closing(f"a-{prompt}"):
+            store.write_closing(f"a-{prompt}", probes=score())
+    lists = _lists(session, options)
+    traces = [Trace.from_row(row) for row in records(store.table("traces"))]
+    reference = record_reference(lens, traces, options.reference_samples, session.seed)
+    plan_of_steps = list(steps(session, options, lists))
+    total = len(plan_of_steps) * -(-len(traces) // options.batch)
+    for _ in session.bar(_cut(session, options, traces, plan_of_steps, reference), "interventions", total=total):
+        pass
+    headlines, more, lines = findings(store.table("effects"), lists, lens.n_layers, session.seed)
+    more |= {"skipped": store.skipped(), "n_traces": len(traces)}
+    facts = summary(headlines, **more)
+    redraw("ablate", store.table, facts, session.directory / "figures")
+    store.finish(facts)
+    return Findings(headlines, lines)
+
+
+def _lists(session: Session, options: AblateOptions) -> dict[str, list[Head]]:
+    """Heads of each kind, best first, without those below the kind's floor."""
+    store = session.store
+    samples = samples_by_kind(store.table("heads"), store.table("probes"))
+    # More than half of the heads is no list of special ones, and no random set would differ from it.
+    n_heads = session.lens.n_layers * session.lens.n_heads
+    most = min(max(options.doses, default=1), n_heads // 2)
+    found = {}
+    for name in options.lists:
+        kind = options.score if name == RFH else name
+        if kind in samples:
+            found[name] = top_heads(mean_over_examples(samples[kind]), most, kind)
+    return found
+
+
+def steps(session: Session, options: AblateOptions, lists: dict[str, list[Head]]) -> Iterator[Step]:
+    """Every intervention of the run, each with its controls behind it."""
+    lens = session.lens
+    for name, heads in lists.items():
+        for n in (n for n in options.doses if n <= len(heads)):
+            yield from _dose(options, name, heads[:n], None, None)
+            if name == RFH:
+                for draw, others in enumerate(_random_sets(session, options, heads[:n])):
+                    yield from _dose(options, name, others, draw, "random_heads")
+    n_heads = lens.n_layers * lens.n_heads
+    if options.each_head or (options.each_head is None and n_heads <= MOST_ALONE):
+        kind = AblationKind(options.kinds[0])
+        for head in (Head(layer, h) for layer in range(lens.n_layers) for h in range(lens.n_heads)):
+            labels = Labels(f"ablate_head_{kind}", rows=Rows.ANSWER, layer=head.layer, head=head.head)
+            yield Step((Ablation(frozenset([head]), kind, Rows.ANSWER),), labels, write=False)
+    for edge in options.knockouts:
+        for scaled in options.renormalise:
+            yield from _knockouts(session, options, edge, scaled, lists)
+
+
+def _dose(
+    options: AblateOptions,
+    name: str,
+    heads: Sequence[Head],
+    draw: int | None,
+    control: str | None,
+) -> Iterator[Step]:
+    for i, kind in enumerate(AblationKind(k) for k in options.kinds):
+        for rows in (Rows(r) for r in options.rows):
+            labels = Labels(f"ablate_head_{kind}", name, len(heads), rows, draw=draw, control=control)
+            yield Step(
+                (Ablation(frozenset(heads), kind, rows),),
+                labels,
+                write=options.write and i == 0 and rows is Rows.ANSWER,
+            )
+
+
+def _knockouts(
+    session: Session, options: AblateOptions, edge: str, scaled: bool, lists: dict[str, list[Head]]
+) -> Iterator[Step]:
+    """The whole edge, windows of layers, and the RFHs' edges beside those of random heads."""
+    lens = session.lens
+    source, destination = EDGES[edge]
+    name = f"knockout_{edge}" if scaled else f"knockout_{edge}_unscaled"
+
+    def cut(heads: Sequence[Head] | None) -> tuple[Intervention, ...]:
+        return (Knockout(source, destination, None if heads is None else frozenset(heads), scaled),)
+
+    yield Step(cut(None), Labels(name), write=options.write)
+    width = options.window if options.window is not None else max(1, lens.n_layers // 4)
+    for first in range(lens.n_layers - width + 1) if width else ():
+        inside = [Head(layer, h) for layer in range(first, first + width) for h in range(lens.n_heads)]
+        yield Step(cut(inside), Labels(name, layer=first, layer_end=first + width), write=False)
+    if scaled != options.renormalise[0] or edge != options.knockouts[0]:
+        return  # sets of heads are cut for the first edge and in one way only
+    for n in (n for n in options.doses if n <= len(lists.get(RFH, []))):
+        top = lists[RFH][:n]
+        yield Step(cut(top), Labels(name, RFH, n), write=False)
+        for draw, others in enumerate(_random_sets(session, options, top)):
+            yield Step(cut(others), Labels(name, RFH, n, draw=draw, control="random_heads"), write=False)
+
+
+def _random_sets(session: Session, options: AblateOptions, heads: Sequence[Head]) -> list[list[Head]]:
+    """Random sets with as many heads in each layer. The list's own heads may be drawn: else large sets could not be
+    matched, and the comparison is conservative."""
+    rng = rng_for(session.seed, "random heads", len(heads))
+    drawn = random_heads_like(np.array(heads), session.lens.n_heads, options.random_sets, rng, others_only=False)
+    return [[Head(int(layer), int(head)) for layer, head in one] for one in drawn]
+
+
+def _cut(
+    session: Session, options: AblateOptions, traces: list[Trace], todo: list[Step], reference: Reference
+) -> Iterator[None]:
+    """All interventions on each batch of traces; each batch is kept at once."""
+    golds = _golds(session)
+    for first in range(0, len(traces), options.batch):
+        name = f"b-{first:06d}"
+        if session.store.has_closing(name):
+            continue
+        part = traces[first : first + options.batch]
+        subjects = Subjects(session.lens, part, [golds.get(trace.example) for trace in part], options.max_answer_tokens)
+        rows: list[dict[str, Any]] = []
+        for step in todo:
+            seed = session.seed + first
+            rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
+            if step.write:
+                rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
+            yield
+        session.store.write_closing(name, effects=rows)
+
+
+def _golds(session: Session) -> dict[str, str | None]:
+    if session.given is not None:
+        return {trace.id: trace.gold for trace in session.given}
+    return {question.id: question.gold for question in session.questions}
+
+
+def _check(session: Session, options: AblateOptions) -> Any:
+    """Everything that can be wrong is said before anything runs. Returns the haystacks."""
+    choice(HeadScore, options.score, "experiment.score")
+    for kind in options.kinds:
+        choice(AblationKind, kind, "experiment.kinds")
+    for rows in options.rows:
+        choice(Rows, rows, "experiment.rows")
+    for name in options.lists:
+        if name not in LISTS:
+            raise UserError(f"experiment.lists={name} is not known: use {', '.join(LISTS)}")
+    for edge in options.knockouts:
+        if edge not in EDGES or EDGES[edge][0] not in (Segment.REASONING, Segment.ANSWER):
+            known = ", ".join(e for e, (s, d) in EDGES.items() if s in (Segment.REASONING, Segment.ANSWER))
+            raise UserError(f"experiment.knockouts={edge} is not known: use {known}")
+    if not options.kinds or not options.rows:
+        raise UserError("experiment.kinds and experiment.rows must name at least one each")
+    n_heads = session.lens.n_layers * session.lens.n_heads
+    for dose in options.doses:
+        if dose < 1:
+            raise UserError(f"experiment.doses={dose} must be at least 1")
+    if options.doses and min(options.doses) > n_heads:
+        raise UserError(f"experiment.doses={options.doses}: {session.lens.name} has {n_heads} heads")
+    if options.window is not None and not 0 <= options.window <= session.lens.n_layers:
+        raise UserError(f"experiment.window={options.window}: {session.lens.name} has {session.lens.n_layers} layers")
+    for name in ("random_sets", "induction_prompts"):
+        if getattr(options, name) < 0:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
+    for name in ("max_answer_tokens", "batch", "reference_samples"):
+        if getattr(options, name) < 1:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
+    return needles_for(session, options.haystack)
+
+
+def plan(session: Session) -> Plan:
+    """Makes the traces of one batch, runs two interventions on it and scales up."""
+    options = typed(AblateOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    with measured() as making:
+        items = list(islice(examples(session, Needs.REASONING), max(options.batch, session.generation.batch)))
+    traces = [item.trace for item in items if item.trace is not None and answer_position(item.trace) is not None]
+    if not traces:
+        raise UserError("no trace would be measured: raise data.max_tokens or generation.max_new_tokens")
+    part = traces[: options.batch]
+    with measured() as heads:
+        for trace in part:
+            measure_heads(session.lens, trace, HeadMeasures((), 0), session.seed)
+    subjects = Subjects(session.lens, part, [None] * len(part), options.max_answer_tokens)
+    reference = record_reference(session.lens, part, options.reference_samples, session.seed)
+    every = [Head(layer, h) for layer in range(session.lens.n_layers) for h in range(session.lens.n_heads)]
+    todo = list(steps(session, options, dict.fromkeys(options.lists, every)))
+    with measured() as forced:
+        subjects.teacher_forced(todo[0].interventions, todo[0].labels, reference)
+    with measured() as written:
+        if any(step.write for step in todo):
+            subjects.written_anew(todo[0].interventions, todo[0].labels, reference)
+    share = session.n_examples / len(items)
+    batches = -(-round(len(traces) * share) // options.batch)
+    n_written = sum(step.write for step in todo)
+    seconds = batches * (len(todo) * forced.seconds + n_written * written.seconds / 2)
+    seconds += share * making.seconds + heads.seconds / len(part) * len(traces) * share + CLOSING_SECONDS
+    return Plan(
+        round(len(traces) * share),
+        batches * len(todo) * options.batch,
+        batches * n_written * options.batch * options.max_answer_tokens,
+        max(making.peak_bytes, forced.peak_bytes, written.peak_bytes),
+        seconds,
+        f"{len(items)} examples and one intervention",
+    )

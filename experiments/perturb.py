@@ -1,0 +1,257 @@
+"""Do high-FAI tokens decide what follows? Forced tokens and counterfactual rollouts. (Paper B, Table 1, Fig. 3)"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from experiments.collect import Collected, Needs, collect, examples
+from experiments.options import typed
+from experiments.perturb_findings import findings
+from experiments.plan import Plan, measured
+from experiments.rhythm import RhythmOptions, rank_heads_by_distance, sets_of
+from experiments.session import Session
+from experiments.summary import Findings, reasons, summary
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.generate import Sampling
+from interp.grading import extract_answer, is_correct
+from interp.layers import layer_set
+from interp.perturb import Scores, drop, edit_distance, jaccard
+from interp.perturb_tables import group_rows, groups_of, predictor_rows, problems_of
+from interp.rhythm import Peaks
+from interp.rhythm_measure import Sinks, measure_rhythm, response_of
+from interp.rhythm_tables import HeadSets, curve_rows, token_rows
+from interp.rollouts import Fork, rollouts, trunk
+from interp.trace import Trace, after_reasoning
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 10.0
+"""About what the self-check, statistics and figures take."""
+SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy")
+_STEPS = re.compile(r"[.!?](?:\s|$)|\n+")
+
+
+@dataclass(frozen=True)
+class PerturbOptions:
+    """conf/experiment/perturb.yaml"""
+
+    name: str = "perturb"
+    k: int = 5
+    candidates: int = 3
+    positions: str | None = None
+    max_all: int = 200
+    scores: list[str] = field(default_factory=lambda: list(SCORES))
+    rollout_temperature: float = 0.0
+    max_new_tokens: int | None = None
+    batch: int = 64
+    layers: str = "all"
+    share: float = 0.3
+    receivers: int | None = None
+    ranking_traces: int = 8
+    window: int = 10
+    horizon: list[int] = field(default_factory=lambda: [10, 100])
+    block_mb: int | None = None
+
+    @property
+    def rhythm(self) -> RhythmOptions:
+        """The options by which heads are ranked and tokens measured."""
+        names = ("share", "receivers", "ranking_traces", "window", "horizon", "block_mb")
+        return RhythmOptions(layers=[self.layers], **{name: getattr(self, name) for name in names})
+
+
+def run(session: Session) -> Findings:
+    """Measures every trace, forces tokens in it, compares groups of positions and scores."""
+    options = typed(PerturbOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    store = session.store
+    session.describe_environment()
+    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
+    early: list[Collected] = []
+    if not store.has_closing("a-heads"):
+        while (
+            sum(item.trace is not None for item in early) < options.ranking_traces
+            and (item := next(items, None)) is not None
+        ):
+            early.append(item)
+        traces = [item.trace for item in early if item.trace is not None]
+        if not traces:
+            for item in early:
+                store.skip(item.index, item.example, item.reason or "", **item.tables)
+            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
+        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options.rhythm, traces))
+    (heads,) = sets_of(store.table("head_sets"))
+    golds = _golds(session)
+    for item in chain(early, items):
+        if item.trace is None:
+            store.skip(item.index, item.example, item.reason or "", **item.tables)
+        else:
+            rows = perturb(session, options, item.trace, heads, golds.get(item.example))
+            store.write(item.index, item.example, **rows, **item.tables)
+    if not store.has_closing("b-groups"):
+        problems = problems_of(store.table("tokens"), store.table("effects"), options.scores)
+        store.write_closing(
+            "b-groups",
+            perturbed=group_rows(problems, options.scores, options.k, session.seed),
+            predictors=predictor_rows(problems, options.scores, session.seed),
+        )
+    headlines, more, lines = findings(store.table, options.k)
+    more |= {"skipped": store.skipped(), "scores": list(options.scores), "k": options.k}
+    facts = summary(headlines, **more)
+    redraw("perturb", store.table, facts, session.directory / "figures")
+    store.finish(facts)
+    return Findings(headlines, lines)
+
+
+def perturb(
+    session: Session, options: PerturbOptions, trace: Trace, heads: HeadSets, gold: str | None
+) -> dict[str, list[dict[str, Any]]]:
+    """The rows of one trace: its tokens' scores, and what each forced token did."""
+    rhythm = options.rhythm
+    curves, entropy = measure_rhythm(session.lens, trace, rhythm.settings, [Sinks.KEPT], rhythm.block_bytes)
+    (curve,) = curve_rows(trace, curves, [heads])
+    tokens = token_rows(trace, curve, entropy, Peaks())
+    values = {
+        "fai": curve["fai_to_end"],
+        "fai_near": curve["fai"],
+        "receiver_fai": curve["receiver_fai_to_end"],
+        "waad": curve["waad"],
+        "waad_drop": drop(curve["waad"]),
+        "entropy": entropy,
+    }
+    scores = Scores({name: np.asarray(values[name], dtype=float) for name in options.scores}, entropy)
+    chosen = _chosen(session, options, trace, scores)
+    return {"tokens": tokens, "effects": _force(session, options, trace, chosen, gold)}
+
+
+def _chosen(session: Session, options: PerturbOptions, trace: Trace, scores: Scores) -> list[int]:
+    """Positions of the whole sequence that are forced."""
+    response = response_of(trace)
+    everywhere = options.positions == "all" or (options.positions is None and len(response) <= options.max_all)
+    if everywhere:
+        return list(response)
+    # The analysis draws the same groups again, from the index of the trace among those measured.
+    index = session.store.n_measured
+    groups = [groups_of(scores, score, options.k, session.seed, index) for score in options.scores]
+    places = {place for of_score in groups for chosen in of_score.values() for place in chosen}
+    return [response.start + i for i in sorted(places)]
+
+
+def _force(
+    session: Session, options: PerturbOptions, trace: Trace, positions: Sequence[int], gold: str | None
+) -> list[dict[str, Any]]:
+    lens = session.lens
+    shared = trunk(lens, trace.measured_ids)
+    forks = [Fork(p, token) for p in positions for token in shared.candidates(p, options.candidates)]
+    sampling = Sampling(options.rollout_temperature, options.max_new_tokens or session.generation.max_new_tokens)
+    found = rollouts(lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch)
+    whole = _answer(session, trace, trace.measured_ids)
+    rows = []
+    for n, (fork, (continuation, _)) in enumerate(zip(forks, found, strict=True)):
+        old = trace.measured_ids[fork.position + 1 :]
+        new = [token for token in continuation if token not in _special(session)]
+        answer = _answer(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
+        texts = [str(lens.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in (old, new)]
+        values: dict[str, tuple[float | None, float | None, float | None]] = {
+            "jaccard": (None, None, jaccard(*texts)),
+            "edit_distance": (None, None, edit_distance(old, new)),
+            "answer_changed": (None, None, float(answer != whole)),
+            "steps_changed": (_steps(texts[0]), _steps(texts[1]), abs(_steps(texts[1]) - _steps(texts[0]))),
+        }
+        if gold is not None:
+            before, after = (float(is_correct(a, gold, session.grading.seconds)) for a in (whole, answer))
+            values["correct_changed"] = (before, after, abs(after - before))
+        about = {
+            "example": trace.example,
+            "intervention": "force_token",
+            "position": fork.position,
+            "position_end": fork.position + 1,
+            "segment": trace.segment_at(fork.position),
+            "token": trace.token_text(fork.position),
+            "draw": n % options.candidates,
+            "forced": str(lens.tokenizer.decode([fork.token])),
+        }
+        for metric, (clean, patched, value) in values.items():
+            rows.append({**about, "metric": metric, "clean": clean, "patched": patched, "value": value})
+    return rows
+
+
+def _special(session: Session) -> set[int]:
+    return set(session.lens.tokenizer.all_special_ids)
+
+
+def _answer(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
+    """The answer that a sequence gives after its reasoning."""
+    text = str(session.lens.tokenizer.decode(list(ids)[response_of(trace).start :], skip_special_tokens=True))
+    return extract_answer(after_reasoning(text, session.lens.markers), session.grading.where)
+
+
+def _steps(text: str) -> float:
+    """Number of sentences and lines."""
+    return float(len(_STEPS.findall(text.strip() + "\n")))
+
+
+def _golds(session: Session) -> dict[str, str | None]:
+    if session.given is not None:
+        return {trace.id: trace.gold for trace in session.given}
+    return {question.id: question.gold for question in session.questions}
+
+
+def _check(session: Session, options: PerturbOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    unknown = [name for name in options.scores if name not in SCORES]
+    if unknown or not options.scores:
+        raise UserError(f"experiment.scores={unknown or 'nothing'} is not known: use {', '.join(SCORES)}")
+    if options.positions not in (None, "all", "groups"):
+        raise UserError(f"experiment.positions={options.positions} is not known: use all or groups")
+    for name in ("k", "candidates", "batch", "max_all", "ranking_traces", "window"):
+        if getattr(options, name) < 1:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
+    if options.rollout_temperature < 0:
+        raise UserError(f"experiment.rollout_temperature={options.rollout_temperature} must not be negative")
+    options.rhythm.check()
+    layer_set(options.layers, session.lens.n_layers)
+
+
+def plan(session: Session) -> Plan:
+    """Makes one batch of traces, forces tokens in the shortest and scales up by length."""
+    options = typed(PerturbOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    with measured() as making:
+        items = list(islice(examples(session, Needs.RESPONSE), session.generation.batch))
+    traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: len(response_of(t)))
+    if not traces:
+        raise UserError("no trace would be measured: raise data.max_tokens or change the data")
+    short = traces[0]
+    ranking = replace(options.rhythm, ranking_traces=1)
+    (heads,) = sets_of_rows(rank_heads_by_distance(session, ranking, [short]))
+    with measured() as forcing:
+        rows = perturb(session, options, short, heads, None)
+    forks = len({(row["position"], row["draw"]) for row in rows["effects"]})
+    share = session.n_examples / len(items)
+    lengths = np.array([len(response_of(t)) for t in traces], dtype=float)
+    # Every position is forked, and rollouts are as long as the response: the work grows with the square of its length.
+    seconds = forcing.seconds * float((lengths**2).sum() / lengths[0] ** 2) * share
+    generated = forks * lengths[0] / 2 * float((lengths**2).sum() / lengths[0] ** 2) * share
+    return Plan(
+        round(len(traces) * share),
+        round(2 * len(traces) * share),
+        round(generated),
+        max(making.peak_bytes, forcing.peak_bytes),
+        making.seconds * share + seconds + CLOSING_SECONDS,
+        f"{len(items)} examples, the shortest of them forked",
+    )
+
+
+def sets_of_rows(rows: list[dict[str, Any]]) -> list[HeadSets]:
+    """As `sets_of`, from rows that are in no table yet."""
+    import pandas as pd
+
+    return sets_of(pd.DataFrame(rows))

@@ -1,0 +1,68 @@
+"""Probe prompts for known kinds of heads: induction heads and retrieval heads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments.options import choice
+from experiments.session import Session
+from interp.errors import UserError
+from interp.haystack import Haystack, haystacks
+from interp.probes import Decoding, induction_scores, retrieval_scores
+from interp.ranking import HeadKind
+
+
+@dataclass(frozen=True)
+class HaystackOptions:
+    """The haystacks for retrieval heads; no lengths = retrieval heads are not measured."""
+
+    lengths: list[int] = field(default_factory=lambda: [150, 300])
+    depths: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.9])
+    decoding: str = Decoding.GENERATED.value
+    max_new_tokens: int = 40
+
+
+def needles_for(session: Session, haystack: HaystackOptions) -> list[Haystack]:
+    """The haystacks. Raises UserError for options that do not suit the model."""
+    choice(Decoding, haystack.decoding, "experiment.haystack.decoding")
+    lens = session.lens
+    needles = haystacks(
+        lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
+    )
+    longest = max((len(needle.ids) for needle in needles), default=0) + haystack.max_new_tokens
+    positions = getattr(lens.hf.config, "max_position_embeddings", None)
+    if needles and positions is not None and longest > positions:
+        raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
+    return needles
+
+
+def probes(
+    session: Session, induction_prompts: int, settings: HaystackOptions, needles: Sequence[Haystack]
+) -> list[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    """Every probe prompt with what scores it."""
+    lens = session.lens
+
+    def induction(i: int) -> Callable[[], list[dict[str, Any]]]:
+        name = f"induction-{i}"
+        return lambda: _rows(name, HeadKind.INDUCTION, induction_scores(lens, session.seed, i), None)
+
+    def retrieval(needle: Haystack) -> Callable[[], list[dict[str, Any]]]:
+        def score() -> list[dict[str, Any]]:
+            copied = retrieval_scores(lens, needle, Decoding(settings.decoding), settings.max_new_tokens)
+            return _rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
+
+        return score
+
+    return [(f"induction-{i}", induction(i)) for i in range(induction_prompts)] + [
+        (needle.name, retrieval(needle)) for needle in needles
+    ]
+
+
+def _rows(example: str, kind: HeadKind, scores: Any, recalled: float | None) -> list[dict[str, Any]]:
+    return [
+        {"example": example, "kind": kind, "layer": layer, "head": head, "value": float(value), "recalled": recalled}
+        for layer, row in enumerate(scores)
+        for head, value in enumerate(row)
+    ]

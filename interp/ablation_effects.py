@@ -1,0 +1,183 @@
+"""What an ablation or a knockout does to the answer: rows of effects.parquet.
+
+Two ways to look. *Teacher-forced*: the trace stays as it was and the predictions of its answer tokens change. *Written
+anew*: the model writes its answer again, greedily, after its own reasoning, with the intervention in force.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.ablation import Ablation, Batch, Knockout, Reference, batch_of, intervened
+from interp.grading import Outcome, extract_answer, outcome
+from interp.lens import Lens
+from interp.trace import Segment, Trace, end_ids
+
+Intervention = Ablation | Knockout
+TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
+WRITTEN = ("correct", "same_answer")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What an intervention is called in effects.parquet."""
+
+    intervention: str
+    heads_kind: str | None = None
+    n_heads: int | None = None
+    rows: str | None = None
+    layer: int | None = None
+    layer_end: int | None = None
+    head: int | None = None
+    draw: int | None = None
+    control: str | None = None
+
+    @property
+    def key(self) -> str:
+        """A name for this intervention, unique within a run."""
+        parts = (self.intervention, self.heads_kind, self.n_heads, self.rows, self.layer, self.layer_end, self.head)
+        return "-".join("x" if part is None else str(part) for part in (*parts, self.draw))
+
+    def as_row(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+def answer_position(trace: Trace) -> int | None:
+    """Position of the first token of the answer that the answer segment gives; None if it gives none."""
+    span = trace[Segment.ANSWER]
+    begin = trace.offsets[span.start][0]
+    text = trace.text[begin:]
+    found = extract_answer(text)
+    if not found or not found.strip():
+        return None
+    place = begin + text.rfind(found) + len(found) - len(found.lstrip())
+    return next((p for p in range(span.start, span.end) if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
+
+
+@dataclass
+class Subjects:
+    """Traces side by side with what the model says of them when nothing is cut."""
+
+    lens: Lens
+    traces: list[Trace]
+    golds: list[str | None]
+    max_new_tokens: int
+    batch: Batch = field(init=False)
+    prompts: Batch = field(init=False)
+    clean: list[Float[Tensor, "token vocab"]] = field(init=False)
+    """Log-probabilities of the predictions of the answer tokens."""
+    foils: list[int] = field(init=False)
+    """The likeliest other token where the answer is predicted."""
+    at: list[int] = field(init=False)
+    """Which of the answer tokens is the answer's first."""
+    own: list[int] = field(init=False)
+    """That token."""
+    written: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        positions = [_required(answer_position(trace)) for trace in self.traces]
+        self.at = [p - t[Segment.ANSWER].start for p, t in zip(positions, self.traces, strict=True)]
+        self.own = [t.token_ids[p] for p, t in zip(positions, self.traces, strict=True)]
+        self.batch, self.prompts = batch_of(self.lens, self.traces), batch_of(self.lens, self.traces, whole=False)
+        self.clean = self._predictions(())
+        self.foils = []
+        for log_p, at, own in zip(self.clean, self.at, self.own, strict=True):
+            row = log_p[at].clone()
+            row[own] = -torch.inf
+            self.foils.append(int(row.argmax()))
+
+    @torch.no_grad()
+    def _predictions(
+        self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
+    ) -> list[Float[Tensor, "token vocab"]]:
+        lens, batch = self.lens, self.batch
+        with intervened(lens, batch, interventions, reference, seed):
+            hidden = lens.hf.base_model(batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+        head = lens.hf.get_output_embeddings()
+        found = []
+        for row in range(len(self.traces)):
+            stop = batch.spans[row][Segment.ANSWER][1] - 1
+            found.append(head(hidden[row, batch.predicting(row) : stop]).float().log_softmax(-1).cpu())
+        return found
+
+    def teacher_forced(
+        self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """`ld`: logit of the answer's first token minus that of its clean runner-up; `logprob` of that token; `kl`:
+        KL(clean || cut) in nats, mean over answer tokens; `flipped`: another token is likelier there. The `value` of
+        the first two is cut minus clean."""
+        rows = []
+        predictions = self._predictions(interventions, reference, seed)
+        for trace, own, at, foil, clean, cut in zip(
+            self.traces, self.own, self.at, self.foils, self.clean, predictions, strict=True
+        ):
+            kl = float((clean.exp() * (clean - cut)).nan_to_num(0.0).sum(-1).mean())
+            values: dict[str, tuple[float | None, float, float]] = {}
+            for name, before, after in (
+                ("ld", clean[at, own] - clean[at, foil], cut[at, own] - cut[at, foil]),
+                ("logprob", clean[at, own], cut[at, own]),
+            ):
+                values[name] = (float(before), float(after), float(after - before))
+            flipped = float(int(cut[at].argmax()) != own)
+            values |= {"kl": (None, kl, kl), "flipped": (float(int(clean[at].argmax()) != own), flipped, flipped)}
+            rows += [self._row(trace, labels, metric, *numbers) for metric, numbers in values.items()]
+        return rows
+
+    def written_anew(
+        self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
+    ) -> list[dict[str, Any]]:
+        """`correct`: the new answer is the gold answer; `same_answer`: it is the one that the model writes when nothing
+        is cut. Both 0 or 1, `value` = cut minus clean for `correct`."""
+        if self.written is None:
+            self.written = self._write(())
+        cut = self._write(interventions, reference, seed)
+        rows = []
+        for trace, gold, before, after in zip(self.traces, self.golds, self.written, cut, strict=True):
+            same = float(extract_answer(before) is not None and extract_answer(before) == extract_answer(after))
+            rows.append(self._row(trace, labels, "same_answer", 1.0, same, same))
+            if gold is not None:
+                old, new = (float(_right(text, gold)) for text in (before, after))
+                rows.append(self._row(trace, labels, "correct", old, new, new - old))
+        return rows
+
+    @torch.no_grad()
+    def _write(
+        self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
+    ) -> list[str]:
+        lens, prompts = self.lens, self.prompts
+        with intervened(lens, prompts, interventions, reference, seed):
+            out = lens.hf.generate(  # type: ignore[operator]
+                input_ids=prompts.ids,
+                attention_mask=prompts.mask,
+                max_new_tokens=self.max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                eos_token_id=sorted(end_ids(lens.tokenizer)),
+                pad_token_id=lens.tokenizer.pad_token_id,
+            )
+        return list(lens.tokenizer.batch_decode(out[:, prompts.width :], skip_special_tokens=True))
+
+    def _row(
+        self, trace: Trace, labels: Labels, metric: str, clean: float | None, patched: float, value: float
+    ) -> dict[str, Any]:
+        about = {"example": trace.example, **labels.as_row()}
+        return {**about, "metric": metric, "clean": clean, "patched": patched, "value": value}
+
+
+def _right(text: str, gold: str) -> bool:
+    found = extract_answer(text)
+    return outcome(text, found, gold, finished=True, closed=True) is Outcome.CORRECT
+
+
+def _required(position: int | None) -> int:
+    if position is None:
+        raise ValueError("a trace whose answer gives nothing to look at")
+    return position

@@ -1,0 +1,187 @@
+"""What cutting heads and attention edges does to the answer: dose curves, single heads, knockout windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from interp.figures import style
+from interp.heads import Head
+from interp.stats import bootstrap_mean, rng_for
+from interp.store import records
+
+COLOURS = {
+    "rfh": style.BLUE,
+    "induction": style.ORANGE,
+    "retrieval": style.GREEN,
+    "receiver": style.PURPLE,
+    "trajectory": style.RED,
+}
+LINES = {"rfh": "o-", "induction": "s--", "retrieval": "^-.", "receiver": "D:", "trajectory": "v-"}
+AXES = {
+    "ld": "logit difference, cut minus clean",
+    "kl": "KL(clean || cut), nats",
+    "flipped": "share of answer tokens flipped",
+    "same_answer": "share of answers that stay",
+}
+
+
+def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """Mean over traces with its interval for each value of a column; random draws are averaged within a trace."""
+    found = []
+    for place, part in rows.groupby(by):
+        values = part.groupby("example")["value"].mean().to_numpy(dtype=float)
+        estimate = bootstrap_mean(values, rng_for(0, "figure", by, place))
+        found.append((place, estimate.value, estimate.low, estimate.high))
+    return pd.DataFrame(found, columns=["at", "value", "low", "high"]).astype(float)
+
+
+def doses(effects: pd.DataFrame, model: str) -> Figure | None:
+    """Each effect against the number of ablated heads, one column for each kind of ablation and rows; the grey band is
+    random heads of the RFHs' layers, all with 95 % intervals over traces. None if no list of heads was ablated."""
+    rows = effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
+    if rows.empty:
+        return None
+    columns = list(rows[["intervention", "rows"]].drop_duplicates().itertuples(index=False, name=None))
+    metrics = [m for m in AXES if (rows["metric"] == m).any()]
+    figure, axes = plt.subplots(
+        len(metrics), len(columns), figsize=(2.5 * len(columns) + 0.8, 2.0 * len(metrics) + 0.6),
+        squeeze=False, sharex=True, sharey="row",
+    )  # fmt: skip
+    for column, (intervention, where) in enumerate(columns):
+        part = rows[(rows["intervention"] == intervention) & (rows["rows"] == where)]
+        for row, metric in enumerate(metrics):
+            axis = axes[row][column]
+            _dose_panel(axis, part[part["metric"] == metric])
+            if row == 0:
+                axis.set_title(f"{intervention.removeprefix('ablate_head_')}, {where} rows", fontsize=9)
+            if column == 0:
+                axis.set_ylabel(AXES[metric], fontsize=7.5)
+        axes[-1][column].set_xlabel("heads ablated")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="upper center", ncols=6, bbox_to_anchor=(0.5, 1.0))
+    figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9, y=1.03)
+    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    return figure
+
+
+def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
+    random = rows[rows["control"] == "random_heads"]
+    if not random.empty:
+        points = _points(random, "n_heads")
+        axis.fill_between(points["at"], points["low"], points["high"], color="#bbbbbb", alpha=0.6, linewidth=0)
+        axis.plot(points["at"], points["value"], "-", color=style.GREY, label="random heads")
+    for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
+        points = _points(part, "n_heads")
+        colour = COLOURS.get(str(kind), style.GREY)
+        label = "RFHs" if kind == "rfh" else f"{kind} heads"
+        axis.plot(points["at"], points["value"], LINES.get(str(kind), "o-"), color=colour, label=label, markersize=4)
+        axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.15, linewidth=0)
+    axis.set_xscale("log")
+    ticks = sorted(rows["n_heads"].dropna().astype(int).unique())
+    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.minorticks_off()
+
+
+def single_heads(
+    effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], shape: tuple[int, int], model: str
+) -> Figure | None:
+    """Layer x head: what cutting each head alone does to the answer's logit difference; boxes: the RFHs that were cut
+    first. None if heads were not cut alone."""
+    alone = effects[effects["head"].notna() & (effects["metric"] == "ld")]
+    if alone.empty:
+        return None
+    values = np.full(shape, np.nan)
+    for row in records(alone.groupby(["layer", "head"])["value"].mean().reset_index()):
+        values[int(row["layer"]), int(row["head"])] = row["value"]
+    most = max(1e-9, float(np.nanmax(np.abs(values))))
+    figure, axis = plt.subplots(figsize=(0.45 * shape[1] + 2.2, 0.32 * shape[0] + 1.4))
+    image = axis.imshow(values, cmap=style.DIVERGING, norm=TwoSlopeNorm(0, -most, most), aspect="auto")
+    for head in lists.get("rfh", ())[:10]:
+        axis.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, linewidth=1.8))
+    axis.set_xlabel("head")
+    axis.set_ylabel("layer")
+    axis.set_title(f"{model}: one head cut at answer rows", fontsize=9)
+    figure.colorbar(image, ax=axis, label=AXES["ld"])
+    figure.tight_layout()
+    return figure
+
+
+def windows(effects: pd.DataFrame, model: str) -> Figure | None:
+    """Attention edges cut in a window of layers, against its first layer; dotted: cut in all layers. None without."""
+    cut = effects[effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna()]
+    inside = cut[cut["layer"].notna()]
+    if inside.empty:
+        return None
+    metrics = [m for m in ("ld", "kl", "flipped") if (inside["metric"] == m).any()]
+    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 3.2), squeeze=False)
+    colours = dict(zip(_edges(cut), (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.RED), strict=False))
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for name, part in inside[inside["metric"] == metric].groupby("intervention", sort=False):
+            edge, scaled = _edge(str(name)), not str(name).endswith("_unscaled")
+            points = _points(part, "layer")
+            label = _spoken(str(name))
+            colour = colours.get(edge, style.GREY)
+            axis.plot(points["at"], points["value"], "o-" if scaled else "x--", color=colour, label=label, markersize=4)
+            axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.12, linewidth=0)
+            whole = cut[(cut["intervention"] == name) & cut["layer"].isna() & (cut["metric"] == metric)]["value"].mean()
+            if scaled:
+                axis.axhline(whole, color=colour, linewidth=0.9, linestyle=":")
+        axis.set_xlabel("first layer of the window")
+        axis.set_ylabel(AXES[metric], fontsize=8)
+    width = int((inside["layer_end"] - inside["layer"]).iloc[0])
+    axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    n = inside["example"].nunique()
+    figure.suptitle(f"{model}: edges cut in {width} layer(s) from there on, n = {n}; dotted: in all layers", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def _spoken(name: str) -> str:
+    return _edge(name).replace("_", "->", 1) + (", not rescaled" if name.endswith("_unscaled") else "")
+
+
+def _edge(name: str) -> str:
+    return name.removeprefix("knockout_").removesuffix("_unscaled")
+
+
+def _edges(rows: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(_edge(name) for name in rows["intervention"]))
+
+
+def whole(effects: pd.DataFrame, model: str) -> Figure | None:
+    """What whole knockouts do: tokens flipped and answers that stay the same. None without."""
+    cut = effects[
+        effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
+    ]
+    metrics = [m for m in ("flipped", "same_answer", "correct") if (cut["metric"] == m).any()]
+    if cut.empty or not metrics:
+        return None
+    names = list(cut["intervention"].unique())
+    titles = {**AXES, "correct": "change of accuracy"}
+    figure, axes = plt.subplots(
+        1, len(metrics), figsize=(3.0 * len(metrics) + 1.6, 0.9 + 0.36 * len(names)), sharey=True, squeeze=False
+    )
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for place, name in enumerate(reversed(names)):
+            values = cut[(cut["intervention"] == name) & (cut["metric"] == metric)]["value"].to_numpy(dtype=float)
+            estimate = bootstrap_mean(values, rng_for(0, "figure", name, metric))
+            if estimate.low is not None and estimate.high is not None:
+                axis.plot([estimate.low, estimate.high], [place, place], color=style.BLUE, linewidth=1.2)
+            axis.plot(estimate.value, place, "o", color=style.BLUE, markersize=5)
+        spoken = [
+            n.removeprefix("knockout_").replace("_unscaled", ", not rescaled").replace("_", "->", 1) for n in names
+        ]
+        axis.set_yticks(range(len(names)), spoken[::-1], fontsize=8)
+        axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axis.set_xlabel(titles[metric], fontsize=8)
+    figure.suptitle(f"{model}: edges cut in all heads, n = {cut['example'].nunique()}", fontsize=9)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,106 @@
+"""Paper B's Table 1 and Fig. 3: what forced tokens do, by where they are forced, and which score foretells it."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interp.figures import style
+from interp.store import records
+
+METRICS = {
+    "jaccard": "Jaccard overlap",
+    "edit_distance": "edit distance",
+    "answer_changed": "answer changed",
+    "correct_changed": "correctness changed",
+}
+COLOURS = {
+    "top": style.BLUE,
+    "bottom": style.ORANGE,
+    "random": style.GREY,
+    "position_matched": style.GREEN,
+    "entropy_matched": style.PURPLE,
+}
+
+
+def groups(perturbed: pd.DataFrame, model: str) -> Figure:
+    """Table 1: each metric for the positions with the highest values of each score, the lowest, and three controls."""
+    metrics = [m for m in METRICS if (perturbed["metric"] == m).any()]
+    scores = list(perturbed["score"].unique())
+    size = (2.7 * len(metrics) + 1.4, 0.8 + 0.62 * len(scores))
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for i, score in enumerate(reversed(scores)):
+            here = perturbed[(perturbed["score"] == score) & (perturbed["metric"] == metric)]
+            rows = {row["group"]: row for row in records(here)}
+            for j, (group, colour) in enumerate(COLOURS.items()):
+                if group in rows:
+                    place, row = i + 0.3 - 0.15 * j, rows[group]
+                    if not pd.isna(row["low"]):
+                        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.2)
+                    label = group.replace("_", " ") if i == 0 else None
+                    axis.plot(row["value"], place, "o", color=colour, markersize=4, label=label)
+        axis.set_yticks(range(len(scores)), [s.replace("_", " ") for s in reversed(scores)])
+        axis.set_xlabel(METRICS[metric])
+    axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions")
+    axes[0][0].set_ylabel("chosen by")
+    figure.suptitle(f"{model}, n = {int(perturbed['n'].max())} problems", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) -> Figure:
+    """Fig. 3: for each problem the mean Jaccard overlap at its k positions of highest and of lowest FAI; below the
+    diagonal, high-FAI tokens change more."""
+    jaccard = effects[effects["metric"] == "jaccard"].groupby(["example", "position"])["value"].mean().rename("jaccard")
+    table = tokens.dropna(subset="fai_to_end").join(jaccard, on=["example", "position"]).dropna(subset="jaccard")
+    high, low = [], []
+    for _, part in table.groupby("example", sort=False):
+        ranked = part.sort_values("fai_to_end", ascending=False, kind="stable")["jaccard"].to_numpy()
+        n = min(k, len(ranked) // 2)
+        if n:
+            high.append(ranked[:n].mean())
+            low.append(ranked[-n:].mean())
+    figure, axis = plt.subplots(figsize=(3.6, 3.6))
+    axis.plot([0, 1], [0, 1], ":", color=style.GREY, linewidth=0.9)
+    axis.plot(low, high, "o", color=style.BLUE, alpha=0.6, markersize=5)
+    axis.set_xlabel(f"mean Jaccard overlap, {k} tokens of lowest FAI")
+    axis.set_ylabel(f"mean Jaccard overlap, {k} tokens of highest FAI")
+    axis.set_xlim(-0.02, 1.02)
+    axis.set_ylim(-0.02, 1.02)
+    axis.set_title(f"{model}, {len(high)} problems", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def predictors(table: pd.DataFrame, model: str) -> Figure | None:
+    """How well each score foretells the effect of a forced token over all positions: mean rank correlation over
+    problems with 95 % intervals, by itself (filled) and given position and entropy (open)."""
+    rows = table[table["metric"].isin(METRICS)]
+    if rows.empty:
+        return None
+    metrics = [m for m in METRICS if (rows["metric"] == m).any()]
+    scores = list(rows["score"].unique())
+    size = (2.6 * len(metrics) + 1.2, 0.9 + 0.42 * len(scores))
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for row in records(rows[rows["metric"] == metric]):
+            alone = row["given"] == "nothing"
+            place = len(scores) - 1 - scores.index(row["score"]) + (0.13 if alone else -0.13)
+            if not pd.isna(row["low"]):
+                axis.plot([row["low"], row["high"]], [place, place], color=style.BLUE, linewidth=1.2)
+            face = style.BLUE if alone else "white"
+            axis.plot(row["value"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+        axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+        axis.set_yticks(np.arange(len(scores)), [s.replace("_", " ") for s in reversed(scores)])
+        axis.set_xlabel(f"correlation with {METRICS[metric].lower()}", fontsize=8)
+    figure.suptitle(f"{model}; filled: alone, open: given position and entropy", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def group_table(perturbed: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 with all scores, groups and metrics."""
+    return perturbed.drop(columns=["experiment", "model", "data", "seed"]).reset_index(drop=True)

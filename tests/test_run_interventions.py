@@ -1,0 +1,137 @@
+"""`experiment=ablate` and `experiment=perturb` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.organisms.planted import CIRCUIT
+from tests.command import SMALLEST, ok, run
+
+
+def table(directory: Path, name: str) -> pd.DataFrame:
+    return pd.read_parquet(directory / f"{name}.parquet")
+
+
+def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    options = [
+        "experiment.doses=[1,2]",
+        "experiment.each_head=true",
+        "experiment.kinds=[zero]",
+        "experiment.rows=[answer]",
+    ]
+    ok("experiment=ablate", "model=planted", "data.limit=4", *options, "progress=false", f"hydra.run.dir={out}")
+    lists = json.loads((out / "summary.json").read_text())["lists"]["rfh"]
+    assert lists[:2] == [list(CIRCUIT.decoy), list(CIRCUIT.rfh)]
+    effects = table(out, "effects")
+    ld = effects[effects["metric"] == "ld"]
+    dose = ld[(ld["heads_kind"] == "rfh") & (ld["intervention"] == "ablate_head_zero") & ld["control"].isna()]
+    assert dose[dose["n_heads"] == 1]["value"].abs().max() < 1e-3
+    assert dose[dose["n_heads"] == 2]["value"].max() < -20
+    alone = ld[ld["head"].notna()].set_index(["layer", "head"])["value"]
+    assert alone.loc[CIRCUIT.rfh].max() < -20
+    assert alone.drop(CIRCUIT.rfh).abs().max() < 1e-3
+    whole = effects[effects["layer"].isna() & effects["heads_kind"].isna() & (effects["metric"] == "flipped")]
+    flipped = whole.groupby("intervention")["value"].mean()
+    assert flipped["knockout_answer_reasoning"] == flipped["knockout_answer_reasoning_unscaled"] == 1
+    assert flipped["knockout_answer_prompt"] == flipped["knockout_reasoning_prompt"] == 0
+    random = ld[ld["control"] == "random_heads"]
+    assert set(random["draw"]) == set(range(5))
+    for name in ("ablate_doses", "ablate_heads", "knockout_windows", "knockout_whole"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], "progress=false", f"hydra.run.dir={out}")
+    effects = table(out, "effects")
+    assert {"correct", "same_answer", "ld", "kl", "logprob", "flipped"} == set(effects["metric"])
+    correct = effects[effects["metric"] == "correct"]
+    np.testing.assert_allclose(correct["value"], correct["patched"] - correct["clean"])
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("experiment.score=best", "experiment.score=best is not known"),
+        ("experiment.kinds=[noise]", "experiment.kinds=noise is not known"),
+        ("experiment.rows=[prompt]", "experiment.rows=prompt is not known"),
+        ("experiment.lists=[copy]", "experiment.lists=copy is not known"),
+        ("experiment.knockouts=[prompt_answer]", "experiment.knockouts=prompt_answer is not known"),
+        ("experiment.doses=[0]", "experiment.doses=0 must be at least 1"),
+        ("experiment.doses=[99]", "reasoner has 24 heads"),
+        ("experiment.window=9", "reasoner has 4 layers"),
+        ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
+        ("experiment.kinds=[]", "must name at least one each"),
+    ],
+)
+def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) -> None:
+    out = tmp_path / "run"
+    done = run("experiment=ablate", *SMALLEST["ablate"], option, "progress=false", f"hydra.run.dir={out}")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("perturb") / "run"
+    options = ["data.limit=3", "experiment.candidates=2", "experiment.k=3", "experiment.ranking_traces=2"]
+    ok("experiment=perturb", "model=reasoner", *options, "progress=false", f"hydra.run.dir={out}")
+    return out
+
+
+def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
+    effects, tokens = table(perturbed, "effects"), table(perturbed, "tokens")
+    jaccard = effects[effects["metric"] == "jaccard"]
+    assert len(jaccard) == 2 * len(tokens)
+    assert jaccard["value"].between(0, 1).all()
+    own = tokens.set_index(["example", "position"])["token"].str.strip()
+    forced = jaccard.set_index(["example", "position"])["forced"].str.strip()
+    assert (forced != own.reindex(forced.index)).all()
+    groups = table(perturbed, "perturbed")
+    assert set(groups["group"]) == {"top", "bottom", "random", "position_matched", "entropy_matched"}
+    top = groups[(groups["score"] == "fai") & (groups["metric"] == "jaccard")].set_index("group")
+    expected = []
+    for example, part in tokens.groupby("example", sort=False):
+        best = part.dropna(subset="fai_to_end").nlargest(3, "fai_to_end")["position"]
+        expected.append(jaccard[(jaccard["example"] == example) & jaccard["position"].isin(best)]["value"].mean())
+    assert top.loc["top", "value"] == pytest.approx(np.mean(expected))
+    assert top.loc["bottom", "difference"] == pytest.approx(top.loc["top", "value"] - top.loc["bottom", "value"])
+    predictors = table(perturbed, "predictors")
+    assert predictors["value"].between(-1, 1).all()
+    assert (perturbed / "figures" / "b_table1_perturbed.tex").is_file()
+
+
+def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ok("experiment=perturb", "model=reasoner", *SMALLEST["perturb"], "progress=false", f"hydra.run.dir={out}")
+    effects, tokens = table(out, "effects"), table(out, "tokens")
+    assert effects["position"].nunique() < len(tokens)
+    groups = table(out, "perturbed")
+    # every group that the analysis draws was forced
+    assert (groups["n"] == 2).all()
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("experiment.scores=[beauty]", "is not known: use fai"),
+        ("experiment.positions=some", "experiment.positions=some is not known"),
+        ("experiment.k=0", "experiment.k=0 must be at least 1"),
+        ("experiment.rollout_temperature=-1", "must not be negative"),
+        ("experiment.layers=roof", "layers=roof is not known"),
+        ("experiment.share=0", "experiment.share=0.0 must lie"),
+    ],
+)
+def test_wrong_options_of_perturb(tmp_path: Path, option: str, complaint: str) -> None:
+    out = tmp_path / "run"
+    done = run("experiment=perturb", *SMALLEST["perturb"], option, "progress=false", f"hydra.run.dir={out}")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert not out.exists()
