@@ -42,7 +42,7 @@ def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], lis
     for row in records(predictors[predictors["metric"] == "jaccard"]):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
-        against = "" if pd.isna(row["p_less_than_fai"]) else f", against fai p = {row['p_less_than_fai']:.2g}"
+        against = "" if pd.isna(row["p_against_fai"]) else f", against fai p = {row['p_against_fai']:.2g}"
         about = f"rank correlation of {row['score']} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
     n = int(perturbed["n"].max()) if len(perturbed) else 0

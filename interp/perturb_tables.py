@@ -101,7 +101,7 @@ def predictor_rows(problems: Sequence[Problem], names: Sequence[str], seed: int)
                     signs = [np.sign(np.nanmean(v)) or 1.0 for v in (found["fai"], values)]
                     both = found["fai"] * signs[0] - values * signs[1]
                     both = both[~np.isnan(both)]
-                    row["p_less_than_fai"] = sign_flips(both, rng)[0] if len(both) >= 2 else None
+                    row["p_against_fai"] = sign_flips(both, rng)[0] if len(both) >= 2 else None
                 rows.append(row)
     return rows
 

@@ -108,9 +108,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("low", FLOAT, "lower end of its 95 % bootstrap interval over problems", null="n < 2"),
         Column("high", FLOAT, "upper end of it", null="n < 2"),
         Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
-        Column(
-            "p_less_than_fai", FLOAT, "the same of `fai` minus this, in absolute correlation", null="`fai`, or n < 2"
-        ),
+        Column("p_against_fai", FLOAT, "the same of `fai` minus this, in absolute correlation", null="`fai`, or n < 2"),
         Column("n", INT, "number of problems"),
     ),
 }

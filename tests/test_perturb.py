@@ -149,7 +149,7 @@ def test_a_planted_effect_is_found() -> None:
     assert found["fai", "nothing"]["high"] < -0.4
     assert found["follower", "nothing"]["high"] < 0
     assert found["follower", "position and entropy"]["low"] < 0 < found["follower", "position and entropy"]["high"]
-    assert found["follower", "nothing"]["p_less_than_fai"] < 0.01
+    assert found["follower", "nothing"]["p_against_fai"] < 0.01
 
 
 def test_no_effect_is_found_where_there_is_none() -> None:

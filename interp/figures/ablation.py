@@ -59,12 +59,19 @@ def doses(effects: pd.DataFrame, model: str) -> Figure | None:
         part = rows[(rows["intervention"] == intervention) & (rows["rows"] == where)]
         for row, metric in enumerate(metrics):
             axis = axes[row][column]
-            _dose_panel(axis, part[part["metric"] == metric])
+            here = part[part["metric"] == metric]
+            if here.empty:
+                axis.set_visible(False)  # answers are written anew under one kind of ablation only
+                continue
+            _dose_panel(axis, here)
+            axis.tick_params(labelbottom=True)
+            below = [m for m in metrics[row + 1 :] if (part["metric"] == m).any()]
+            if not below:
+                axis.set_xlabel("heads ablated")
             if row == 0:
                 axis.set_title(f"{intervention.removeprefix('ablate_head_')}, {where} rows", fontsize=9)
             if column == 0:
                 axis.set_ylabel(AXES[metric], fontsize=7.5)
-        axes[-1][column].set_xlabel("heads ablated")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="upper center", ncols=6, bbox_to_anchor=(0.5, 1.0))
     figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9, y=1.03)
@@ -86,7 +93,7 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
         axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.15, linewidth=0)
     axis.set_xscale("log")
     ticks = sorted(rows["n_heads"].dropna().astype(int).unique())
-    axis.set_xticks(ticks, [str(n) for n in ticks])
+    axis.set_xticks(ticks, [str(n) for n in ticks], fontsize=7)
     axis.minorticks_off()
 
 
