@@ -193,7 +193,7 @@ def _cut(
     session: Session, options: AblateOptions, traces: list[Trace], todo: list[Step], reference: Reference
 ) -> Iterator[None]:
     """All interventions on each batch of traces; each batch is kept at once."""
-    golds = _golds(session)
+    golds = session.golds
     for first in range(0, len(traces), options.batch):
         name = f"b-{first:06d}"
         if session.store.has_closing(name):
@@ -208,12 +208,6 @@ def _cut(
                 rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
             yield
         session.store.write_closing(name, effects=rows)
-
-
-def _golds(session: Session) -> dict[str, str | None]:
-    if session.given is not None:
-        return {trace.id: trace.gold for trace in session.given}
-    return {question.id: question.gold for question in session.questions}
 
 
 def _check(session: Session, options: AblateOptions) -> Any:

@@ -88,7 +88,7 @@ def run(session: Session) -> Findings:
             raise UserError(f"no trace was measured: {reasons(store.skipped())}")
         store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options.rhythm, traces))
     (heads,) = sets_of(store.table("head_sets"))
-    golds = _golds(session)
+    golds = session.golds
     for item in chain(early, items):
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
@@ -196,12 +196,6 @@ def _answer(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
 def _steps(text: str) -> float:
     """Number of sentences and lines."""
     return float(len(_STEPS.findall(text.strip() + "\n")))
-
-
-def _golds(session: Session) -> dict[str, str | None]:
-    if session.given is not None:
-        return {trace.id: trace.gold for trace in session.given}
-    return {question.id: question.gold for question in session.questions}
 
 
 def _check(session: Session, options: PerturbOptions) -> None:

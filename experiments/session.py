@@ -174,6 +174,12 @@ class Session:
         return questions(self.data_options)
 
     @property
+    def golds(self) -> dict[str, str | None]:
+        """Each example's right answer, where one is known."""
+        known = self.questions if self.given is None else self.given
+        return {item.id: item.gold for item in known}
+
+    @property
     def n_examples(self) -> int:
         """Number of examples in the data, those that will be left out included."""
         return len(self.questions if self.given is None else self.given)

@@ -184,6 +184,20 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("value", FLOAT, "the effect", null="undefined, such as a normalised effect over a zero difference"),
         Column("control", TEXT, "kind of control", null="the measurement itself"),
     ),
+    "corrupted": (
+        Column("kind", TEXT, "what was changed: see Corruption in interp/corruptions.py"),
+        Column("group", TEXT, "`all`, `third` of the reasoning, or `step_from_end`"),
+        Column("value_of_group", TEXT, "which third or step, counted from 1", null="all changes"),
+        Column("metric", TEXT, "as in `effects`"),
+        Column("value", FLOAT, "mean over traces of the mean over their changes"),
+        Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+        Column("high", FLOAT, "upper end of it", null="n < 2"),
+        Column(
+            "p", FLOAT, "two-sided sign-flip p-value of the difference from paraphrases, paired", null="n < 2, or none"
+        ),
+        Column("n", INT, "number of traces"),
+        Column("n_cases", INT, "number of changes"),
+    ),
     "traces": (
         EXAMPLE,
         Column("text", TEXT, "the whole text"),

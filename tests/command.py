@@ -31,6 +31,7 @@ NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]",
 SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
 SMALLEST: dict[str, list[str]] = {
     "evaluate": ["data.limit=2"],
+    "key_tokens": ["data.limit=2", "experiment.each=2", "experiment.traced=1"],
     "ablate": [
         "data.limit=2",
         *(f"experiment.{option}" for option in ["doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]"]),

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from interp.errors import UserError, nearest
 from interp.figures import ablation, evaluation, style
 from interp.figures import heads as head_figures
+from interp.figures import key_tokens as key_figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
 from interp.figures import perturb as perturb_figures
@@ -158,6 +159,19 @@ def _draw_perturb(table: Tables, facts: Mapping[str, Any], directory: Path) -> N
             style.save(figure, directory, name)
 
 
+def _draw_key_tokens(table: Tables, _: Mapping[str, Any], directory: Path) -> None:
+    effects, corrupted = table("effects"), table("corrupted")
+    model = str(effects["model"].iloc[0])
+    more = {
+        "key_kinds": key_figures.kinds(corrupted, model),
+        "key_places": key_figures.by_place(corrupted, model),
+        "key_way": key_figures.way(effects, model),
+    }
+    for name, figure in more.items():
+        if figure is not None:
+            style.save(figure, directory, name)
+
+
 DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "heads": _draw_heads,
     "train_reasoner": _draw_training,
@@ -167,4 +181,5 @@ DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "rhythm": _draw_rhythm,
     "ablate": _draw_ablate,
     "perturb": _draw_perturb,
+    "key_tokens": _draw_key_tokens,
 }

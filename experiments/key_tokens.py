@@ -1,0 +1,149 @@
+"""Do changed reasoning tokens alter the final answer, and along which way? (Paper A, abstract and section 5)"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from experiments.collect import Needs, collect, examples
+from experiments.key_tokens_findings import findings
+from experiments.options import choice, typed
+from experiments.plan import Plan, measured
+from experiments.session import Session
+from experiments.summary import Findings, reasons, summary
+from interp.corruptions import Corrupted, Corruption, corruptions
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.key_tokens import effect_rows, summary_rows, traced, write_answers
+from interp.stats import rng_for
+from interp.store import records
+from interp.trace import Segment, Trace
+
+log = logging.getLogger(__name__)
+
+CLOSING_SECONDS = 10.0
+"""About what the self-check, statistics and figures take."""
+NO_ANSWER = "the model gives no answer after its own reasoning"
+NOTHING = "nothing in its reasoning can be changed"
+
+
+@dataclass(frozen=True)
+class KeyTokensOptions:
+    """conf/experiment/key_tokens.yaml"""
+
+    name: str = "key_tokens"
+    kinds: list[str] = field(default_factory=lambda: [kind.value for kind in Corruption])
+    paraphrase: str = "Wait, {}"
+    each: int | None = 12
+    traced: int = 2
+    max_answer_tokens: int = 64
+    batch: int = 32
+
+
+def run(session: Session) -> Findings:
+    """Changes each trace in many ways, one at a time, and watches the answer."""
+    options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
+    _check(options)
+    store = session.store
+    session.describe_environment()
+    golds = session.golds
+    for item in session.bar(collect(session), "traces", total=session.n_examples):
+        effects: list[dict[str, Any]] = []
+        reason = item.reason
+        if item.trace is not None:
+            effects, reason = corrupt(session, options, item.trace, golds.get(item.example))
+        if reason is not None:
+            store.skip(item.index, item.example, reason, **item.tables)
+        else:
+            store.write(item.index, item.example, effects=effects, **item.tables)
+    effects_table = store.table("effects")
+    if effects_table.empty:
+        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
+    if not store.has_closing("a-summary"):
+        traces = {row["example"]: Trace.from_row(row) for row in records(store.table("traces"))}
+        store.write_closing("a-summary", corrupted=summary_rows(effects_table, traces, session.seed))
+    headlines, more, lines = findings(store.table, session.seed)
+    more |= {"skipped": store.skipped(), "n_layers": session.lens.n_layers}
+    facts = summary(headlines, **more)
+    redraw("key_tokens", store.table, facts, session.directory / "figures")
+    store.finish(facts)
+    return Findings(headlines, lines)
+
+
+def corrupt(
+    session: Session, options: KeyTokensOptions, trace: Trace, gold: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """The rows of one trace, or why there are none."""
+    lens = session.lens
+    cases = _cases(session, options, trace)
+    if not cases:
+        return [], NOTHING
+    prefixes = [trace.token_ids[: trace[Segment.ANSWER].start], *(case.ids for case in cases)]
+    clean, *written = write_answers(lens, prefixes, options.max_answer_tokens, options.batch)
+    if clean.answer is None:
+        return [], NO_ANSWER
+    rows = effect_rows(trace, cases, clean, written, gold)
+    # The first changes that alter the answer, in the order of the kinds.
+    told = 0
+    for case, new in zip(cases, written, strict=True):
+        if told < options.traced and case.aligned and new.answer != clean.answer:
+            found = traced(lens, trace, case, clean, new)
+            told += bool(found)
+            rows += found
+    return rows, None
+
+
+def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Corrupted]:
+    rng = rng_for(session.seed, "corruptions", trace.example)
+    chosen: list[Corrupted] = []
+    for kind in (Corruption(name) for name in options.kinds):
+        found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], options.paraphrase))
+        if options.each is not None and len(found) > options.each:
+            found = [found[i] for i in sorted(rng.permutation(len(found))[: options.each].tolist())]
+        chosen += found
+    return chosen
+
+
+def _check(options: KeyTokensOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    for kind in options.kinds:
+        choice(Corruption, kind, "experiment.kinds")
+    if not options.kinds:
+        raise UserError(f"experiment.kinds must name at least one of {', '.join(Corruption)}")
+    if "{}" not in options.paraphrase:
+        raise UserError(f"experiment.paraphrase={options.paraphrase!r} needs {{}} where the sentence stands")
+    if options.each is not None and options.each < 1:
+        raise UserError(f"experiment.each={options.each} must be at least 1")
+    if options.traced < 0:
+        raise UserError(f"experiment.traced={options.traced} must not be negative")
+    for name in ("max_answer_tokens", "batch"):
+        if getattr(options, name) < 1:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
+
+
+def plan(session: Session) -> Plan:
+    """Makes one batch of traces, changes one of them and scales up."""
+    options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
+    _check(options)
+    with measured() as making:
+        items = list(islice(examples(session, Needs.REASONING), session.generation.batch))
+    traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: t.n_measured)
+    if not traces:
+        raise UserError("no trace would be measured: raise data.max_tokens or generation.max_new_tokens")
+    middle = traces[len(traces) // 2]
+    corrupt(session, options, middle, None)  # pays for what later ones find ready
+    with measured() as changing:
+        rows, _ = corrupt(session, options, middle, None)
+    n_cases = len({(row["intervention"], row["position"], row["forced"]) for row in rows if row.get("layer") is None})
+    share = session.n_examples / len(items)
+    n = len(traces) * share
+    return Plan(
+        round(n),
+        round(n * 2 * options.traced),
+        round(n * (n_cases + 1) * options.max_answer_tokens / 2),
+        max(making.peak_bytes, changing.peak_bytes),
+        making.seconds * share + changing.seconds * n + CLOSING_SECONDS,
+        f"{len(items)} examples, one of them changed",
+    )

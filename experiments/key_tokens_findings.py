@@ -1,0 +1,85 @@
+"""The headline numbers of `key_tokens`, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+
+from experiments.summary import Headline
+from interp.corruptions import Corruption
+from interp.key_tokens import ROLES
+from interp.stats import Estimate, bootstrap_mean, rng_for
+from interp.store import records
+
+Tables = Callable[[str], pd.DataFrame]
+METRICS = {
+    "answer_changed": "share of answers that change",
+    "follows_corrupted": "share of answers that are the new number or name",
+    "neither": "share of answers that are neither the new one nor the clean one",
+}
+NAMES = {
+    Corruption.NUMBER: "a number changed",
+    Corruption.NAME: "a name swapped",
+    Corruption.DELETE: "a step deleted",
+    Corruption.SHUFFLE: "a step shuffled",
+    Corruption.PARAPHRASE: "a step paraphrased",
+}
+
+
+def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], list[str]]:
+    """Headlines, further content of summary.json, and lines for the screen."""
+    corrupted, effects = table("corrupted"), table("effects")
+    headlines: list[Headline] = []
+    lines: list[str] = []
+    whole = corrupted[corrupted["group"] == "all"]
+    for metric, label in METRICS.items():
+        rows = {row["kind"]: row for row in records(whole[whole["metric"] == metric])}
+        control = rows.get(Corruption.PARAPHRASE)
+        for kind in (kind for kind in Corruption if kind in rows):
+            against = None if control is None or kind is Corruption.PARAPHRASE else _estimate(control)
+            name = f"{label}: {NAMES[kind]}"
+            headlines.append(
+                Headline(name, _estimate(rows[kind]), NAMES[Corruption.PARAPHRASE] if against else None, against)
+            )
+            if not pd.isna(rows[kind]["p"]):
+                lines.append(f"{name} against paraphrases: sign flips p = {rows[kind]['p']:.2g}")
+    for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
+        lines += _by_place(corrupted, group, label)
+    lines += _way(effects, seed)
+    return headlines, {"n_traces": int(effects["example"].nunique())}, lines
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
+    return Estimate(float(row["value"]), int(row["n"]), *ends)
+
+
+def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:
+    lines = []
+    rows = corrupted[(corrupted["group"] == group) & (corrupted["metric"] == "answer_changed")]
+    for kind, part in rows.groupby("kind", sort=False):
+        values = ", ".join(f"{row['value_of_group']}: {row['value']:.2f}" for row in records(part))
+        lines.append(f"answers that change by {label}, {NAMES[Corruption(str(kind))]}: {values}")
+    return lines
+
+
+def _way(effects: pd.DataFrame, seed: int) -> list[str]:
+    """Which part of the sequence carries the change, at the first and the last layer."""
+    patched = effects[(effects["intervention"] == "patch_resid_pre") & (effects["metric"] == "nld")]
+    lines = []
+    for role in ROLES:
+        rows = patched[patched["role"] == role]
+        if rows.empty:
+            continue
+        parts = []
+        for layer in (0, int(rows["layer"].max())):
+            by_trace = rows[rows["layer"] == layer].groupby("example")["value"].mean().to_numpy(dtype=float)
+            estimate = bootstrap_mean(by_trace, rng_for(seed, "way", role, layer))
+            ends = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
+            parts.append(f"layer {layer} {estimate.value:.2f}{ends}")
+        lines.append(
+            f"NLD of clean activations at {role.replace('_', ' ')}: {', '.join(parts)} (n = {estimate.n} traces)"
+        )
+    return lines

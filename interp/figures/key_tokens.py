@@ -1,0 +1,115 @@
+"""What the answer makes of changed reasoning, by kind and place, and the way that a change takes."""
+
+from __future__ import annotations
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interp.figures import style
+from interp.stats import bootstrap_mean, rng_for
+from interp.store import records
+
+KINDS = {
+    "change_number": ("number changed", style.BLUE),
+    "swap_name": ("name swapped", style.ORANGE),
+    "delete_step": ("step deleted", style.GREEN),
+    "shuffle_step": ("step shuffled", style.RED),
+    "paraphrase_step": ("step paraphrased", style.GREY),
+}
+ROLES = {
+    "changed": ("the changed tokens", style.RED),
+    "reasoning_after": ("reasoning behind them", style.ORANGE),
+    "close": ("close tag", style.GREEN),
+    "answer_before": ("answer so far", style.PURPLE),
+    "predicting": ("predicting token", style.BLUE),
+}
+METRICS = {
+    "answer_changed": "share of answers that change",
+    "follows_corrupted": "share that follow the change",
+    "neither": "share that are neither",
+}
+
+
+def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
+    """What became of the answer after each kind of change, with 95 % intervals over traces."""
+    whole = corrupted[(corrupted["group"] == "all") & corrupted["metric"].isin(METRICS)]
+    metrics = [m for m in METRICS if (whole["metric"] == m).any()]
+    names = [k for k in KINDS if (whole["kind"] == k).any()]
+    size = (2.9 * len(metrics) + 1.6, 0.9 + 0.4 * len(names))
+    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        for row in records(whole[whole["metric"] == metric]):
+            place, colour = len(names) - 1 - names.index(row["kind"]), KINDS[row["kind"]][1]
+            if not pd.isna(row["low"]):
+                axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.4)
+            axis.plot(row["value"], place, "o", color=colour, markersize=6)
+        axis.set_yticks(range(len(names)), [KINDS[name][0] for name in reversed(names)])
+        axis.set_xlim(-0.02, 1.02)
+        axis.set_xlabel(METRICS[metric], fontsize=8)
+    figure.suptitle(f"{model}, n = {int(whole['n'].max())} traces", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
+    """Share of answers that change against where in the reasoning the change lies."""
+    labels = {"third": "third of the reasoning", "step_from_end": "sentence from the end (4 = fourth or earlier)"}
+    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.1), sharey=True)
+    for axis, (group, label) in zip(axes, labels.items(), strict=True):
+        rows = corrupted[(corrupted["group"] == group) & (corrupted["metric"] == "answer_changed")]
+        present = [kind for kind in KINDS if (rows["kind"] == kind).any()]
+        for j, kind in enumerate(present):
+            part = rows[rows["kind"] == kind]
+            x = part["value_of_group"].astype(int).to_numpy() + 0.07 * (j - (len(present) - 1) / 2)
+            name, colour = KINDS[kind]
+            ends = np.array([part["value"] - part["low"], part["high"] - part["value"]], dtype=float)
+            axis.errorbar(
+                x,
+                part["value"],
+                np.nan_to_num(ends).clip(0),
+                fmt="o-",
+                color=colour,
+                markersize=4,
+                linewidth=1,
+                label=name,
+            )
+        axis.set_xticks(sorted(rows["value_of_group"].astype(int).unique()))
+        axis.set_xlabel(label)
+        axis.set_ylim(-0.02, 1.02)
+    axes[1].invert_xaxis()
+    axes[0].set_ylabel("share of answers that change")
+    axes[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle(model, fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def way(effects: pd.DataFrame, model: str) -> Figure | None:
+    """NLD of patching clean activations into the corrupted run, by layer and part of the sequence: 1 = the clean answer
+    is back. None if nothing was patched."""
+    rows = effects[(effects["intervention"] == "patch_resid_pre") & (effects["metric"] == "nld")]
+    if rows.empty:
+        return None
+    figure, axis = plt.subplots(figsize=(5.4, 3.3))
+    for role, (name, colour) in ROLES.items():
+        part = rows[rows["role"] == role]
+        if part.empty:
+            continue
+        points = []
+        for layer, at in part.groupby("layer"):
+            values = at.groupby("example")["value"].mean().to_numpy(dtype=float)
+            estimate = bootstrap_mean(values, rng_for(0, "figure", role, layer))
+            points.append((layer, estimate.value, estimate.low, estimate.high))
+        table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
+        axis.plot(table["layer"], table["value"], "o-", color=colour, markersize=4, label=name)
+        axis.fill_between(table["layer"], table["low"], table["high"], color=colour, alpha=0.15, linewidth=0)
+    axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
+    axis.axhline(1, color=style.GREY, linewidth=0.8, linestyle=":")
+    axis.set_xlabel("layer")
+    axis.set_ylabel("NLD, 1 = the clean answer is back")
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set_title(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9)
+    figure.tight_layout()
+    return figure

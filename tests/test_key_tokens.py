@@ -1,0 +1,204 @@
+"""Corrupted reasoning: what is changed, what the answer makes of it, and the way that a change takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from interp.corruptions import Corrupted, Corruption, corruptions, sentences
+from interp.key_tokens import Written, effect_rows, places, summary_rows, traced, write_answers
+from interp.lens import Lens
+from interp.trace import Segment, Trace, parse_text
+from tests.command import SMALLEST, ok, run
+
+TEXT = (
+    "Tom 3 pens, finds 4. Mia 5 pens, buys 1. Who has most pens, Tom or Mia? "
+    "<think> First, Tom 3. 3 + 4 = 7. So Tom 7. Next, Mia 5. 5 + 1 = 6. So Mia 6. 7 is more than 6. </think> "
+    "Tom 7 pens. Mia 6 pens. The answer is Tom."
+)
+
+
+@pytest.fixture(scope="module")
+def trace(words: PreTrainedTokenizerBase) -> Trace:
+    return parse_text(TEXT, words, example="t")
+
+
+def changes(trace: Trace, words: PreTrainedTokenizerBase, kind: Corruption) -> list[Corrupted]:
+    return list(corruptions(trace, words, np.random.default_rng(0), [kind], "Wait, {}"))
+
+
+def test_numbers_and_names_change_one_token_each(trace: Trace, words: PreTrainedTokenizerBase) -> None:
+    close = trace[Segment.ANSWER].start
+    for kind, n in ((Corruption.NUMBER, 12), (Corruption.NAME, 4)):
+        found = changes(trace, words, kind)
+        assert len(found) == n
+        for case in found:
+            assert case.aligned
+            assert len(case.ids) == close
+            differ = [i for i, (a, b) in enumerate(zip(trace.token_ids, case.ids, strict=False)) if a != b]
+            assert differ == list(range(case.position, case.position_end))
+            assert trace[Segment.REASONING].start <= case.position < trace[Segment.REASONING].end
+            assert trace.token_text(case.position).strip() == case.old != case.new
+            assert words.decode([case.ids[case.position]]) == case.new
+    assert {case.new for case in changes(trace, words, Corruption.NAME)} == {"Tom", "Mia"}
+    assert all(abs(int(c.old) - int(c.new)) <= 2 for c in changes(trace, words, Corruption.NUMBER) if int(c.old) > 2)
+
+
+def test_steps(trace: Trace, words: PreTrainedTokenizerBase) -> None:
+    spans = sentences(trace)
+    texts = [trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]].strip() for a, b in spans]
+    assert texts == [
+        "First, Tom 3.",
+        "3 + 4 = 7.",
+        "So Tom 7.",
+        "Next, Mia 5.",
+        "5 + 1 = 6.",
+        "So Mia 6.",
+        "7 is more than 6.",
+    ]
+    deleted = changes(trace, words, Corruption.DELETE)
+    assert [len(c.ids) for c in deleted] == [trace[Segment.ANSWER].start - (b - a) for a, b in spans]
+    assert "So Tom 7" not in words.decode(list(deleted[2].ids))
+    for case in changes(trace, words, Corruption.SHUFFLE):
+        assert sorted(case.new.rstrip(".").split()) == sorted(case.old.strip().rstrip(".").split())
+        assert case.new.strip() != case.old.strip()
+    said = changes(trace, words, Corruption.PARAPHRASE)
+    assert [c.new.strip() for c in said] == [f"Wait, {text}" for text in texts]
+    assert not any(c.aligned for c in said)
+
+
+def test_real_traces_can_be_changed(r1_traces: Path, smollm2: Lens) -> None:
+    from interp.datasets import read_traces
+
+    item = next(iter(read_traces(r1_traces, {"condition": "with_reasoning"})))
+    trace = parse_text(item.text, smollm2.tokenizer, smollm2.markers)
+    found = list(
+        corruptions(trace, smollm2.tokenizer, np.random.default_rng(0), list(Corruption), "In other words, {}")
+    )
+    kinds = {case.kind for case in found}
+    assert {Corruption.NUMBER, Corruption.DELETE, Corruption.SHUFFLE, Corruption.PARAPHRASE} <= kinds
+    for case in found[:200]:
+        text = str(smollm2.tokenizer.decode(list(case.ids)))
+        assert text.rstrip().endswith("</think>")
+        if case.kind is Corruption.NUMBER:
+            assert len(case.ids) == trace[Segment.ANSWER].start
+
+
+def test_where_a_change_lies(trace: Trace, words: PreTrainedTokenizerBase) -> None:
+    deleted = changes(trace, words, Corruption.DELETE)
+    assert [places(trace, case)["step_from_end"] for case in deleted] == ["4", "4", "4", "4", "3", "2", "1"]
+    assert [places(trace, case)["third"] for case in deleted] == ["1", "1", "1", "2", "2", "3", "3"]
+
+
+def written(text: str) -> Written:
+    return Written((), text)
+
+
+def test_what_became_of_the_answer_by_hand(trace: Trace) -> None:
+    def case(kind: Corruption, new: str) -> Corrupted:
+        return Corrupted(kind, (), 30, 31, "7", new, True)
+
+    clean = written("The answer is 7.")
+    cases = [
+        case(Corruption.NUMBER, "9"),
+        case(Corruption.NUMBER, "9"),
+        case(Corruption.NUMBER, "7"),
+        case(Corruption.DELETE, ""),
+    ]
+    answers = [written(f"The answer is {x}.") for x in ("9", "8", "7", "8")]
+    rows = effect_rows(trace, cases, clean, answers, "7")
+    found = [{r["metric"]: r["value"] for r in rows[i:j]} for i, j in ((0, 4), (4, 8), (8, 10), (10, 12))]
+    assert found[0] == {"answer_changed": 1.0, "follows_corrupted": 1.0, "neither": 0.0, "correct": -1.0}
+    assert found[1] == {"answer_changed": 1.0, "follows_corrupted": 0.0, "neither": 1.0, "correct": -1.0}
+    # the new number is the clean answer anyway: following cannot be told from staying
+    assert found[2] == {"answer_changed": 0.0, "correct": 0.0}
+    assert found[3] == {"answer_changed": 1.0, "correct": -1.0}
+
+
+def test_answers_do_not_depend_on_the_batch(reasoner: Lens) -> None:
+    trace = parse_text(TEXT, reasoner.tokenizer, reasoner.markers)
+    prefixes = [case.ids for case in changes(trace, reasoner.tokenizer, Corruption.DELETE)]
+    together = write_answers(reasoner, prefixes, 40, 16)
+    alone = [write_answers(reasoner, [prefix], 40, 1)[0] for prefix in prefixes]
+    assert together == alone
+
+
+def test_the_way_of_a_change(reasoner: Lens) -> None:
+    """At the first layer the changed token alone carries it, at the last one the predicting token alone."""
+    trace = parse_text(TEXT, reasoner.tokenizer, reasoner.markers)
+    cases = changes(trace, reasoner.tokenizer, Corruption.NAME) + changes(trace, reasoner.tokenizer, Corruption.NUMBER)
+    clean, *answers = write_answers(
+        reasoner, [trace.token_ids[: trace[Segment.ANSWER].start], *(c.ids for c in cases)], 40, 16
+    )
+    rows = []
+    for case, new in zip(cases, answers, strict=True):
+        rows += traced(reasoner, trace, case, clean, new)
+        assert bool(rows) or new.ids == clean.ids
+    assert rows
+    table = pd.DataFrame(rows)
+    changed = table[(table["role"] == "changed") & (table["layer"] == 0)]["value"]
+    np.testing.assert_allclose(changed, 1.0, atol=1e-4)
+    last = table[table["layer"] == reasoner.n_layers - 1]
+    # patching before the last layer at the predicting token leaves the keys and values of the corrupted reasoning
+    assert (last[last["role"] == "changed"]["value"].abs() < 1).all()
+    identical = Corrupted(Corruption.NUMBER, trace.token_ids[: trace[Segment.ANSWER].start], 30, 31, "3", "3", True)
+    assert traced(reasoner, trace, identical, clean, clean) == []
+
+
+def test_summary_by_hand(trace: Trace) -> None:
+    def row(kind: Corruption, value: float, position: int, example: str) -> dict[str, object]:
+        about = {"example": example, "intervention": kind, "position": position, "position_end": position + 1}
+        return {**about, "token": "7", "forced": "8", "metric": "answer_changed", "value": value}
+
+    start = trace[Segment.REASONING].start
+    effects = pd.DataFrame(
+        [
+            row(Corruption.NUMBER, 1.0, start, "a"),
+            row(Corruption.NUMBER, 0.0, start + 1, "a"),
+            row(Corruption.NUMBER, 1.0, trace[Segment.REASONING].end - 1, "b"),
+            row(Corruption.PARAPHRASE, 0.0, start, "a"),
+            row(Corruption.PARAPHRASE, 0.0, start, "b"),
+        ]
+    )
+    rows = {(r["kind"], r["group"], r["value_of_group"]): r for r in summary_rows(effects, {"a": trace, "b": trace}, 0)}
+    whole = rows[Corruption.NUMBER, "all", None]
+    assert (whole["value"], whole["n"], whole["n_cases"]) == (0.75, 2, 3)
+    assert whole["p"] == 0.5  # two traces: two of the four sign flips are as far from 0
+    assert rows[Corruption.NUMBER, "third", "1"]["value"] == 0.5
+    assert rows[Corruption.NUMBER, "third", "3"]["value"] == 1.0
+    assert rows[Corruption.PARAPHRASE, "all", None]["p"] is None
+
+
+def test_from_the_command_line(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ok("experiment=key_tokens", "model=reasoner", "data.limit=4", "progress=false", f"hydra.run.dir={out}")
+    effects, corrupted = (pd.read_parquet(out / f"{name}.parquet") for name in ("effects", "corrupted"))
+    assert set(effects["intervention"]) >= {kind.value for kind in Corruption if kind is not Corruption.NAME}
+    assert corrupted[corrupted["metric"] != "correct"]["value"].between(0, 1).all()
+    answers = pd.read_parquet(out / "answers.parquet")
+    assert len(answers) == 4
+    for name in ("key_kinds", "key_places"):
+        assert (out / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("experiment.kinds=[burn_step]", "experiment.kinds=burn_step is not known"),
+        ("experiment.kinds=[]", "must name at least one"),
+        ("experiment.paraphrase=hm", "needs {} where the sentence stands"),
+        ("experiment.each=0", "experiment.each=0 must be at least 1"),
+        ("experiment.traced=-1", "must not be negative"),
+        ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
+    ],
+)
+def test_wrong_options(tmp_path: Path, option: str, complaint: str) -> None:
+    out = tmp_path / "run"
+    done = run("experiment=key_tokens", *SMALLEST["key_tokens"], option, "progress=false", f"hydra.run.dir={out}")
+    assert done.returncode == 2
+    assert complaint in done.stderr
+    assert not out.exists()
