@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from experiments import heads
 from experiments.plan import measured
-from interp.store import read_table
-from tests.command import NO_PROBES, make_session, ok, run, start, wait_for_parts
+from interp.store import RunStore, read_table
+from tests.command import NO_PROBES, SMALLEST, make_session, ok, run, start, wait_for_parts
 
 
 def test_a_dry_run_is_truthful(tmp_path: Path) -> None:
@@ -78,3 +79,42 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
     assert f"add resume={out} to go on" in stderr
     assert "Traceback" not in stderr
     assert list(out.glob("parts/*"))
+
+
+@pytest.mark.parametrize(
+    ("experiment", "model"),
+    [
+        ("evaluate", "planted"),
+        ("rhythm", "planted"),
+        ("ablate", "planted"),
+        ("patching", "planted"),
+        ("perturb", "reasoner"),
+        ("key_tokens", "reasoner"),
+    ],
+)
+def test_interrupted_while_writing_a_part_and_resumed(
+    experiment: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run stops as it writes its third part; the continuation ends with the same tables, byte by byte."""
+    options = [f"experiment={experiment}", f"model={model}", *SMALLEST[experiment], "data.limit=2", "progress=false"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    ok(*options, f"hydra.run.dir={whole}")
+    written = 0
+    write_part = RunStore._write_part
+
+    def interrupted(self: RunStore, *arguments: Any) -> None:
+        nonlocal written
+        if written == 2:
+            raise KeyboardInterrupt
+        written += 1
+        write_part(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_write_part", interrupted)
+        assert run(*options, f"hydra.run.dir={cut}").returncode == 130
+    assert not (cut / "summary.json").exists()
+    ok(*options, f"resume={cut}")
+    names = {p.name for p in whole.glob("*.parquet")}
+    assert names == {p.name for p in cut.glob("*.parquet")}
+    for name in (*sorted(names), "summary.json"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name

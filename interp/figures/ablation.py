@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.heads import Head
@@ -142,6 +143,7 @@ def windows(effects: pd.DataFrame, model: str) -> Figure | None:
             if scaled:
                 axis.axhline(whole, color=colour, linewidth=0.9, linestyle=":")
         axis.set_xlabel("first layer of the window")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_ylabel(AXES[metric], fontsize=8)
     width = int((inside["layer_end"] - inside["layer"]).iloc[0])
     axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.stats import bootstrap_mean, rng_for
@@ -108,6 +109,7 @@ def way(effects: pd.DataFrame, model: str) -> Figure | None:
     axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.axhline(1, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.set_xlabel("layer")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     axis.set_ylabel("NLD, 1 = the clean answer is back")
     axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     axis.set_title(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9)
