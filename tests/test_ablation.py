@@ -67,7 +67,7 @@ def test_zero_and_mean_ablation_equal_hooks(small_lens: Lens, trace: Trace, rows
             layer = int(hook.name.split(".")[1])  # type: ignore[attr-defined]
             z = z.clone()
             for head in (h for h in HEADS if h.layer == layer):
-                z[:, first:, head.head] = 0 if zero else means[layer, head.head]
+                z[:, first:, head.head] = 0 if kind is AblationKind.ZERO else means[layer, head.head]
             return z
 
         expected = hooked(small_lens, trace, [(f"blocks.{i}.attn.hook_z", replace) for i in (0, 2)])
