@@ -76,8 +76,15 @@ def _from_file_or_hub(options: DataOptions) -> list[Question]:
     return read_questions(path, options.limit, options.fields, malformed, options.subset, options.split)
 
 
+def _word_problems(options: DataOptions) -> list[Question]:
+    split = choice(Split, options.split, "data.split")
+    return word_problem_questions(options.seed, split, options.require("limit"), options.options)
+
+
 QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
-    "word_problems": lambda o: word_problem_questions(o.seed, choice(Split, o.split, "data.split"), o.require("limit")),
+    "word_problems": lambda o: word_problem_questions(
+        o.seed, choice(Split, o.split, "data.split"), o.require("limit"), o.options
+    ),
     "planted": lambda o: planted_questions(o.seed, o.require("limit")),
     "reasoning_gym": lambda o: reasoning_gym_questions(o.require("task"), o.seed, o.require("limit"), o.options),
     "questions": _from_file_or_hub,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,9 +66,15 @@ class Fields:
     checklist: str = "checklist"
 
 
-def word_problem_questions(seed: int, split: Split, limit: int) -> list[Question]:
-    """Problems of `reasoner`'s own kind; the level is the number of people in the story."""
-    problems = (word_problems.make_problem(seed, split, i) for i in range(limit))
+def word_problem_questions(
+    seed: int, split: Split, limit: int, difficulty: Mapping[str, Sequence[int]] | None = None
+) -> list[Question]:
+    """Problems of `reasoner`'s own kind; the level is the number of people in the story.
+
+    `difficulty` names fields of `Difficulty`: each value is drawn with the same chance.
+    """
+    chosen = word_problems.difficulty_of(difficulty or {})
+    problems = (word_problems.make_problem(seed, split, i, chosen) for i in range(limit))
     return [
         Question(f"{split}-{seed}-{i}", p.question, p.answer, p.kind, str(len(p.people)))
         for i, p in enumerate(problems)

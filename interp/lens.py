@@ -142,7 +142,7 @@ def load_lens(spec: ModelSpec) -> Lens:
         config = AutoConfig.from_pretrained(directory, **options)
         _require_memory(spec.name, config, dtype, device)
         placement = {"device_map": spec.device_map} if spec.device_map else {}
-        with _quiet_loading():
+        with without_progress_bars():
             model = AutoModelForCausalLM.from_pretrained(
                 directory, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options, **placement
             )
@@ -244,7 +244,7 @@ def _unpack_gguf(file: Path) -> Path:
     gguf = GgufConfig(gguf_file=file.name, dequantize=True)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=cache) as unfinished, _quiet_loading():
+        with TemporaryDirectory(dir=cache) as unfinished, without_progress_bars():
             AutoModelForCausalLM.from_pretrained(
                 str(file.parent), gguf_file=file.name, quantization_config=gguf
             ).save_pretrained(f"{unfinished}/model")
@@ -298,8 +298,8 @@ def available_memory(device: torch.device) -> int:
 
 
 @contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Without the progress bars of transformers: loading has its own line in the log."""
+def without_progress_bars() -> Iterator[None]:
+    """Without the progress bars of transformers: loading and saving have their own lines in the log."""
     from transformers.utils import logging as hf_logging
 
     shown = hf_logging.is_progress_bar_enabled()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from interp import schema_rhythm
+from interp import schema_credit, schema_rhythm
 from interp.columns import (
     BOOL,
     COMMON,
@@ -219,14 +219,6 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("clean_answer_id", INT, "the clean run's answer token"),
         Column("corrupted_answer_id", INT, "the corrupted run's answer token"),
     ),
-    "training": (
-        Column("step", INT, "optimizer steps done"),
-        Column("measure", TEXT, "what was measured, such as `accuracy_sampled`"),
-        Column("value", FLOAT, "its value"),
-        Column("n", INT, "number of problems behind it"),
-        Column("low", FLOAT, "lower end of the 95 % interval", null="n < 2"),
-        Column("high", FLOAT, "upper end of the 95 % interval", null="n < 2"),
-    ),
     "answers": (
         EXAMPLE,
         Column(
@@ -291,6 +283,7 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("p_adjusted", FLOAT, "p_permutation after Benjamini-Hochberg over the groups", null="n < 2, or `all`"),
     ),
     **schema_rhythm.TABLES,
+    **schema_credit.TABLES,
 }
 
 

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from interp.errors import UserError, nearest
 from interp.figures import ablation, evaluation, style
+from interp.figures import credit as credit_figures
 from interp.figures import heads as head_figures
 from interp.figures import key_tokens as key_figures
 from interp.figures import maps as map_figures
@@ -62,6 +63,12 @@ def _draw_training(table: Tables, facts: Mapping[str, Any], directory: Path) -> 
 
 
 def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    if facts["compared"] == "credit":
+        study, curves = table("study"), table("study_curves")
+        style.save(credit_figures.study_curves(curves, facts["subject"]), directory, "b_fig4_curves")
+        style.save(credit_figures.study_accuracy(study, facts["subject"]), directory, "b_table3_accuracy")
+        style.save_table(credit_figures.study_table(study), directory, "b_table3_accuracy")
+        return
     figure = head_figures.overlaps(table("overlaps"), f"top heads by {facts['kind']}")
     style.save(figure, directory, "overlaps")
     runs = {label: tables_of(Path(run))("heads") for label, run in facts["runs"].items()}
@@ -172,6 +179,13 @@ def _draw_key_tokens(table: Tables, _: Mapping[str, Any], directory: Path) -> No
             style.save(figure, directory, name)
 
 
+def _draw_credit(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    training, credited = table("training"), table("credited")
+    title = f"{training['model'].iloc[0]}, {facts['strategy']} credit"
+    style.save(credit_figures.learning_curve(training, title), directory, "credit_curve")
+    style.save(credit_figures.credited_tokens(credited, title), directory, "credit_tokens")
+
+
 DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "heads": _draw_heads,
     "train_reasoner": _draw_training,
@@ -182,4 +196,5 @@ DRAW: dict[str, Callable[[Tables, Mapping[str, Any], Path], None]] = {
     "ablate": _draw_ablate,
     "perturb": _draw_perturb,
     "key_tokens": _draw_key_tokens,
+    "credit": _draw_credit,
 }

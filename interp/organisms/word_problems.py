@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import random
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from interp.errors import UserError, nearest
 
 NAMES = ("Tom", "Mia", "Ben", "Eva", "Sam", "Lia", "Max", "Zoe", "Leo", "Amy", "Dan", "Ivy", "Jay", "Kim", "Ned", "Uma")
 OBJECTS = ("apples", "books", "coins", "pens", "cards", "shells", "stones", "cups", "balls", "keys")
@@ -52,6 +54,19 @@ FULL = Difficulty()
 DRILL = Difficulty(people=(3, 4), steps=(0, 1), asked=(3,))
 """Short stories and many people asked about. A model that begins with these learns within 500 steps to find a person's
 story by name; on full problems alone, in trials of 800 to 1,000 steps, it went on guessing the person."""
+
+
+def difficulty_of(options: Mapping[str, Sequence[int]]) -> Difficulty:
+    """A difficulty from some of its fields. Raises UserError for an unknown one or numbers that cannot be."""
+    highest = {"people": len(NAMES), "steps": 20, "asked": len(NAMES)}
+    lowest = {"people": 1, "steps": 0, "asked": 1}
+    for name, values in options.items():
+        if name not in highest:
+            raise UserError(f"data.options.{name} is not known for word problems; {nearest(name, highest)}")
+        numbers = [values] if isinstance(values, int) else list(values)
+        if not numbers or not all(isinstance(n, int) and lowest[name] <= n <= highest[name] for n in numbers):
+            raise UserError(f"data.options.{name} must list numbers from {lowest[name]} to {highest[name]}")
+    return replace(FULL, **{n: (v,) if isinstance(v, int) else tuple(v) for n, v in options.items()})
 
 
 class Reasoning(StrEnum):

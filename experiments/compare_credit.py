@@ -1,0 +1,96 @@
+"""Trainings with credit side by side: arms over seeds, each beside plain GRPO. (Paper B, section 5, Figs. 4-7)"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from experiments.compared import Run, RunsCompared, differing, option
+from experiments.summary import Headline
+from interp.credit_study import REFERENCE, Training, curve_rows, study_rows
+from interp.errors import UserError
+from interp.published import CREDIT
+from interp.stats import Estimate
+from interp.store import SUMMARY, read_json
+
+ARM_OPTIONS = frozenset(
+    f"experiment.{name}"
+    for name in (
+        *("strategy", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "signs", "preserve_mass"),
+        *("heads", "layers", "share", "sinks", "window", "horizon", "ranking_traces"),
+    )
+)
+"""Options that an arm may differ in; all others must be the same, or the trainings do not compare."""
+IGNORED = frozenset({"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every"})
+
+
+def compare(runs: list[Run], _: str) -> RunsCompared:
+    """Tables `study` and `study_curves`."""
+    names = arms([run.options for run in runs])
+    places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
+    twice = [place for place, n in places.items() if n > 1]
+    if twice:
+        raise UserError(f"several runs of {twice[0][0]} have seed {twice[0][1]}: keep one")
+    trainings = [
+        Training(name, int(run.options["seed"]), run.table("training"), _share(run))
+        for name, run in zip(names, runs, strict=True)
+    ]
+    published = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
+    rows = study_rows(trainings, published)
+    headlines = [
+        Headline(
+            f"held-out accuracy, {row['arm']}",
+            Estimate(row["accuracy"], row["seeds"], row["low"], row["high"]),
+            "before training",
+            Estimate(row["start"], row["seeds"]),
+        )
+        for row in rows
+    ]
+    lines = [_line(row) for row in rows if row.get("difference") is not None]
+    if not any(row["arm"] == REFERENCE for row in rows):
+        lines.append("no run of plain GRPO (experiment.strategy=uniform) among them: no differences")
+    model, data = (runs[0].options[group]["name"] for group in ("model", "data"))
+    return RunsCompared(
+        {"study": rows, "study_curves": list(curve_rows(trainings))},
+        headlines,
+        lines,
+        f": {model} on {data}",
+        {"subject": f"{model} on {data}"},
+    )
+
+
+def arms(options: Sequence[dict]) -> list[str]:
+    """Each run's arm. Raises UserError for runs that differ in more than arms and seeds.
+
+    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it.
+    """
+    names = [name for name in differing(options) if name not in IGNORED]
+    foreign = [name for name in names if name not in ARM_OPTIONS]
+    if foreign:
+        raise UserError(f"these trainings do not compare: they differ in {', '.join(foreign)}")
+    found = []
+    for one in options:
+        strategy = str(option(one, "experiment.strategy"))
+        values = {name.removeprefix("experiment."): option(one, name) for name in names}
+        values.pop("strategy", None)
+        rest = [f"{name} {_text(value)}" for name, value in values.items()]
+        shown = [strategy] if "experiment.strategy" in names or not rest else []
+        found.append(REFERENCE if strategy == REFERENCE else ", ".join([*shown, *rest]))
+    return found
+
+
+def _text(value: object) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _share(run: Run) -> float:
+    return float(read_json(run.directory / SUMMARY)["timing"]["share"])
+
+
+def _line(row: dict) -> str:
+    gap = f"{row['arm']} minus plain GRPO: {row['difference']:+.3f}"
+    if row.get("difference_low") is not None:
+        gap += f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+    if row.get("p_adjusted") is not None:
+        gap += f", adjusted p = {row['p_adjusted']:.3g}"
+    return f"{gap} ({row['pairs']} seeds)"

@@ -1,0 +1,161 @@
+"""Does credit from the rhythm make RL better? GRPO with per-token credit on a verifiable task. (Paper B, section 5)"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from experiments.collect import Needs, from_response, respond
+from experiments.credit_findings import findings
+from experiments.credit_options import ALL_HEADS, CreditOptions
+from experiments.credit_training import (
+    CHECKPOINTS,
+    grpo_config,
+    held_out_accuracy,
+    make_trainer,
+    responses_a_step,
+    train,
+)
+from experiments.data import DataOptions, questions
+from experiments.options import typed
+from experiments.plan import Plan, measured
+from experiments.rhythm import rank_heads_by_distance
+from experiments.session import Session
+from experiments.summary import Findings, reasons, summary
+from interp.credit_rows import credited_rows
+from interp.credit_signals import CreditHeads, Measuring
+from interp.datasets import Question
+from interp.errors import UserError
+from interp.figures.redraw import redraw
+from interp.generate import Backend
+from interp.heads import Head
+from interp.layers import layer_set
+from interp.rhythm_measure import Sinks
+from interp.store import records
+from interp.trace import Trace
+
+log = logging.getLogger(__name__)
+
+FIRST = "a-start"
+"""The part that holds what is known before training."""
+
+
+def run(session: Session) -> Findings:
+    """Ranks heads on the model as it is, trains it, and measures it on held-out questions before, during and after."""
+    options = typed(CreditOptions, session.cfg.experiment, "experiment")
+    train_set, test_set = _check(session, options)
+    store = session.store
+    session.describe_environment()
+    if not store.has_closing(FIRST):
+        # Before any step, so that a resumed run credits the same heads.
+        traces = _traces(session, options, train_set)
+        head_sets = rank_heads_by_distance(session, options.ranking, traces)
+        measuring = _measuring(session, options, head_sets)
+        shown = credited_rows(session.lens, traces[0], options.rule, measuring, session.seed)
+        store.write_closing(FIRST, head_sets=head_sets, credited=shown)
+    measuring = _measuring(session, options, records(store.table("head_sets")))
+    timing = train(session, options, train_set, test_set, measuring)
+    headlines, lines = findings(store.table, timing)
+    facts = summary(headlines, strategy=options.strategy, timing=timing, n_train=len(train_set), n_test=len(test_set))
+    redraw("credit", store.table, facts, session.directory / "figures")
+    store.finish(facts)
+    shutil.rmtree(session.directory / CHECKPOINTS)
+    return Findings(headlines, lines, f"credit: {options.strategy} on {session.model_options.name}")
+
+
+def plan(session: Session) -> Plan:
+    """Trains for two steps, measures once, and scales up."""
+    options = typed(CreditOptions, session.cfg.experiment, "experiment")
+    train_set, test_set = _check(session, options)
+    trial = replace(options, steps=2, save_every=10**9)
+    head_sets = rank_heads_by_distance(session, options.ranking, _traces(session, options, train_set))
+    trainer = make_trainer(
+        session, trial, train_set, _measuring(session, options, head_sets), session.directory / "trial"
+    )
+    with measured() as measuring:
+        held_out_accuracy(session, options, test_set, 0)
+    trainer.train()
+    # The first step pays for what later ones find ready.
+    seconds = [log["step_time"] for log in trainer.state.log_history if "step_time" in log][-1]
+    measurements = options.steps // options.eval_every + 1
+    per_step = responses_a_step(trainer)
+    lengths = [log["completions/mean_length"] for log in trainer.state.log_history if "step_time" in log]
+    return Plan(
+        options.steps * per_step + measurements * len(test_set),
+        options.steps,
+        round(options.steps * per_step * lengths[-1]),
+        measuring.peak_bytes,
+        seconds * options.steps + measuring.seconds * measurements,
+        "two steps and one measurement; the memory is that of the measurement",
+    )
+
+
+def _check(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
+    """Everything that can be wrong is said before anything runs. The training and the held-out questions."""
+    options.check()
+    layer_set(options.layers, session.lens.n_layers)
+    if session.given is not None:
+        raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
+    if session.backend is not Backend.HUGGING_FACE:
+        raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
+    grpo_config(session, options, session.directory)
+    held_out = questions(_changed(session.data_options, options.test, "test"))
+    texts = {question.text for question in held_out}
+    train_set = questions(_changed(session.data_options, options.train, "train"))
+    fresh = [question for question in train_set if question.text not in texts]
+    if len(fresh) < len(train_set):
+        log.info("%d training questions are held out and left away", len(train_set) - len(fresh))
+    for name, chosen in (("train", fresh), ("test", held_out)):
+        if not chosen:
+            raise UserError(f"no question is left: change experiment.{name}")
+        if any(question.gold is None and question.task is None for question in chosen):
+            raise UserError(f"experiment.{name}: a question has no right answer to reward")
+    return fresh, held_out
+
+
+def _changed(data: DataOptions, changes: dict[str, Any], where: str) -> DataOptions:
+    unknown = changes.keys() - DataOptions.__dataclass_fields__.keys()
+    if unknown:
+        raise UserError(f"experiment.{where}: data has no option {', '.join(sorted(unknown))}")
+    return replace(data, **changes)
+
+
+def _traces(session: Session, options: CreditOptions, train_set: Sequence[Question]) -> list[Trace]:
+    """Responses of the model as it is to the first training questions."""
+    asked, size = list(train_set[: options.ranking_traces]), session.generation.batch
+    items = [
+        from_response(session, first + i, question, response, Needs.RESPONSE)
+        for first in range(0, len(asked), size)
+        for i, (question, response) in enumerate(
+            zip(
+                asked[first : first + size],
+                respond(session, asked[first : first + size], first, Needs.RESPONSE),
+                strict=True,
+            )
+        )
+    ]
+    traces = [item.trace for item in items if item.trace is not None]
+    if not traces:
+        why: dict[str, int] = {}
+        for item in items:
+            why[str(item.reason)] = why.get(str(item.reason), 0) + 1
+        raise UserError(f"no response to rank heads on: {reasons(why)}")
+    return traces
+
+
+def _measuring(session: Session, options: CreditOptions, head_sets: Sequence[dict[str, Any]]) -> Measuring:
+    """Which heads WAAD and FAI are averaged over."""
+    if options.heads == ALL_HEADS:
+        layers = layer_set(options.layers, session.lens.n_layers)
+        every = tuple(Head(layer, head) for layer in layers for head in range(session.lens.n_heads))
+        heads = CreditHeads(every, every)
+    else:
+        kinds = {
+            kind: tuple(Head(int(row["layer"]), int(row["head"])) for row in head_sets if row["kind"] == kind)
+            for kind in ("local", "global")
+        }
+        heads = CreditHeads(kinds["local"], kinds["global"])
+    return Measuring(heads, options.ranking.settings, Sinks(options.sinks))

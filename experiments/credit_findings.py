@@ -1,0 +1,53 @@
+"""The headline numbers of `credit`, from its tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from experiments.summary import Headline
+from interp.stats import Estimate, bootstrap_mean, rng_for
+
+Tables = Callable[[str], pd.DataFrame]
+
+
+def findings(table: Tables, timing: Mapping[str, float]) -> tuple[list[Headline], list[str]]:
+    """Headlines, and lines for the screen."""
+    training, answers = table("training"), table("answers")
+    accuracy = training[training["measure"] == "accuracy"].sort_values("step")
+    first, last = (_estimate(accuracy.iloc[i]) for i in (0, -1))
+    steps = int(accuracy["step"].iloc[-1])
+    headlines = [Headline(f"held-out accuracy after {steps} steps", last, "before training", first)]
+    change = _change(answers)
+    if change is not None:
+        headlines.append(Headline("change on the same questions", change))
+    reward = training[training["measure"] == "reward"].sort_values("step")["value"].to_numpy(dtype=float)
+    tenth = max(1, len(reward) // 10)
+    lines = [
+        f"mean reward: {reward[:tenth].mean():.3f} in the first {tenth} steps, {reward[-tenth:].mean():.3f} in the last"
+    ]
+    credited = training[training["measure"] == "credited_share"]["value"]
+    if len(credited):
+        lines.append(f"share of tokens whose advantage gamma changed: {credited.mean():.3f}")
+    lines.append(
+        f"a step took {timing['seconds_a_step']:.2f} s; measuring credit took {100 * timing['share']:.1f} % of it"
+    )
+    return headlines, lines
+
+
+def _estimate(row: pd.Series) -> Estimate:
+    return Estimate(float(row["value"]), int(row["n"]), float(row["low"]), float(row["high"]))
+
+
+def _change(answers: pd.DataFrame) -> Estimate | None:
+    """Right after minus right before, paired by question."""
+    before, after = (
+        answers[answers["writer"] == writer] for writer in (answers["writer"].iloc[0], answers["writer"].iloc[-1])
+    )
+    if before["writer"].iloc[0] == after["writer"].iloc[0]:
+        return None
+    both = before.set_index("example")["correct"].astype(float), after.set_index("example")["correct"].astype(float)
+    difference = (both[1] - both[0]).to_numpy(dtype=float)
+    return bootstrap_mean(np.asarray(difference), rng_for(int(answers["seed"].iloc[0]), "change"))

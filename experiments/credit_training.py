@@ -1,0 +1,220 @@
+"""`credit` and TRL: the configuration, the reward, measuring during training, and what is kept of a training."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from tqdm import tqdm
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl.trainer.grpo_config import GRPOConfig
+
+from experiments.collect import Needs, condition_for
+from experiments.credit_options import CreditOptions
+from experiments.session import Session
+from interp.answers import graded
+from interp.credit_signals import Measuring
+from interp.credit_trainer import SECONDS, SHARE, CreditTrainer
+from interp.datasets import Question
+from interp.errors import UserError, nearest
+from interp.lens import without_progress_bars
+from interp.prompts import render
+from interp.stats import binomial_estimate
+from interp.trace import end_ids
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = "checkpoints"
+OURS = ("output_dir", "max_steps", "save_steps", "save_strategy", "logging_steps", "seed", "report_to", "use_cpu")
+"""Options of TRL that follow from others here."""
+LOGGED = {
+    "reward": "reward",
+    "entropy": "entropy",
+    "completions/mean_length": "length",
+    "frac_reward_zero_std": "groups_without_signal",
+    "grad_norm": "gradient_norm",
+    SHARE: "credited_share",
+}
+"""What training.parquet keeps of TRL's log, and its name there."""
+
+
+def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GRPOConfig:
+    """TRL's configuration from experiment.grpo. Raises UserError for what TRL refuses or what is set elsewhere."""
+    known = [f.name for f in fields(GRPOConfig) if f.name not in OURS]
+    for name in options.grpo:
+        if name not in known:
+            hint = "set it by the experiment's own options" if name in OURS else nearest(name, known)
+            raise UserError(f"experiment.grpo.{name} is not an option of TRL's GRPOConfig here; {hint}")
+    chosen = {"max_completion_length": session.generation.max_new_tokens, **options.grpo}
+    try:
+        return GRPOConfig(
+            output_dir=str(directory),
+            max_steps=options.steps,
+            save_steps=options.save_every,
+            save_strategy="steps",
+            save_total_limit=1,
+            logging_steps=1,
+            seed=session.seed,
+            report_to=[],
+            use_cpu=session.lens.device.type == "cpu",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            **chosen,
+        )
+    except (ValueError, TypeError, ImportError) as error:
+        raise UserError(f"experiment.grpo: {str(error).splitlines()[0]}") from error
+
+
+def make_trainer(
+    session: Session,
+    options: CreditOptions,
+    train_set: Sequence[Question],
+    measuring: Measuring,
+    directory: Path,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> CreditTrainer:
+    """A trainer of the session's own model: what is measured later through the session is the trained one."""
+    model = session.lens.hf.requires_grad_(True)
+    trainer = CreditTrainer(
+        model=model,
+        reward_funcs=reward(session, train_set),
+        args=grpo_config(session, options, directory),
+        train_dataset=Dataset.from_list(
+            [{"prompt": _prompt(session, question), "index": i} for i, question in enumerate(train_set)]
+        ),
+        processing_class=session.lens.tokenizer,
+        callbacks=list(callbacks),
+        rule=options.rule,
+        measuring=measuring,
+    )
+    trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
+    return trainer
+
+
+def responses_a_step(trainer: CreditTrainer) -> int:
+    """How many responses are generated at a time."""
+    assert isinstance(trainer.args, GRPOConfig)
+    return int(trainer.args.generation_batch_size or 0)
+
+
+def reward(session: Session, asked: Sequence[Question]) -> Callable[..., list[float]]:
+    """1 for a finished response whose answer is right, else 0."""
+    ends = end_ids(session.lens.tokenizer)
+    condition = condition_for(session, Needs.RESPONSE)
+
+    def correct(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
+        rows = [
+            graded(asked[i], condition, text, session.grading, finished=bool(ids) and ids[-1] in ends)
+            for text, ids, i in zip(completions, completion_ids, index, strict=True)
+        ]
+        return [float(bool(row["correct"])) for row in rows]
+
+    return correct
+
+
+def _prompt(session: Session, question: Question) -> str:
+    lens = session.lens
+    condition = condition_for(session, Needs.RESPONSE)
+    return render(question.text, lens.tokenizer, lens.markers, session.prompt_style, condition, question.earlier)
+
+
+def held_out_accuracy(
+    session: Session, options: CreditOptions, asked: Sequence[Question], step: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The row of training.parquet for a step, and the answers behind it."""
+    lens, condition = session.lens, condition_for(session, Needs.RESPONSE)
+    was_training = lens.hf.training
+    lens.hf.eval()
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(asked), options.eval_batch):
+        batch = asked[first : first + options.eval_batch]
+        prompts = [_prompt(session, question) for question in batch]
+        responses = session.generator(prompts, session.generation, session.seed, "held out", first)
+        for question, response in zip(batch, responses, strict=True):
+            text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
+            row = graded(question, condition, text, session.grading, finished=response.finished)
+            rows.append({**row, "n_tokens": len(response.ids), "writer": f"{lens.name} step {step}"})
+    lens.hf.train(was_training)
+    estimate = binomial_estimate(sum(bool(row["correct"]) for row in rows), len(rows))
+    return {"step": step, "measure": "accuracy", **asdict(estimate)}, rows
+
+
+class _Measure(TrainerCallback):
+    """Held-out accuracy before the first step, every few steps and at the end, each written at once."""
+
+    def __init__(self, session: Session, options: CreditOptions, asked: Sequence[Question]) -> None:
+        self._session, self._options, self._asked = session, options, asked
+        self._bar = tqdm(desc="training", total=options.steps, disable=not session.cfg.progress, leave=False)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, control, kwargs
+        self._bar.update(state.global_step)
+        self._at(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        del args, control, kwargs
+        self._bar.update()
+        if state.global_step % self._options.eval_every == 0 or state.global_step == self._options.steps:
+            self._at(state.global_step)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        del args, state, control, kwargs
+        self._bar.close()
+
+    def _at(self, step: int) -> None:
+        store = self._session.store
+        if store.has(step):
+            return
+        row, answers = held_out_accuracy(self._session, self._options, self._asked, step)
+        ends = step in (0, self._options.steps)
+        store.write(step, f"step-{step}", training=[row], answers=answers if ends else [])
+        log.info("step %d: held-out accuracy %.3f", step, row["value"])
+
+
+def train(
+    session: Session,
+    options: CreditOptions,
+    train_set: Sequence[Question],
+    test_set: Sequence[Question],
+    measuring: Measuring,
+) -> dict[str, float]:
+    """Trains to the end, from the last checkpoint if the run is resumed. Returns seconds a step and for credit."""
+    store, directory = session.store, session.directory / CHECKPOINTS
+    trainer = make_trainer(session, options, train_set, measuring, directory, [_Measure(session, options, test_set)])
+    resume = session.cfg.resume is not None and any(directory.glob("checkpoint-*"))
+    torch.manual_seed(session.seed)
+    with without_progress_bars(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between TRL and transformers
+        trainer.train(resume_from_checkpoint=resume or None)
+    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    if not store.has_closing("b-log"):
+        n = responses_a_step(trainer)
+        rows = [
+            {"step": entry["step"], "measure": name, "value": float(entry[key]), "n": n}
+            for entry in history
+            for key, name in LOGGED.items()
+            if entry.get(key) is not None
+        ]
+        store.write_closing("b-log", training=rows)
+    model = session.directory / "model"
+    with without_progress_bars():
+        trainer.save_model(str(model))
+    (model / "training_args.bin").unlink(missing_ok=True)  # a pickle
+    later = history[1:] or history  # the first step pays for what later ones find ready
+    seconds = sum(entry["step_time"] for entry in later)
+    credit = sum(entry.get(SECONDS) or 0.0 for entry in later)
+    return {
+        "seconds_a_step": seconds / len(later),
+        "credit_seconds_a_step": credit / len(later),
+        "share": credit / seconds,
+    }

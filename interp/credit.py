@@ -1,0 +1,192 @@
+"""Credit: the factor gamma on each token's advantage, from WAAD and FAI or from a baseline (Paper B, section 5).
+
+Pure functions on padded batches. `mask` is 1 on the tokens of each response and 0 on padding, which lies behind them.
+A signal is NaN where it is undefined (no window) and on padding; such tokens are never chosen. Gamma is 1 on padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.errors import UserError
+
+
+class Strategy(StrEnum):
+    """Which tokens get more credit."""
+
+    UNIFORM = "uniform"
+    """None: plain GRPO."""
+    RANDOM = "random"
+    """Random tokens: what uneven credit does by itself."""
+    ENTROPY = "entropy"
+    """Tokens that were predicted with the highest entropy."""
+    LOCAL_CHUNK = "local_chunk"
+    """Tokens at which WAAD changes most: where a chunk starts or ends."""
+    GLOBAL_ANCHOR = "global_anchor"
+    """Tokens with the highest FAI."""
+    COUPLED = "coupled"
+    """Anchors share their credit with the token that introduces their chunk."""
+
+
+class End(StrEnum):
+    """Which end of a signal is chosen."""
+
+    TOP = "top"
+    BOTTOM = "bottom"
+
+
+class Signs(StrEnum):
+    """Which advantages gamma applies to."""
+
+    BOTH = "both"
+    POSITIVE = "positive"
+    NEGATIVE = "negative"
+
+
+@dataclass(frozen=True)
+class CreditRule:
+    """Everything that decides gamma. Defaults: version 2 of the paper; alpha, k and both tau where it is silent."""
+
+    strategy: Strategy = Strategy.COUPLED
+    q: float = 0.4
+    """Share of each response's tokens that are chosen; the number is rounded, and at least one."""
+    end: End = End.TOP
+    gamma_amp: float = 1.5
+    """Gamma of a chosen token."""
+    alpha: float = 0.5
+    """Share of a dominated anchor's bonus that goes to its introductory token."""
+    k: int = 3
+    """How many tokens before an anchor may introduce it."""
+    tau_waad: float = 0.5
+    """Quantile of WAAD within the response, up to which an anchor looks locally."""
+    tau_delta: float = 0.5
+    """Quantile of the WAAD changes within the response, from which one opens a chunk."""
+    signs: Signs = Signs.BOTH
+    preserve_mass: bool = False
+    """Scale gamma to mean 1 over each response: a control for the larger step."""
+
+    def check(self) -> None:
+        """Raises UserError for values out of range."""
+        for name in ("q", "alpha", "tau_waad", "tau_delta"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}={getattr(self, name)} must lie between 0 and 1")
+        if self.q == 0:
+            raise UserError("q=0 chooses no token: use strategy=uniform for plain GRPO")
+        if self.k < 1:
+            raise UserError(f"k={self.k} must be at least 1")
+        if self.gamma_amp < 0:
+            raise UserError(f"gamma_amp={self.gamma_amp} must not be negative")
+
+
+@dataclass(frozen=True)
+class Signals:
+    """What gamma may be made from; a strategy needs those named in NEEDS. In Paper B's units: tokens, mass, nats."""
+
+    waad: Float[Tensor, "batch token"] | None = None
+    fai: Float[Tensor, "batch token"] | None = None
+    entropy: Float[Tensor, "batch token"] | None = None
+    noise: Float[Tensor, "batch token"] | None = None
+    """Independent uniform numbers."""
+
+
+NEEDS: dict[Strategy, tuple[str, ...]] = {
+    Strategy.UNIFORM: (),
+    Strategy.RANDOM: ("noise",),
+    Strategy.ENTROPY: ("entropy",),
+    Strategy.LOCAL_CHUNK: ("waad",),
+    Strategy.GLOBAL_ANCHOR: ("fai",),
+    Strategy.COUPLED: ("waad", "fai"),
+}
+
+
+def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
+    """Gamma of every token, without gradient: 1, or more (less for gamma_amp < 1) where credit goes."""
+    real = mask.bool()
+    ones = torch.ones(mask.shape, device=mask.device)
+    named = {name: getattr(signals, name) for name in NEEDS[rule.strategy]}
+    missing = [name for name, signal in named.items() if signal is None]
+    if missing:
+        raise ValueError(f"{rule.strategy} credit needs {', '.join(missing)}")
+    with torch.no_grad():
+        known = {name: signal.detach().float().masked_fill(~real, torch.nan) for name, signal in named.items()}
+        match rule.strategy:
+            case Strategy.UNIFORM:
+                return ones
+            case Strategy.COUPLED:
+                gamma = ones + coupled_bonus(rule, known["waad"], known["fai"], real)
+            case _:
+                (signal,) = known.values()
+                signal = waad_change(signal) if rule.strategy is Strategy.LOCAL_CHUNK else signal
+                gamma = torch.where(chosen(signal, real, rule.q, rule.end), rule.gamma_amp, ones)
+        if rule.preserve_mass:
+            total = (gamma * real).sum(1, keepdim=True)
+            gamma = torch.where(real, gamma * real.sum(1, keepdim=True) / total.clamp(min=1e-6), ones)
+        return gamma
+
+
+def waad_change(waad: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
+    """delta[t] = |WAAD[t] - WAAD[t+1]|; NaN for the last token of a response. (Paper B, section 5)"""
+    return torch.nn.functional.pad((waad[:, :-1] - waad[:, 1:]).abs(), (0, 1), value=torch.nan)
+
+
+def chosen(
+    signal: Float[Tensor, "batch token"], real: Bool[Tensor, "batch token"], q: float, end: End = End.TOP
+) -> Bool[Tensor, "batch token"]:
+    """The round(q x length) tokens of each response with the highest (lowest) signal, the earlier one of equals.
+
+    Tokens without a signal are left out: where too few have one, all of those are chosen.
+    """
+    wanted = (q * real.sum(1) + 0.5).floor().clamp(min=1)
+    known = real & ~signal.isnan()
+    first = signal if end is End.BOTTOM else -signal
+    order = torch.where(known, first, torch.inf).argsort(dim=1, stable=True)
+    return (order.argsort(dim=1) < wanted[:, None]) & known
+
+
+def coupled_bonus(
+    rule: CreditRule,
+    waad: Float[Tensor, "batch token"],
+    fai: Float[Tensor, "batch token"],
+    real: Bool[Tensor, "batch token"],
+) -> Float[Tensor, "batch token"]:
+    """What coupled-rhythm credit adds to 1 (Paper B, section 5).
+
+    Anchors are the top q of FAI. An anchor t is dominated by its chunk if WAAD[t] <= tau_waad and the largest of
+    delta[t-k..t-1] is >= tau_delta; the token with that change (the one nearest to t of equals) introduces it. Anchors
+    get gamma_amp - 1; a dominated one gives the share alpha of it to its introductory token. Where a token introduces
+    several anchors, or is one, bonuses add up: the total is that of global-anchor credit.
+    """
+    amount = rule.gamma_amp - 1
+    delta = waad_change(waad)
+    anchors = chosen(fai, real, rule.q, rule.end)
+    # Column i: the change i + 1 tokens before, so that argmax finds the nearest of equals.
+    before = torch.stack([_shifted(delta, i + 1) for i in range(rule.k)], dim=-1).nan_to_num(nan=-torch.inf)
+    largest, steps = before.max(dim=-1)
+    low = waad <= _quantile(waad, rule.tau_waad)
+    dominated = anchors & low & (largest >= _quantile(delta, rule.tau_delta))
+    bonus = amount * anchors - rule.alpha * amount * dominated
+    places = (torch.arange(waad.shape[1], device=waad.device) - steps - 1).clamp(min=0)
+    return bonus.scatter_add(1, places, rule.alpha * amount * dominated)
+
+
+def _shifted(values: Float[Tensor, "batch token"], by: int) -> Float[Tensor, "batch token"]:
+    """Each token gets the value of the token `by` before it; NaN at the start."""
+    return torch.nn.functional.pad(values, (by, 0), value=torch.nan)[:, : values.shape[1]]
+
+
+def _quantile(values: Float[Tensor, "batch token"], q: float) -> Float[Tensor, "batch 1"]:
+    return values.nanquantile(q, dim=1, keepdim=True)
+
+
+def token_advantages(
+    advantages: Float[Tensor, " batch"], gamma: Float[Tensor, "batch token"], signs: Signs = Signs.BOTH
+) -> Float[Tensor, "batch token"]:
+    """Each token's advantage: its response's, times gamma where the sign is one that gamma applies to."""
+    advantage = advantages[:, None]
+    applies = {Signs.BOTH: advantage != 0, Signs.POSITIVE: advantage > 0, Signs.NEGATIVE: advantage < 0}[signs]
+    return advantage * torch.where(applies, gamma.detach(), torch.ones_like(gamma))

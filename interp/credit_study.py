@@ -1,0 +1,131 @@
+"""Many trainings side by side: learning curves over seeds, final accuracies, differences from plain GRPO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy import stats
+
+from interp.stats import CONFIDENCE, Estimate
+
+REFERENCE = "uniform"
+"""Plain GRPO: what the other arms are compared with."""
+
+
+def running_peak_average(values: Float[np.ndarray, " step"], a: float = 0.5) -> Float[np.ndarray, " step"]:
+    """E[t] = a * max(x[t], E[t-1]) + (1 - a) * E[t-1], from E[0] = x[0]: the curves of Paper B, Figs. 4-7.
+
+    It never falls, so it shows progress and hides collapses: read it beside the plain curve.
+    """
+    smooth = np.array(values, dtype=float)
+    for t in range(1, len(smooth)):
+        smooth[t] = a * max(smooth[t], smooth[t - 1]) + (1 - a) * smooth[t - 1]
+    return smooth
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training: its arm (what was tried), its seed and its training.parquet."""
+
+    arm: str
+    seed: int
+    table: pd.DataFrame
+    credit_share: float
+    """Share of a step's time that measuring credit took."""
+
+    def curve(self, measure: str) -> pd.Series:
+        """A measure by step."""
+        rows = self.table[self.table["measure"] == measure].sort_values("step")
+        return pd.Series(rows["value"].to_numpy(dtype=float), index=rows["step"].to_numpy())
+
+    @property
+    def final(self) -> float:
+        return float(self.curve("accuracy").iloc[-1])
+
+
+def over_seeds(values: Sequence[float]) -> Estimate:
+    """Mean with Student's t interval; without interval below two values."""
+    known = np.asarray(values, dtype=float)
+    if len(known) < 2:
+        return Estimate(float(known.mean()), len(known))
+    spread = float(stats.sem(known))
+    low, high = stats.t.interval(CONFIDENCE, len(known) - 1, float(known.mean()), spread) if spread else [known[0]] * 2
+    return Estimate(float(known.mean()), len(known), float(low), float(high))
+
+
+def by_arm(trainings: Sequence[Training]) -> dict[str, list[Training]]:
+    """Arms in the order of their first training."""
+    arms: dict[str, list[Training]] = {}
+    for training in trainings:
+        arms.setdefault(training.arm, []).append(training)
+    return arms
+
+
+def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) -> list[dict[str, Any]]:
+    """One row an arm: final accuracy over seeds, and its difference from the reference, paired by seed.
+
+    Seeds that the reference lacks do not enter the difference. p is that of a paired t test, adjusted after
+    Benjamini-Hochberg over the arms.
+    """
+    arms = by_arm(trainings)
+    reference = {training.seed: training.final for training in arms.get(REFERENCE, [])}
+    rows = []
+    for arm, members in arms.items():
+        final = over_seeds([training.final for training in members])
+        start = over_seeds([float(training.curve("accuracy").iloc[0]) for training in members])
+        best = over_seeds([float(training.curve("accuracy").max()) for training in members])
+        row: dict[str, Any] = {
+            "arm": arm,
+            "seeds": final.n,
+            "accuracy": final.value,
+            "low": final.low,
+            "high": final.high,
+            "start": start.value,
+            "best": best.value,
+            "credit_share": float(np.mean([training.credit_share for training in members])),
+            "published": published.get(arm),
+        }
+        pairs = [(t.final, reference[t.seed]) for t in members if t.seed in reference]
+        if arm != REFERENCE and pairs:
+            gap = np.array([ours - theirs for ours, theirs in pairs])
+            estimate = over_seeds(gap.tolist())
+            row |= {"difference": estimate.value, "difference_low": estimate.low, "difference_high": estimate.high}
+            row["pairs"] = estimate.n
+            if len(gap) > 1 and np.ptp(gap) > 0:
+                row["p"] = float(stats.ttest_1samp(gap, 0).pvalue)
+        rows.append(row)
+    tested = [row for row in rows if "p" in row]
+    if tested:
+        for row, adjusted in zip(tested, stats.false_discovery_control([row["p"] for row in tested]), strict=True):
+            row["p_adjusted"] = float(adjusted)
+    return rows
+
+
+def curve_rows(trainings: Sequence[Training]) -> Iterator[dict[str, Any]]:
+    """Mean and interval over seeds at each step of an arm: held-out accuracy, reward, and its running peak average."""
+    for arm, members in by_arm(trainings).items():
+        for measure in ("accuracy", "reward", "reward_peak", "entropy", "length"):
+            curves = [_curve(training, measure) for training in members]
+            for step, values in pd.concat(curves, axis=1).iterrows():
+                estimate = over_seeds(values.dropna().tolist())
+                yield {
+                    "arm": arm,
+                    "step": int(str(step)),
+                    "measure": measure,
+                    "value": estimate.value,
+                    "n": estimate.n,
+                    "low": estimate.low,
+                    "high": estimate.high,
+                }
+
+
+def _curve(training: Training, measure: str) -> pd.Series:
+    if measure != "reward_peak":
+        return training.curve(measure)
+    reward = training.curve("reward")
+    return pd.Series(running_peak_average(reward.to_numpy()), index=reward.index)
