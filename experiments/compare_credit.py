@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from experiments.compared import Run, RunsCompared, differing, option
+from experiments.compared import TIMING, Run, RunsCompared, differing, option
 from experiments.summary import Headline
 from interp.credit_study import REFERENCE, Training, curve_rows, study_rows
 from interp.errors import UserError
 from interp.published import CREDIT
 from interp.stats import Estimate
-from interp.store import SUMMARY, read_json
+from interp.store import read_json
 
 ARM_OPTIONS = frozenset(
     f"experiment.{name}"
@@ -84,7 +84,7 @@ def _text(value: object) -> str:
 
 
 def _share(run: Run) -> float:
-    return float(read_json(run.directory / SUMMARY)["timing"]["share"])
+    return float(read_json(run.directory / TIMING)["share"])
 
 
 def _line(row: dict) -> str:

@@ -13,6 +13,8 @@ import pandas as pd
 from experiments.summary import Headline
 
 Options = dict[str, Any]
+TIMING = "timing.json"
+"""How long the steps of a training took."""
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,12 @@ from dataclasses import replace
 from typing import Any
 
 from experiments.collect import Needs, from_response, respond
+from experiments.compared import TIMING
 from experiments.credit_findings import findings
 from experiments.credit_options import ALL_HEADS, CreditOptions
 from experiments.credit_training import (
     CHECKPOINTS,
+    fit,
     grpo_config,
     held_out_accuracy,
     make_trainer,
@@ -34,7 +36,7 @@ from interp.generate import Backend
 from interp.heads import Head
 from interp.layers import layer_set
 from interp.rhythm_measure import Sinks
-from interp.store import records
+from interp.store import records, write_json
 from interp.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -58,8 +60,9 @@ def run(session: Session) -> Findings:
         store.write_closing(FIRST, head_sets=head_sets, credited=shown)
     measuring = _measuring(session, options, records(store.table("head_sets")))
     timing = train(session, options, train_set, test_set, measuring)
+    write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
     headlines, lines = findings(store.table, timing)
-    facts = summary(headlines, strategy=options.strategy, timing=timing, n_train=len(train_set), n_test=len(test_set))
+    facts = summary(headlines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
     redraw("credit", store.table, facts, session.directory / "figures")
     store.finish(facts)
     shutil.rmtree(session.directory / CHECKPOINTS)
@@ -77,7 +80,7 @@ def plan(session: Session) -> Plan:
     )
     with measured() as measuring:
         held_out_accuracy(session, options, test_set, 0)
-    trainer.train()
+    fit(trainer)
     # The first step pays for what later ones find ready.
     seconds = [log["step_time"] for log in trainer.state.log_history if "step_time" in log][-1]
     measurements = options.steps // options.eval_every + 1
@@ -101,7 +104,7 @@ def _check(session: Session, options: CreditOptions) -> tuple[list[Question], li
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
     if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
-    grpo_config(session, options, session.directory)
+    grpo = grpo_config(session, options, session.directory)
     held_out = questions(_changed(session.data_options, options.test, "test"))
     texts = {question.text for question in held_out}
     train_set = questions(_changed(session.data_options, options.train, "train"))
@@ -113,6 +116,9 @@ def _check(session: Session, options: CreditOptions) -> tuple[list[Question], li
             raise UserError(f"no question is left: change experiment.{name}")
         if any(question.gold is None and question.task is None for question in chosen):
             raise UserError(f"experiment.{name}: a question has no right answer to reward")
+    a_step = (grpo.generation_batch_size or 0) // (grpo.num_generations or 1)
+    if len(fresh) < a_step:
+        raise UserError(f"experiment.train has {len(fresh)} questions, and one step asks {a_step}: raise its limit")
     return fresh, held_out
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -53,20 +54,21 @@ def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GR
             raise UserError(f"experiment.grpo.{name} is not an option of TRL's GRPOConfig here; {hint}")
     chosen = {"max_completion_length": session.generation.max_new_tokens, **options.grpo}
     try:
-        return GRPOConfig(
-            output_dir=str(directory),
-            max_steps=options.steps,
-            save_steps=options.save_every,
-            save_strategy="steps",
-            save_total_limit=1,
-            logging_steps=1,
-            seed=session.seed,
-            report_to=[],
-            use_cpu=session.lens.device.type == "cpu",
-            disable_tqdm=True,
-            remove_unused_columns=False,
-            **chosen,
-        )
+        with _without_future_warnings():
+            return GRPOConfig(
+                output_dir=str(directory),
+                max_steps=options.steps,
+                save_steps=options.save_every,
+                save_strategy="steps",
+                save_total_limit=1,
+                logging_steps=1,
+                seed=session.seed,
+                report_to=[],
+                use_cpu=session.lens.device.type == "cpu",
+                disable_tqdm=True,
+                remove_unused_columns=False,
+                **chosen,
+            )
     except (ValueError, TypeError, ImportError) as error:
         raise UserError(f"experiment.grpo: {str(error).splitlines()[0]}") from error
 
@@ -95,6 +97,20 @@ def make_trainer(
     )
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
     return trainer
+
+
+def fit(trainer: CreditTrainer, resume: bool = False) -> None:
+    """Trains to the end, from the last checkpoint where asked."""
+    with without_progress_bars(), _without_future_warnings():
+        trainer.train(resume_from_checkpoint=resume or None)
+
+
+@contextmanager
+def _without_future_warnings() -> Iterator[None]:
+    """TRL still uses names that transformers is about to change: nothing that a user can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def responses_a_step(trainer: CreditTrainer) -> int:
@@ -193,9 +209,7 @@ def train(
     trainer = make_trainer(session, options, train_set, measuring, directory, [_Measure(session, options, test_set)])
     resume = session.cfg.resume is not None and any(directory.glob("checkpoint-*"))
     torch.manual_seed(session.seed)
-    with without_progress_bars(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between TRL and transformers
-        trainer.train(resume_from_checkpoint=resume or None)
+    fit(trainer, resume)
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     if not store.has_closing("b-log"):
         n = responses_a_step(trainer)

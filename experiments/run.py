@@ -26,9 +26,12 @@ from interp.errors import UserError, nearest
 log = logging.getLogger("run")
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-GROUPS = ("experiment", "model", "data", "generation")
+GROUPS = ("experiment", "model", "data", "generation", "study")
 NOT_A_CHOICE = {"base"}
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
+
+EXTRAS = {"trl": "rl"}
+"""Packages that some experiments need, and the extra that installs them."""
 
 _failures: list[str] = []
 """Messages of the jobs of this process that ended with wrong input."""
@@ -37,7 +40,12 @@ _failures: list[str] = []
 def choices(group: str) -> dict[str, str]:
     """The names of a config group, each with the first comment line of its file."""
     files = sorted((CONF / group).glob("*.yaml"))
-    return {f.stem: f.read_text().splitlines()[0].lstrip("# ") for f in files if f.stem not in NOT_A_CHOICE}
+    return {f.stem: _about(f) for f in files if f.stem not in NOT_A_CHOICE}
+
+
+def _about(file: Path) -> str:
+    """The first line that is not for Hydra."""
+    return next(line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @"))
 
 
 def help_text() -> str:
@@ -48,6 +56,7 @@ def help_text() -> str:
         "  python -m experiments.run experiment=NAME model=NAME data=NAME key=value ...",
         "",
         "  -m with comma-separated values runs every combination: -m model=planted,reasoner seed=0,1",
+        "  study=NAME runs a sweep that conf/study/ spells out",
     ]
     for group in GROUPS:
         names = choices(group)
@@ -127,7 +136,13 @@ def _run(cfg: DictConfig, directory: Path) -> None:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
-    experiment = import_module(f"experiments.{cfg.experiment.name}")
+    try:
+        experiment = import_module(f"experiments.{cfg.experiment.name}")
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRAS:
+            raise
+        install = f"pip install 'anchorlens[{EXTRAS[error.name]}]'"
+        raise UserError(f"{cfg.experiment.name} needs the package {error.name}: run `{install}`") from error
     session = Session(cfg, directory)
     if options.dry_run:
         print(f"dry run: {experiment.plan(session)}")

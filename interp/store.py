@@ -90,7 +90,7 @@ class RunStore:
         return (self._parts / f"{CLOSING}{name}").is_dir()
 
     def write_environment(self, environment: Mapping[str, Any]) -> None:
-        _write_json(self.directory / ENVIRONMENT, environment)
+        write_json(self.directory / ENVIRONMENT, environment)
 
     def environment(self) -> dict[str, Any]:
         return read_json(self.directory / ENVIRONMENT)
@@ -114,7 +114,7 @@ class RunStore:
             if rows:
                 full = [{**row, **asdict(self.identity)} for row in rows]
                 pq.write_table(_checked_table(name, full), unfinished / f"{name}.parquet")
-        _write_json(unfinished / STATUS, status)
+        write_json(unfinished / STATUS, status)
         unfinished.rename(part)
 
     def skipped(self) -> dict[str, int]:
@@ -136,7 +136,7 @@ class RunStore:
                     for file in files:
                         writer.write_table(pq.read_table(file, schema=arrow_schema(name)))
                 unfinished.rename(whole)
-        _write_json(self.directory / SUMMARY, summary)
+        write_json(self.directory / SUMMARY, summary)
         shutil.rmtree(self._parts)
 
     def _part(self, index: int) -> Path:
@@ -203,7 +203,7 @@ def _checked_table(name: str, rows: Sequence[Row]) -> pa.Table:
     return table
 
 
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
     """In one step: a reader sees the old file or the new one."""
     unfinished = file.with_suffix(".json.tmp")
     unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -29,6 +29,12 @@ SMALL_HEADS = [
 ]
 NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
 SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
+SMALL_CREDIT = [
+    "generation.max_new_tokens=24",
+    *(f"experiment.{option}" for option in ["steps=2", "eval_every=1", "save_every=1", "ranking_traces=2"]),
+    *(f"experiment.{option}" for option in ["train.limit=4", "test.limit=3", "grpo.num_generations=4"]),
+    "experiment.grpo.per_device_train_batch_size=8",
+]
 SMALLEST: dict[str, list[str]] = {
     "evaluate": ["data.limit=2"],
     "key_tokens": ["data.limit=2", "experiment.each=2", "experiment.traced=1"],
@@ -40,6 +46,7 @@ SMALLEST: dict[str, list[str]] = {
     ],
     "perturb": ["data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"],
     "heads": SMALL_HEADS,
+    "credit": SMALL_CREDIT,
     "patching": SMALL_PATCHING,
     "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],
     "train_reasoner": [f"experiment.{option}" for option in f"{TINY_TRAINING} {TINY_REASONER}".split()],

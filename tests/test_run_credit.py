@@ -1,0 +1,188 @@
+"""`experiment=credit` as a user runs it: trainings, their comparison, interruption, other models and tasks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+
+from experiments.compare_credit import arms
+from interp.credit import Strategy
+from interp.credit_study import running_peak_average, study_rows
+from interp.credit_study import Training as Done
+from interp.errors import UserError
+from interp.store import RunStore, read_table
+from tests.command import SMALL_CREDIT, ok, run
+
+TINY = ["experiment=credit", *SMALL_CREDIT, "progress=false"]
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two strategies, two seeds each."""
+    directory = tmp_path_factory.mktemp("trainings")
+    for strategy in ("uniform", "coupled"):
+        for seed in (0, 1):
+            ok(*TINY, f"experiment.strategy={strategy}", f"seed={seed}", f"hydra.run.dir={directory}/{strategy}{seed}")
+    return directory
+
+
+def test_a_training_keeps_its_curve_its_heads_and_its_model(trainings: Path) -> None:
+    out = trainings / "coupled0"
+    training = read_table(out, "training")
+    assert training[training["measure"] == "accuracy"]["step"].tolist() == [0, 1, 2]
+    assert training[training["measure"] == "reward"]["step"].tolist() == [1, 2]
+    share = training[training["measure"] == "credited_share"]["value"]
+    assert ((share >= 0) & (share < 1)).all()
+    assert set(read_table(out, "head_sets")["kind"]) == {"local", "global", "receiver"}
+    gamma = read_table(out, "credited")["gamma"]
+    assert gamma.min() == 1
+    assert gamma.max() > 1
+    assert read_table(out, "answers")["writer"].nunique() == 2
+    model = AutoModelForCausalLM.from_pretrained(out / "model")
+    assert model.config.num_hidden_layers == 4
+    assert not list(out.rglob("*.bin"))
+    assert not (out / "checkpoints").exists()
+    assert 0 <= json.loads((out / "timing.json").read_text())["share"] < 1
+    for figure in ("credit_curve", "credit_tokens"):
+        assert (out / "figures" / f"{figure}.png").is_file()
+
+
+def test_the_same_command_gives_the_same_training(trainings: Path, tmp_path: Path) -> None:
+    ok(*TINY, "experiment.strategy=coupled", "seed=0", f"hydra.run.dir={tmp_path}")
+    pd.testing.assert_frame_equal(read_table(tmp_path, "training"), read_table(trainings / "coupled0", "training"))
+
+
+def test_interrupted_training_goes_on_with_the_same_curve(
+    trainings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops as the measurement of step 2 is written; the continuation starts from the checkpoint of step 1."""
+    options = [*TINY, "experiment.strategy=coupled", "seed=0"]
+    write = RunStore.write
+
+    def interrupted(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
+        if index == 2:
+            raise KeyboardInterrupt
+        write(self, index, *arguments, **tables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write", interrupted)
+        assert run(*options, f"hydra.run.dir={tmp_path / 'cut'}").returncode == 130
+    assert (tmp_path / "cut" / "checkpoints" / "checkpoint-1").is_dir()
+    ok(*options, f"resume={tmp_path / 'cut'}")
+    for name in ("training", "head_sets", "credited", "answers"):
+        ours, theirs = (file / f"{name}.parquet" for file in (tmp_path / "cut", trainings / "coupled0"))
+        assert ours.read_bytes() == theirs.read_bytes(), name
+
+
+def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
+    done = ok("experiment=compare", f"runs={trainings}/*", f"hydra.run.dir={tmp_path / 'c'}")
+    study = read_table(tmp_path / "c", "study").set_index("arm")
+    assert set(study.index) == {"uniform", "coupled"}
+    finals = {
+        name: read_table(trainings / name, "training").query("measure == 'accuracy'")["value"].iloc[-1]
+        for name in ("uniform0", "uniform1", "coupled0", "coupled1")
+    }
+    assert study.loc["uniform", "accuracy"] == pytest.approx((finals["uniform0"] + finals["uniform1"]) / 2)
+    gap = (finals["coupled0"] - finals["uniform0"] + finals["coupled1"] - finals["uniform1"]) / 2
+    assert study.loc["coupled", "difference"] == pytest.approx(gap)
+    assert "coupled minus plain GRPO" in done.stdout
+    assert (tmp_path / "c" / "figures" / "b_fig4_curves.png").is_file()
+    assert (tmp_path / "c" / "figures" / "b_table3_accuracy.tex").is_file()
+    ok("experiment=figures", f"run={tmp_path / 'c'}", f"hydra.run.dir={tmp_path / 'again'}")
+    other = tmp_path / "other"
+    ok(*TINY, "experiment.strategy=uniform", "experiment.test.limit=2", f"hydra.run.dir={other}")
+    refused = run("experiment=compare", f"runs=[{trainings}/uniform0,{other}]", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "they differ in experiment.test.limit" in refused.stderr
+    twice = run("experiment=compare", f"runs=[{trainings}/uniform0,{tmp_path / 'x'}]", cwd=tmp_path)
+    assert "names 1 runs" in twice.stderr
+
+
+def test_arms_are_named_by_what_differs() -> None:
+    def options(seed: int, **more: Any) -> dict:
+        return {"seed": seed, "model": {"name": "m"}, "experiment": {"strategy": "coupled", "q": 0.4, **more}}
+
+    assert arms([options(0), options(1, strategy="uniform")]) == ["coupled", "uniform"]
+    assert arms([options(0), options(0, q=0.2)]) == ["q 0.4", "q 0.2"]
+    mixed = [options(0), options(0, q=0.2), options(0, strategy="uniform")]
+    assert arms(mixed) == ["coupled, q 0.4", "coupled, q 0.2", "uniform"]
+    with pytest.raises(UserError, match=r"differ in experiment\.steps"):
+        arms([options(0), options(0, steps=3)])
+
+
+def training(arm: str, seed: int, *accuracy: float) -> Done:
+    rows = [{"step": i, "measure": "accuracy", "value": value} for i, value in enumerate(accuracy)]
+    return Done(arm, seed, pd.DataFrame(rows), 0.02)
+
+
+def test_differences_are_paired_by_seed() -> None:
+    done = [training("uniform", 0, 0.2, 0.4), training("uniform", 1, 0.2, 0.6), training("uniform", 2, 0.2, 0.9)]
+    done += [training("coupled", 0, 0.2, 0.5), training("coupled", 1, 0.2, 0.9)]
+    uniform, coupled = study_rows(done, {"coupled": 0.631})
+    assert (uniform["seeds"], coupled["seeds"], coupled["pairs"]) == (3, 2, 2)
+    assert coupled["difference"] == pytest.approx(0.2)  # of .1 and .3, not .7 - .633
+    # Student's t for two pairs: .2 -+ 12.706 * .1
+    assert coupled["difference_low"] == pytest.approx(0.2 - 1.2706, abs=1e-4)
+    assert coupled["p"] == pytest.approx(0.2952, abs=1e-4)
+    assert coupled["p_adjusted"] == coupled["p"]
+    assert (uniform["published"], coupled["published"]) == (None, 0.631)
+
+
+def test_the_running_peak_average_never_falls() -> None:
+    assert running_peak_average([0.0, 1.0, 0.0, 3.0]).tolist() == [0.0, 0.5, 0.5, 1.75]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("experiment.strategy=best", f"use {', '.join(Strategy)}"),
+        ("experiment.end=middle", "use top, bottom"),
+        ("experiment.signs=none", "use both, positive, negative"),
+        ("experiment.q=0", "q=0 chooses no token"),
+        ("experiment.heads=some", "use targeted or all"),
+        ("experiment.layers=9", "layer 9 is out of range"),
+        ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
+        ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
+        ("+experiment.grpo.max_steps=1", "set it by the experiment's own options"),
+        ("experiment.grpo.num_generations=5", "experiment.grpo: "),
+        ("experiment.train={limit:3,split:held_out,seed:1}", "no question is left: change experiment.train"),
+        ("experiment.train={limit:1}", "one step asks 2"),
+        ("+experiment.test.lines=3", "data has no option lines"),
+        ("data=traces", "data.path must be set"),
+    ],
+)
+def test_wrong_options_end_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
+    done = run(*TINY, wrong, cwd=tmp_path)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert done.returncode == 2
+    assert len(errors) == 1
+    assert message in errors[0]
+    assert not list(tmp_path.rglob("environment.json"))
+
+
+def test_a_qwen3_model_trains_on_countdown(r1_style: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = Qwen3Config(
+        vocab_size=len(r1_style),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        eos_token_id=r1_style.eos_token_id,
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "qwen3")
+    r1_style.save_pretrained(tmp_path / "qwen3")
+    model = ["model=huggingface", f"model.path={tmp_path / 'qwen3'}", "data=countdown"]
+    ok(*TINY, *model, "experiment.strategy=coupled", f"hydra.run.dir={tmp_path / 'run'}")
+    training = read_table(tmp_path / "run", "training")
+    assert training[training["measure"] == "accuracy"]["value"].tolist() == [0, 0, 0]
+    sets = read_table(tmp_path / "run", "head_sets")
+    assert set(sets["layer"]) <= {2, 3}  # the middle third
