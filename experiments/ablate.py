@@ -98,7 +98,7 @@ def run(session: Session) -> Findings:
         pass
     headlines, more, lines = findings(store.table("effects"), lists, lens.n_layers, session.seed)
     more |= {"skipped": store.skipped(), "n_traces": len(traces)}
-    facts = summary(headlines, **more)
+    facts = summary(headlines, lines=lines, **more)
     redraw("ablate", store.table, facts, session.directory / "figures")
     store.finish(facts)
     return Findings(headlines, lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from experiments.session import Session
@@ -57,7 +58,7 @@ def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambd
 
 
 def _given(session: Session, index: int, item: TraceText, needs: Needs) -> Collected:
-    lens, source = session.lens, session.data_options.path or "given"
+    lens, source = session.lens, Path(session.data_options.path or "given").name
     trace = parse_text(item.text, lens.tokenizer, lens.markers, example=item.id, source=source)
     reason = left_out(session, trace, needs)
     if reason:

@@ -62,7 +62,7 @@ def run(session: Session) -> Findings:
     timing = train(session, options, train_set, test_set, measuring)
     write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
     headlines, lines = findings(store.table, timing)
-    facts = summary(headlines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
+    facts = summary(headlines, lines=lines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
     redraw("credit", store.table, facts, session.directory / "figures")
     store.finish(facts)
     shutil.rmtree(session.directory / CHECKPOINTS)

@@ -68,7 +68,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, answers)
     more |= {"skipped": store.skipped()}
     redraw("evaluate", store.table, more, session.directory / "figures")
-    store.finish(summary(headlines, **more))
+    store.finish(summary(headlines, lines=lines, **more))
     title = f"evaluate on given traces: {', '.join(answers['writer'].unique())}" if given is not None else None
     return Findings(headlines, lines, title)
 

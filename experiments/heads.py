@@ -106,7 +106,7 @@ def run(session: Session) -> Findings:
     )
     headlines, more, lines = findings(store.table, samples, how)
     skipped = store.skipped()
-    facts = summary(headlines, skipped=skipped, **more)
+    facts = summary(headlines, lines=lines, skipped=skipped, **more)
     redraw("heads", store.table, facts, session.directory / "figures")
     store.finish(facts)
     if skipped:

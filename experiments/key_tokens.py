@@ -66,7 +66,7 @@ def run(session: Session) -> Findings:
         store.write_closing("a-summary", corrupted=summary_rows(effects_table, traces, session.seed))
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"skipped": store.skipped(), "n_layers": session.lens.n_layers}
-    facts = summary(headlines, **more)
+    facts = summary(headlines, lines=lines, **more)
     redraw("key_tokens", store.table, facts, session.directory / "figures")
     store.finish(facts)
     return Findings(headlines, lines)

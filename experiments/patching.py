@@ -83,7 +83,7 @@ def run(session: Session) -> Findings:
     bar.close()
     headlines, more, lines = findings(store.table("effects"), rfhs, means.shape, session.seed)
     skipped = store.skipped()
-    facts = summary(headlines, skipped=skipped, n_pairs=len(pairs), **more)
+    facts = summary(headlines, lines=lines, skipped=skipped, n_pairs=len(pairs), **more)
     redraw("patching", store.table, facts, session.directory / "figures")
     store.finish(facts)
     lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")

@@ -104,7 +104,7 @@ def run(session: Session) -> Findings:
         )
     headlines, more, lines = findings(store.table, options.k)
     more |= {"skipped": store.skipped(), "scores": list(options.scores), "k": options.k}
-    facts = summary(headlines, **more)
+    facts = summary(headlines, lines=lines, **more)
     redraw("perturb", store.table, facts, session.directory / "figures")
     store.finish(facts)
     return Findings(headlines, lines)

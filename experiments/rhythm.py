@@ -144,7 +144,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
     redraw("rhythm", store.table, more, session.directory / "figures")
-    store.finish(summary(headlines, **more))
+    store.finish(summary(headlines, lines=lines, **more))
     return Findings(headlines, lines)
 
 

@@ -35,6 +35,13 @@ SMALL_CREDIT = [
     *(f"experiment.{option}" for option in ["train.limit=4", "test.limit=3", "grpo.num_generations=4"]),
     "experiment.grpo.per_device_train_batch_size=8",
 ]
+SMALL_PAPER = [
+    "experiment.parts=[evaluate,heads]",
+    "experiment.questions=4",
+    "experiment.traces=2",
+    *(f"+experiment.options.heads.{o}" for o in ["random_sets=3", "resamples=20", "induction_prompts=1", "maps=1"]),
+    "+experiment.options.heads.haystack.lengths=[]",
+]
 SMALLEST: dict[str, list[str]] = {
     "evaluate": ["data.limit=2"],
     "key_tokens": ["data.limit=2", "experiment.each=2", "experiment.traced=1"],
@@ -47,6 +54,7 @@ SMALLEST: dict[str, list[str]] = {
     "perturb": ["data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"],
     "heads": SMALL_HEADS,
     "credit": SMALL_CREDIT,
+    "paper": SMALL_PAPER,
     "patching": SMALL_PATCHING,
     "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],
     "train_reasoner": [f"experiment.{option}" for option in f"{TINY_TRAINING} {TINY_REASONER}".split()],

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Con
 
 from experiments.compare_credit import arms
 from interp.credit import Strategy
-from interp.credit_study import running_peak_average, study_rows
 from interp.credit_study import Training as Done
+from interp.credit_study import running_peak_average, study_rows
 from interp.errors import UserError
 from interp.store import RunStore, read_table
 from tests.command import SMALL_CREDIT, ok, run

@@ -1,0 +1,253 @@
+"""Both papers on one model: every experiment on shared traces, in one directory, with a report to hand on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra import compose
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments.options import typed
+from experiments.parts import EXPERIMENTS
+from experiments.plan import Plan
+from experiments.session import Session
+from experiments.summary import Findings, Headline, summary
+from interp.datasets import Question
+from interp.errors import UserError, nearest
+from interp.grading import Outcome
+from interp.prompts import Condition, render
+from interp.report import Part, Report, report_page
+from interp.report_text import ABOUT
+from interp.stats import Estimate
+from interp.store import ENVIRONMENT, SUMMARY, read_json, records, tables_of
+
+log = logging.getLogger(__name__)
+
+TRACES = "traces.jsonl"
+ON_TRACES = ("heads", "rhythm", "ablate", "perturb", "key_tokens")
+"""Parts that measure the shared traces; the others ask their own questions."""
+ON_SCREEN = 3
+"""Headline numbers of each part that are printed."""
+NOT_ASKED = "It is not among experiment.parts."
+WHY_NOT = {"credit": "A training takes longer than a report should: run experiment=credit study=strategies."}
+
+
+@dataclass(frozen=True)
+class PaperOptions:
+    """conf/experiment/paper.yaml"""
+
+    name: str = "paper"
+    parts: list[str] = field(default_factory=lambda: list(ABOUT))
+    questions: int = 200
+    traces: int = 48
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def run(session: Session) -> Findings:
+    """Runs the parts that are not finished yet, then gathers figures, headline numbers and the report."""
+    options = typed(PaperOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    session.describe_environment()
+    parts = []
+    for name in ABOUT:
+        directory = session.directory / name
+        if name not in options.parts:
+            parts.append(Part(name, directory, missing=WHY_NOT.get(name, NOT_ASKED)))
+            continue
+        try:
+            _run_part(session, options, name, directory)
+            parts.append(Part(name, directory, read_json(directory / SUMMARY)))
+        except UserError as error:
+            log.warning("%s: %s", name, error)
+            parts.append(Part(name, directory, missing=str(error)))
+    if not any(part.summary for part in parts):
+        why = next(part.missing for part in parts if part.name in options.parts)
+        raise UserError(f"no part could be run: {why}")
+    _gather_figures(session.directory, parts)
+    headlines = [headline for part in parts for headline in _headlines(part)]
+    missing = {part.name: part.missing for part in parts if part.missing}
+    report = Report(
+        f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.name}",
+        parts,
+        read_json(session.directory / ENVIRONMENT),
+        _notes(session, options),
+    )
+    (session.directory / "report.html").write_text(report_page(report), encoding="utf-8")
+    session.store.finish(summary(headlines, parts=options.parts, missing=missing))
+    lines = [f"not run: {name}: {why}" for name, why in missing.items()]
+    shown = [headline for part in parts for headline in list(_headlines(part))[:ON_SCREEN]]
+    lines.append(f"the first {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
+    return Findings(shown, [*lines, f"report:  {session.directory / 'report.html'}"])
+
+
+def plan(session: Session) -> Plan:
+    """The sum of the parts' own plans, those on shared traces as if each made its own."""
+    options = typed(PaperOptions, session.cfg.experiment, "experiment")
+    _check(session, options)
+    plans = []
+    for name in options.parts:
+        part = _session(session, options, name, session.directory / name, own_data=True)
+        plans.append(EXPERIMENTS[name]().plan(part))
+    return Plan(
+        max(one.examples for one in plans),
+        sum(one.passes for one in plans),
+        sum(one.generated_tokens for one in plans),
+        max(one.peak_bytes for one in plans),
+        sum(one.seconds for one in plans),
+        f"the plans of {', '.join(options.parts)}",
+    )
+
+
+def _check(session: Session, options: PaperOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    if not options.parts:
+        raise UserError(f"experiment.parts must name some of: {', '.join(ABOUT)}")
+    for name in (*options.parts, *options.options):
+        if name not in ABOUT:
+            raise UserError(f"experiment.parts: {nearest(name, ABOUT)}")
+    needy = [name for name in options.parts if name in ON_TRACES]
+    if needy and session.given is None and "evaluate" not in options.parts:
+        raise UserError(
+            f"{needy[0]} measures the answers of evaluate: add evaluate to experiment.parts, or set data=traces"
+        )
+    for name in ("questions", "traces"):
+        if getattr(options, name) < 1:
+            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
+    for name in options.parts:
+        _config(session, options, name, Path(), own_data=True)
+
+
+def _run_part(session: Session, options: PaperOptions, name: str, directory: Path) -> None:
+    """One part in its own directory: nothing to do if it is finished, its continuation if it was begun."""
+    if (directory / SUMMARY).is_file():
+        return
+    log.info("%s: %s", name, ABOUT[name].title)
+    if name in ON_TRACES and session.given is None:
+        _share_traces(session, options)
+    part = _session(session, options, name, directory)
+    try:
+        EXPERIMENTS[name]().run(part)
+    finally:
+        part.close()
+
+
+def _session(session: Session, options: PaperOptions, name: str, directory: Path, *, own_data: bool = False) -> Session:
+    part = Session(_config(session, options, name, directory, own_data=own_data), directory)
+    if name != "credit":  # a training changes the model: it loads its own
+        part.__dict__["lens"] = session.lens
+    return part
+
+
+def _config(
+    session: Session, options: PaperOptions, name: str, directory: Path, *, own_data: bool = False
+) -> DictConfig:
+    """What the command line of a part would give, with this run's model, seed and data."""
+    cfg = compose("config", [f"experiment={name}"])
+    ours = session.cfg
+    with open_dict(cfg):
+        for key in ("seed", "model", "grading", "progress", "threads"):
+            cfg[key] = ours[key]
+        cfg.generation.backend, cfg.generation.max_new_tokens = ours.generation.backend, ours.generation.max_new_tokens
+        if name == "evaluate":
+            cfg.generation = ours.generation
+        if name == "evaluate" or (session.given is not None and name in ON_TRACES):
+            cfg.data = ours.data
+            cfg.data.limit = options.questions if name == "evaluate" else options.traces
+        elif name in ON_TRACES and own_data:
+            cfg.data, cfg.data.limit = ours.data, options.traces
+        elif name in ON_TRACES:
+            data = compose("config", ["data=traces", f"data.path='{session.directory / TRACES}'"]).data
+            cfg.data, cfg.data.limit = data, options.traces
+        if (directory / ENVIRONMENT).is_file():
+            cfg.resume = str(directory)
+    OmegaConf.set_struct(cfg, True)
+    try:
+        cfg.experiment.merge_with(options.options.get(name, {}))
+    except OmegaConfBaseException as error:
+        raise UserError(f"experiment.options.{name}: {str(error).splitlines()[0]}") from error
+    return cfg
+
+
+def _share_traces(session: Session, options: PaperOptions) -> None:
+    """Writes the answers with reasoning of `evaluate` as traces for the other parts, once."""
+    file = session.directory / TRACES
+    if file.is_file():
+        return
+    source = session.directory / "evaluate"
+    if not (source / SUMMARY).is_file():
+        raise UserError("its traces are the answers of evaluate, which could not be run")
+    part = _session(session, options, "evaluate", source, own_data=True)
+    questions = {question.id: question for question in part.questions}
+    lines = [
+        json.dumps(_trace_row(session, questions[row["example"]], row), ensure_ascii=False)
+        for row in records(tables_of(source)("answers"))
+        if row["condition"] == Condition.WITH_REASONING
+        and row["sample"] == 0
+        and row["outcome"] not in (Outcome.TRUNCATED, Outcome.UNCLOSED, Outcome.EMPTY)
+    ]
+    if not lines:
+        raise UserError("no answer with reasoning was finished: there is no trace to measure")
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    unfinished.rename(file)
+
+
+def _trace_row(session: Session, question: Question, row: dict[str, Any]) -> dict[str, Any]:
+    tokenizer, markers = session.tokenizer, session.model_options.markers
+    prompt = render(question.text, tokenizer, markers, session.prompt_style, Condition.WITH_REASONING, question.earlier)
+    return {
+        "id": question.id,
+        "text": f"{prompt}{row['text']}{tokenizer.eos_token or ''}",
+        "gold": question.gold,
+        "subject": question.kind,
+        "level": question.level,
+        "finished": bool(row["finished"]),
+    }
+
+
+def _gather_figures(directory: Path, parts: list[Part]) -> None:
+    """Copies the papers' figures and tables under the papers' own names, such as A-Fig-3."""
+    target = directory / "figures"
+    target.mkdir(exist_ok=True)
+    for part in parts:
+        for file in sorted((part.directory / "figures").glob("[ab]_*")):
+            paper, number, *rest = file.stem.split("_")
+            kind = "Table" if number.startswith("table") else "Fig"
+            name = "_".join([f"{paper.upper()}-{kind}-{number.removeprefix(kind.lower())}", *rest])
+            shutil.copyfile(file, target / f"{name}{file.suffix}")
+
+
+def _headlines(part: Part) -> Iterator[Headline]:
+    """A part's headline numbers, with its name before them."""
+    for row in (part.summary or {}).get("headlines", []):
+        control = row["control"]
+        yield Headline(
+            f"{part.name}: {row['name']}",
+            _estimate(row),
+            control["kind"] if control else None,
+            _estimate(control) if control else None,
+        )
+
+
+def _estimate(row: dict[str, Any]) -> Estimate:
+    value = float("nan") if row["value"] is None else row["value"]
+    return Estimate(value, row["n"], row["low"], row["high"])
+
+
+def _notes(session: Session, options: PaperOptions) -> list[str]:
+    data = session.data_options.name
+    shared = f"{options.questions} questions of {data} are answered with and without reasoning"
+    if session.given is not None:
+        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured."]
+    sampling = asdict(session.generation)
+    return [
+        f"{shared} at T = {sampling['temperature']:g}; the first {options.traces} finished traces with reasoning are "
+        "what the parts on heads, rhythm, ablation, forced tokens and changed reasoning measure."
+    ]

@@ -1,0 +1,156 @@
+"""`experiment=paper`: one command to a report that stands by itself, however often it was interrupted."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interp.report import Part, Report, apart, outside, report_page, sentence
+from interp.report_text import ABOUT
+from interp.store import RunStore, read_table
+from tests.command import SMALL_PAPER, ok, run
+
+SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("paper") / "run"
+    ok(*SMALL, f"hydra.run.dir={directory}")
+    return directory
+
+
+def tables(directory: Path) -> dict[str, bytes]:
+    """Every table and summary of a run, by its place."""
+    files = [*directory.rglob("*.parquet"), *directory.rglob("summary.json"), directory / "traces.jsonl"]
+    return {str(file.relative_to(directory)): file.read_bytes() for file in files}
+
+
+def test_every_part_measures_the_same_traces(paper: Path) -> None:
+    shared = [json.loads(line)["id"] for line in (paper / "traces.jsonl").read_text().splitlines()]
+    environment = json.loads((paper / "heads" / "environment.json").read_text())
+    assert environment["options"]["data"]["path"] == str(paper / "traces.jsonl")
+    measured = read_table(paper / "heads", "traces")["example"].tolist()
+    assert measured == shared[:2]
+    assert (paper / "figures" / "A-Fig-3_head_masses.png").is_file()
+    assert (paper / "figures" / "A-Fig-4_maps.pdf").is_file()
+    assert (paper / "figures" / "A-Table-3_effect.tex").is_file()
+    summary = json.loads((paper / "summary.json").read_text())
+    assert {headline["name"].split(":")[0] for headline in summary["headlines"]} == {"evaluate", "heads"}
+    assert set(summary["missing"]) == set(ABOUT) - {"evaluate", "heads"}
+
+
+def test_the_report_stands_by_itself(paper: Path) -> None:
+    page = (paper / "report.html").read_text()
+    sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)
+    assert sources
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "Paper A, section 4" in page
+    assert "A training takes longer than a report should" in page
+
+
+def test_the_report_opens_in_a_browser_without_network(paper: Path, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium here")
+    check = """<script>addEventListener("load", () => { const all = [...document.images];
+      document.title = `shown ${all.filter(i => i.complete && i.naturalWidth > 50).length} of ${all.length}`; });
+      addEventListener("error", e => document.title = `error ${e.message}`);</script>"""
+    page = tmp_path / "page.html"
+    page.write_text((paper / "report.html").read_text().replace("<body>", f"<body>{check}", 1))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--virtual-time-budget=5000"]
+    done = subprocess.run([*command, "--dump-dom", page.as_uri()], capture_output=True, text=True, timeout=120)
+    shown = re.search(r"<title>shown (\d+) of (\d+)</title>", done.stdout)
+    assert shown, done.stdout[:500]
+    assert shown[1] == shown[2]
+    assert int(shown[1]) > 8
+    assert "CONSOLE" not in done.stderr
+
+
+def test_interrupted_ten_times_it_ends_with_the_same_tables(
+    paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng, directory = random.Random(0), tmp_path / "cut"
+    write_part, interruptions = RunStore._write_part, 0
+    for _ in range(10):
+        left = rng.randrange(3)
+
+        def interrupted(self: RunStore, *arguments: Any) -> None:
+            nonlocal left
+            if left == 0:
+                raise KeyboardInterrupt
+            left -= 1
+            write_part(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(RunStore, "_write_part", interrupted)
+            began = (directory / "environment.json").is_file()
+            done = run(*SMALL, f"resume={directory}" if began else f"hydra.run.dir={directory}")
+        if done.returncode == 0:
+            break
+        assert done.returncode == 130, done.stderr
+        interruptions += 1
+    assert interruptions >= 5
+    if not (directory / "summary.json").is_file():
+        ok(*SMALL, f"resume={directory}")
+    ours, theirs = tables(directory), tables(paper)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def test_given_traces_are_measured_as_they_are(paper: Path, tmp_path: Path) -> None:
+    given = [f"data.path={paper / 'traces.jsonl'}", "experiment.parts=[heads]", f"hydra.run.dir={tmp_path / 'r'}"]
+    ok(*SMALL, "data=traces", *given)
+    assert (tmp_path / "r" / "heads" / "heads.parquet").read_bytes() == (paper / "heads" / "heads.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ("experiment.parts=[head]", "did you mean heads"),
+        ("experiment.parts=[]", "must name some of"),
+        ("experiment.traces=0", "must be at least 1"),
+        ("+experiment.options.heads.top=3", "experiment.options.heads"),
+        ("experiment.parts=[heads]", "add evaluate to experiment.parts"),
+    ],
+)
+def test_wrong_options_end_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:
+    done = run(*SMALL, wrong, cwd=tmp_path)
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert (done.returncode, len(errors)) == (2, 1), done.stderr
+    assert message in errors[0]
+
+
+def number(value: float, low: float | None = None, high: float | None = None, **more: Any) -> dict[str, Any]:
+    return {"name": "share", "value": value, "n": 4, "low": low, "high": high, "control": None, **more}
+
+
+def test_sentences_say_what_overlaps() -> None:
+    assert apart(number(0.5, 0.4, 0.6), number(0.3, 0.2, 0.39)) is True
+    assert apart(number(0.5, 0.4, 0.6), number(0.3, 0.2, 0.41)) is False
+    assert apart(number(0.5, 0.4, 0.6), number(0.3)) is True
+    assert apart(number(0.5), number(0.3, 0.2, 0.4)) is None
+    assert outside(number(0.5, 0.0, 1.0), number(0.0, -0.4, 0.4)) is True
+    chance = {**number(0.0, -0.6, 0.6), "kind": "random signs"}
+    assert sentence(number(0.5, 0.4, 0.6, control=chance)).endswith("— inside.")
+    assert sentence(number(0.5, 0.4, 0.6)) == "share: <b>0.500 [0.400, 0.600]</b> (n = 4)."
+
+
+def test_text_of_models_is_escaped(tmp_path: Path) -> None:
+    found = {"headlines": [number(0.5)], "lines": ["<script>alert(1)</script>"]}
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "words.csv").write_text("token\n<b>x</b>\n")
+    made = {"versions": {}, "model": None, "seed": 0, "git_commit": None, "device": None, "command": "<run>"}
+    page = report_page(Report("a & b", [Part("heads", tmp_path, found)], made))
+    assert "<script>" not in page
+    assert "<b>x</b>" not in page
+    assert "&lt;run&gt;" in page
