@@ -22,6 +22,7 @@ from interp.ablation_effects import Intervention, Labels, Subjects, answer_posit
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.heads import Head, HeadScore
+from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
 from interp.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.stats import random_heads_like, rng_for
@@ -46,6 +47,7 @@ class AblateOptions:
 
     name: str = "ablate"
     score: str = HeadScore.DIFFERENCE.value
+    layers: str = "all"
     doses: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20])
     lists: list[str] = field(default_factory=lambda: [RFH])
     random_sets: int = 5
@@ -107,9 +109,10 @@ def run(session: Session) -> Findings:
 def _lists(session: Session, options: AblateOptions) -> dict[str, list[Head]]:
     """Heads of each kind, best first, without those below the kind's floor."""
     store = session.store
-    samples = samples_by_kind(store.table("heads"), store.table("probes"))
+    layers = layer_set(options.layers, session.lens.n_layers)
+    samples = samples_by_kind(store.table("heads"), store.table("probes"), layers)
     # More than half of the heads is no list of special ones, and no random set would differ from it.
-    n_heads = session.lens.n_layers * session.lens.n_heads
+    n_heads = len(layers) * session.lens.n_heads
     most = min(max(options.doses, default=1), n_heads // 2)
     found = {}
     for name in options.lists:
@@ -128,10 +131,11 @@ def steps(session: Session, options: AblateOptions, lists: dict[str, list[Head]]
             if name == RFH:
                 for draw, others in enumerate(_random_sets(session, options, heads[:n])):
                     yield from _dose(options, name, others, draw, "random_heads")
-    n_heads = lens.n_layers * lens.n_heads
+    layers = layer_set(options.layers, lens.n_layers)
+    n_heads = len(layers) * lens.n_heads
     if options.each_head or (options.each_head is None and n_heads <= MOST_ALONE):
         kind = AblationKind(options.kinds[0])
-        for head in (Head(layer, h) for layer in range(lens.n_layers) for h in range(lens.n_heads)):
+        for head in (Head(layer, h) for layer in layers for h in range(lens.n_heads)):
             labels = Labels(f"ablate_head_{kind}", rows=Rows.ANSWER, layer=head.layer, head=head.head)
             yield Step((Ablation(frozenset([head]), kind, Rows.ANSWER),), labels, write=False)
     for edge in options.knockouts:
@@ -226,12 +230,12 @@ def _check(session: Session, options: AblateOptions) -> Any:
             raise UserError(f"experiment.knockouts={edge} is not known: use {known}")
     if not options.kinds or not options.rows:
         raise UserError("experiment.kinds and experiment.rows must name at least one each")
-    n_heads = session.lens.n_layers * session.lens.n_heads
+    n_heads = len(layer_set(options.layers, session.lens.n_layers)) * session.lens.n_heads
     for dose in options.doses:
         if dose < 1:
             raise UserError(f"experiment.doses={dose} must be at least 1")
     if options.doses and min(options.doses) > n_heads:
-        raise UserError(f"experiment.doses={options.doses}: {session.lens.name} has {n_heads} heads")
+        raise UserError(f"experiment.doses={options.doses}: {session.lens.name} has {n_heads} heads in these layers")
     if options.window is not None and not 0 <= options.window <= session.lens.n_layers:
         raise UserError(f"experiment.window={options.window}: {session.lens.name} has {session.lens.n_layers} layers")
     for name in ("random_sets", "induction_prompts"):
@@ -258,7 +262,8 @@ def plan(session: Session) -> Plan:
             measure_heads(session.lens, trace, HeadMeasures((), 0), session.seed)
     subjects = Subjects(session.lens, part, [None] * len(part), options.max_answer_tokens)
     reference = record_reference(session.lens, part, options.reference_samples, session.seed)
-    every = [Head(layer, h) for layer in range(session.lens.n_layers) for h in range(session.lens.n_heads)]
+    layers = layer_set(options.layers, session.lens.n_layers)
+    every = [Head(layer, h) for layer in layers for h in range(session.lens.n_heads)]
     todo = list(steps(session, options, dict.fromkeys(options.lists, every)))
     with measured() as forced:
         subjects.teacher_forced(todo[0].interventions, todo[0].labels, reference)

@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.haystack import Haystack
 from interp.heads import HeadScore
+from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, map_rows, measure_heads
 from interp.ranking import (
     layer_rows,
@@ -44,6 +45,7 @@ class HeadsOptions:
     name: str = "heads"
     top_k: int | None = None
     score: str = HeadScore.DIFFERENCE.value
+    layers: str = "all"
     random_sets: int = 200
     resamples: int = 1000
     reflection_words: list[str] = field(default_factory=list)
@@ -56,7 +58,7 @@ class HeadsOptions:
     block_mb: int | None = None
 
     def k(self, n_heads: int) -> int:
-        """How many of a model's heads the ranking takes."""
+        """How many of so many heads the ranking takes."""
         if self.top_k is not None:
             return self.top_k
         return 10 if n_heads >= 100 else max(2, n_heads // 10)
@@ -87,8 +89,10 @@ def run(session: Session) -> Findings:
     for prompt, score in session.bar(probes(session, options.induction_prompts, options.haystack, needles), "probes"):
         if not store.has_closing(f"a-{prompt}"):
             store.write_closing(f"a-{prompt}", probes=score())
-    k = options.k(lens.n_layers * lens.n_heads)
-    samples = samples_by_kind(store.table("heads"), store.table("probes"))
+    layers = layer_set(options.layers, lens.n_layers)
+    n_ranked = len(layers) * lens.n_heads
+    k = options.k(n_ranked)
+    samples = samples_by_kind(store.table("heads"), store.table("probes"), layers)
     means = {kind: mean_over_examples(values) for kind, values in samples.items()}
     tops = {kind: top_heads(values, k, kind) for kind, values in means.items()}
     if not store.has_closing("b-ranking"):
@@ -97,7 +101,7 @@ def run(session: Session) -> Findings:
             "b-ranking",
             ranking=[row for kind, values in samples.items() for row in ranking_rows(values, kind, k, *rows)],
             layers=[row for kind, values in samples.items() for row in layer_rows(values, kind, k, *rows)],
-            overlaps=overlap_rows(tops, lens.n_layers * lens.n_heads),
+            overlaps=overlap_rows(tops, n_ranked),
         )
     _keep_maps(session, options, tops[options.score])
 
@@ -209,9 +213,9 @@ def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
     lens, haystack = session.lens, options.haystack
     choice(HeadScore, options.score, "experiment.score")
-    n_heads = lens.n_layers * lens.n_heads
+    n_heads = len(layer_set(options.layers, lens.n_layers)) * lens.n_heads
     if not 1 <= options.k(n_heads) <= n_heads:
-        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
+        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads in these layers")
     if not 0 <= options.map_heads <= options.k(n_heads):
         raise UserError(
             f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"

@@ -17,6 +17,7 @@ from interp.corruptions import Corrupted, Corruption, corruptions
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.key_tokens import effect_rows, summary_rows, traced, write_answers
+from interp.layers import layer_set
 from interp.stats import rng_for
 from interp.store import records
 from interp.trace import Segment, Trace
@@ -38,6 +39,7 @@ class KeyTokensOptions:
     paraphrase: str = "Wait, {}"
     each: int | None = 12
     traced: int = 2
+    layers: str = "all"
     max_answer_tokens: int = 64
     batch: int = 32
 
@@ -45,7 +47,7 @@ class KeyTokensOptions:
 def run(session: Session) -> Findings:
     """Changes each trace in many ways, one at a time, and watches the answer."""
     options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    _check(options)
+    _check(session, options)
     store = session.store
     session.describe_environment()
     golds = session.golds
@@ -89,7 +91,7 @@ def corrupt(
     told = 0
     for case, new in zip(cases, written, strict=True):
         if told < options.traced and case.aligned and new.answer != clean.answer:
-            found = traced(lens, trace, case, clean, new)
+            found = traced(lens, trace, case, clean, new, layer_set(options.layers, lens.n_layers))
             told += bool(found)
             rows += found
     return rows, None
@@ -106,8 +108,9 @@ def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Co
     return chosen
 
 
-def _check(options: KeyTokensOptions) -> None:
+def _check(session: Session, options: KeyTokensOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
+    layer_set(options.layers, session.lens.n_layers)
     for kind in options.kinds:
         choice(Corruption, kind, "experiment.kinds")
     if not options.kinds:
@@ -126,7 +129,7 @@ def _check(options: KeyTokensOptions) -> None:
 def plan(session: Session) -> Plan:
     """Makes one batch of traces, changes one of them and scales up."""
     options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    _check(options)
+    _check(session, options)
     with measured() as making:
         items = list(islice(examples(session, Needs.REASONING), session.generation.batch))
     traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: t.n_measured)

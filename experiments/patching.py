@@ -22,6 +22,7 @@ from interp.effects import Direction
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.heads import Head, HeadScore, head_array, rank_heads, score_values
+from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
 from interp.ranking import mean_over_examples
 from interp.stats import random_heads_like, rng_for
@@ -41,7 +42,7 @@ class PatchingOptions:
     name: str = "patching"
     directions: list[str] = field(default_factory=lambda: [Direction.DENOISE.value])
     sites: list[str] = field(default_factory=lambda: [Site.RESID_PRE.value])
-    layers: list[int] | None = None
+    layers: str = "all"
     head_roles: list[str] = field(default_factory=list)
     answer_tokens: int = 3
     random_positions: int = 2
@@ -249,8 +250,6 @@ def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, in
     """The options in the library's terms, and how many heads count as RFHs."""
     lens = session.lens
     choice(HeadScore, options.score, "experiment.score")
-    for layer in options.layers or []:
-        lens.require_layer(layer)
     n_heads = lens.n_layers * lens.n_heads
     k = options.top_k or (10 if n_heads >= 100 else max(2, n_heads // 10))
     if not 1 <= k <= n_heads:
@@ -269,6 +268,6 @@ def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, in
     if options.budget_mb <= 0:
         raise UserError(f"experiment.budget_mb={options.budget_mb} must be positive")
     roles = roles_of(options.head_roles)
-    layers = None if options.layers is None else sorted(set(options.layers))
+    layers = None if options.layers == "all" else layer_set(options.layers, lens.n_layers)
     budget = options.budget_mb * 2**20
     return PatchOptions(sites, directions, layers, roles, options.random_positions, options.answer_tokens, budget), k

@@ -62,7 +62,7 @@ class RhythmOptions:
     """conf/experiment/rhythm.yaml"""
 
     name: str = "rhythm"
-    layers: list[str] = field(default_factory=lambda: ["all"])
+    layers: Any = "all"  # a name or a list of them: see interp/layers.py
     sinks: list[str] = field(default_factory=lambda: [Sinks.KEPT.value])
     share: float = 0.3
     receivers: int | None = None

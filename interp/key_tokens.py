@@ -121,7 +121,9 @@ def _about(trace: Trace, case: Corrupted) -> dict[str, Any]:
     }
 
 
-def traced(lens: Lens, trace: Trace, case: Corrupted, clean: Written, new: Written) -> list[dict[str, Any]]:
+def traced(
+    lens: Lens, trace: Trace, case: Corrupted, clean: Written, new: Written, layers: Sequence[int]
+) -> list[dict[str, Any]]:
     """NLD of patching clean activations into the corrupted run, by part of the sequence and layer; none where the two
     answers do not differ or the runs are not aligned. The prediction is that of the first token that differs."""
     differing = next((i for i, (a, b) in enumerate(zip(clean.ids, new.ids, strict=False)) if a != b), None)
@@ -145,7 +147,7 @@ def traced(lens: Lens, trace: Trace, case: Corrupted, clean: Written, new: Writt
         (role, Patch(Site.RESID_PRE, layer, tuple(positions)))
         for role, positions in parts.items()
         if len(positions)
-        for layer in range(lens.n_layers)
+        for layer in layers
     ]
     found = sweep(lens, target, source, [patch for _, patch in patches], answers.measure)
     return [

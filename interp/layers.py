@@ -28,6 +28,8 @@ def layer_set(spec: str | int, n_layers: int) -> list[int]:
         layers = list(range(cuts[i], cuts[i + 1]))
     elif name == "five":
         layers = sorted({int(x) for x in np.linspace(cuts[1], max(cuts[1], cuts[2] - 1), 5).round()})
+    elif name == "thirds":
+        raise UserError("layers=thirds names three sets: sweep over bottom,middle,top")
     else:
         layers = _numbers(name)
     if not layers:

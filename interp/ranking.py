@@ -37,14 +37,24 @@ COLUMNS = {HeadKind.TRAJECTORY: "trajectory", HeadKind.RECEIVER: "kurtosis"}
 Samples = Float[np.ndarray, "example layer head"]
 
 
-def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame) -> dict[str, Samples]:
-    """For each kind of head that was measured, one value an example (or probe prompt) and head."""
+def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame, layers: Sequence[int]) -> dict[str, Samples]:
+    """For each kind of head that was measured, one value an example (or probe prompt) and head.
+
+    Heads outside `layers` have NaN: they take no part in rankings.
+    """
     found: dict[str, Samples] = {score.value: head_array(heads, score_values(heads, score)) for score in HeadScore}
     for kind, column in COLUMNS.items():
         found[kind.value] = head_array(heads, heads[column].astype(float))
     for kind_name, rows in probes.groupby("kind", sort=False):
         found[str(kind_name)] = head_array(rows, rows["value"])
-    return {kind: samples for kind, samples in found.items() if not np.isnan(samples).all()}
+    inside = {kind: within_layers(samples, layers) for kind, samples in found.items()}
+    return {kind: samples for kind, samples in inside.items() if not np.isnan(samples).all()}
+
+
+def within_layers(samples: Samples, layers: Sequence[int]) -> Samples:
+    """The samples with NaN for heads of other layers."""
+    chosen = np.isin(np.arange(samples.shape[1]), layers)
+    return np.where(chosen[None, :, None], samples, np.nan)
 
 
 def mean_over_examples(samples: Samples) -> Float[np.ndarray, "layer head"]:

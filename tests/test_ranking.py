@@ -124,6 +124,6 @@ def test_only_what_was_measured_is_ranked() -> None:
     probes = pd.DataFrame(
         {"example": ["p"] * 2, "kind": ["induction"] * 2, "layer": [0, 0], "head": [0, 1], "value": [0.2, 0.3]}
     )
-    samples = samples_by_kind(heads, probes)
+    samples = samples_by_kind(heads, probes, range(heads["layer"].max() + 1))
     assert list(samples) == ["mass", "difference", "excess", "per_token", "receiver", "induction"]
     assert samples["induction"].tolist() == [[[0.2, 0.3]]]
