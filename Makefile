@@ -28,7 +28,7 @@ smollm2: $(STAMP)
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c requirements.lock torch
-	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,rl,judge]"
+	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,rl,judge,ray,slurm]"
 	touch $(STAMP)
 
 # Writes the exact versions of what is installed now.

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, nearest
 
 log = logging.getLogger("run")
@@ -32,9 +33,6 @@ CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 EXTRAS = {"trl": "rl"}
 """Packages that some experiments need, and the extra that installs them."""
-
-_failures: list[str] = []
-"""Messages of the jobs of this process that ended with wrong input."""
 
 
 def choices(group: str) -> dict[str, str]:
@@ -108,7 +106,7 @@ def job(cfg: DictConfig) -> None:
         if cfg.dry_run and ours:
             _discard(directory)
     except UserError as error:
-        _failures.append(str(error))
+        note_failure(str(error), crashed=False)
         log.error("error: %s", " ".join(str(error).split()))
         if ours:
             _discard(directory)
@@ -117,7 +115,9 @@ def job(cfg: DictConfig) -> None:
         raise
     except Exception as error:
         log.exception("failed; what is done is kept: add resume=%s to go on", directory)
-        raise _LoggedError from error
+        if not in_sweep():  # the other jobs of a sweep go on
+            raise _LoggedError from error
+        note_failure(f"{type(error).__name__}: {error}; see {directory / 'run.log'}", crashed=True)
 
 
 class _LoggedError(Exception):
@@ -178,7 +178,8 @@ def _discard(directory: Path) -> None:
 def main() -> int:
     """Runs the command line and returns its exit code."""
     arguments = sys.argv[1:]
-    _failures.clear()
+    failures.clear()
+    crashes.clear()
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return 0
@@ -188,17 +189,20 @@ def main() -> int:
         check_arguments(arguments)
         job()
     except UserError as error:
-        _failures.append(str(error))
+        failures.append(str(error))
         print(f"error: {error}", file=sys.stderr)
     except (HydraException, OmegaConfBaseException) as error:
-        _failures.append(str(error))
+        failures.append(str(error))
         print(f"error: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
     except _LoggedError:
         return CRASHED
-    return WRONG_INPUT if _failures else 0
+    if crashes:
+        return CRASHED
+    return WRONG_INPUT if failures else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # By its own name, so that launchers which send the job to other processes can find it there.
+    sys.exit(import_module("experiments.run").main())

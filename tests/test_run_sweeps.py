@@ -1,0 +1,104 @@
+"""Sweeps: failed jobs do not stop the others, and every launcher gives the same tables."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.command import NO_PROBES, ROOT, ok, run
+
+SWEEP = [
+    "-m",
+    "experiment=heads",
+    "model=planted,reasoner",
+    "experiment.layers=0-1,2-3",
+    "data.limit=2",
+    *NO_PROBES,
+    *(f"experiment.{option}" for option in ["resamples=20", "random_sets=3"]),
+    "progress=false",
+    "threads=1",
+]
+JOBS = ["0-heads-planted", "1-heads-planted", "2-heads-reasoner", "3-heads-reasoner"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models and two sets of layers, by Hydra's own launcher."""
+    directory = tmp_path_factory.mktemp("swept") / "basic"
+    ok(*SWEEP, f"hydra.sweep.dir={directory}")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("plugin", "launcher"),
+    [
+        ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
+        (
+            "hydra_plugins.hydra_ray_launcher",
+            ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],
+        ),
+    ],
+    ids=["submitit", "ray"],
+)
+def test_other_launchers_give_the_same_tables(plugin: str, launcher: list[str], swept: Path, tmp_path: Path) -> None:
+    if find_spec("hydra_plugins") is None or find_spec(plugin) is None:
+        pytest.skip(f"{plugin} is not installed: pip install 'anchorlens[ray,slurm]'")
+    command = [sys.executable, "-m", "experiments.run", *SWEEP, *launcher, f"hydra.sweep.dir={tmp_path / 's'}"]
+    # Ray makes its workers nice, and would starve beside the other tests.
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "RAY_worker_niceness": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for job in JOBS:
+        names = {file.name for file in (swept / job).glob("*.parquet")}
+        assert names
+        assert names == {file.name for file in (tmp_path / "s" / job).glob("*.parquet")}
+        for name in names:
+            assert (tmp_path / "s" / job / name).read_bytes() == (swept / job / name).read_bytes(), f"{job}/{name}"
+
+
+def test_layers_decide_which_heads_are_ranked(swept: Path) -> None:
+    from interp.store import read_table
+
+    for job, layers in zip(JOBS, ({0, 1}, {2, 3}) * 2, strict=True):
+        ranking = read_table(swept / job, "ranking")
+        assert set(ranking[ranking["top"]]["layer"]) <= layers
+
+
+def test_a_failed_job_does_not_stop_the_others_and_is_listed(tmp_path: Path) -> None:
+    options = ["experiment=heads", "model=planted", "data.limit=2", *NO_PROBES, "experiment.resamples=20"]
+    done = run("-m", *options, "experiment.top_k=99,2", "progress=false", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert done.returncode == 2
+    assert (tmp_path / "s" / "1-heads-planted" / "summary.json").is_file()
+    assert not (tmp_path / "s" / "0-heads-planted").exists()
+    listed = done.stdout.split("1 jobs of this sweep failed:")[1]
+    assert "experiment.top_k=99" in listed
+    assert "planted has 16 heads" in listed
+
+
+def test_a_crashed_job_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from experiments import heads
+
+    measure = heads.measure
+
+    def crash(session, *arguments):  # type: ignore[no-untyped-def]
+        if session.seed == 0:
+            raise RuntimeError("out of luck")
+        return measure(session, *arguments)
+
+    monkeypatch.setattr(heads, "measure", crash)
+    options = ["experiment=heads", "model=planted", "data.limit=2", *NO_PROBES, "experiment.resamples=20"]
+    done = run("-m", *options, "seed=0,1", "progress=false", f"hydra.sweep.dir={tmp_path / 's'}")
+    assert done.returncode == 1
+    assert (tmp_path / "s" / "1-heads-planted" / "summary.json").is_file()
+    assert "RuntimeError: out of luck; see" in done.stdout
+    assert "Traceback" in (tmp_path / "s" / "0-heads-planted" / "run.log").read_text()
