@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,23 +12,26 @@ from pathlib import Path
 from omegaconf import ListConfig
 
 from experiments import compare_credit, compare_heads
-from experiments.compared import Run, RunsCompared, labels
+from experiments.compared import Run, RunsCompared, labels, number_rows
 from experiments.options import typed
 from experiments.plan import Plan
 from experiments.session import Session
-from experiments.summary import Findings, summary
+from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.heads import HeadScore
+from interp.stats import Estimate
 from interp.store import ENVIRONMENT, read_json, tables_of
 
 log = logging.getLogger(__name__)
 
+GENERAL = ("evaluate", "patching", "rhythm", "ablate", "perturb", "key_tokens", "paper")
+"""Experiments whose runs are compared by their headline numbers alone."""
 COMPARE: dict[str, Callable[[list[Run], str], RunsCompared]] = {
     "heads": compare_heads.compare,
     "credit": compare_credit.compare,
 }
-"""What runs of an experiment are compared by."""
+"""What else runs of an experiment are compared by."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +47,11 @@ def run(session: Session) -> Findings:
     options = typed(CompareOptions, session.cfg.experiment, "experiment")
     runs = _runs(session)
     log.info("comparing %s", ", ".join(str(one.directory) for one in runs))
-    compared = COMPARE[runs[0].experiment](runs, options.kind)
+    further = COMPARE.get(runs[0].experiment)
+    compared = further(runs, options.kind) if further else RunsCompared({}, _side_by_side(runs))
     session.describe_environment(with_model=False)
     store = session.store
-    store.write_closing("compared", **compared.tables)
+    store.write_closing("compared", numbers=number_rows(runs), **compared.tables)
     facts = summary(
         compared.headlines,
         compared=runs[0].experiment,
@@ -58,6 +63,19 @@ def run(session: Session) -> Findings:
     return Findings(compared.headlines, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{compared.title}")
 
 
+def _side_by_side(runs: list[Run]) -> list[Headline]:
+    """Every headline number that all runs have, run by run."""
+    rows = number_rows(runs)
+    counts = Counter(row["name"] for row in rows)
+    return [
+        Headline(f"{row['name']}: {row['run']}", Estimate(row["value"], row["n"], row["low"], row["high"]))
+        for name in counts
+        if counts[name] == len(runs)
+        for row in rows
+        if row["name"] == name and row["value"] is not None
+    ]
+
+
 def plan(session: Session) -> Plan:
     """No model is needed."""
     return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {len(_runs(session))} runs are enough")
@@ -67,7 +85,9 @@ def _runs(session: Session) -> list[Run]:
     """The finished runs that `runs` names, all of one experiment."""
     asked = session.cfg.runs
     if asked is None:
-        raise UserError(f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {', '.join(COMPARE)}")
+        raise UserError(
+            f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {', '.join((*COMPARE, *GENERAL))}"
+        )
     patterns = list(asked) if isinstance(asked, ListConfig) else [str(asked)]
     directories = [Path(found) for pattern in patterns for found in sorted(glob.glob(str(pattern)))]  # noqa: PTH207 - may be absolute
     directories = list(dict.fromkeys(d for d in directories if (d / ENVIRONMENT).is_file()))
@@ -76,8 +96,8 @@ def _runs(session: Session) -> list[Run]:
     options = [read_json(directory / ENVIRONMENT)["options"] for directory in directories]
     names = [one["experiment"]["name"] for one in options]
     for directory, name in zip(directories, names, strict=True):
-        if name not in COMPARE:
-            raise UserError(f"{directory} is a run of {name}: only runs of {', '.join(COMPARE)} compare")
+        if name not in COMPARE and name not in GENERAL:
+            raise UserError(f"{directory} is a run of {name}: only runs of {', '.join((*COMPARE, *GENERAL))} compare")
         if name != names[0]:
             raise UserError(
                 f"{directory} is a run of {name} and {directories[0]} one of {names[0]}: compare them apart"

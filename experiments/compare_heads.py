@@ -41,35 +41,43 @@ class _Ranked:
 
 
 def compare(runs: list[Run], kind: str) -> RunsCompared:
-    """Overlaps of the top heads and rank correlations of all heads' scores between the runs."""
+    """Overlaps of the top heads and rank correlations of all heads' scores between runs on models of one shape.
+
+    Heads of models of different shapes do not correspond: such pairs are left out, and said so.
+    """
     ranked = _ranked(runs, kind)
-    layers, heads = ranked[0].shape
-    rows = overlap_rows({one.label: one.top for one in ranked}, layers * heads)
-    headlines = []
-    for first, second in combinations(ranked, 2):
-        rho = stats.spearmanr(first.values, second.values, nan_policy="omit").statistic
-        known = int((~np.isnan(first.values) & ~np.isnan(second.values)).sum())
-        headlines.append(Headline(f"rank correlation of heads, {first.label} and {second.label}", Estimate(rho, known)))
+    rows, headlines, apart = [], [], 0
+    for shape in dict.fromkeys(one.shape for one in ranked):
+        alike = [one for one in ranked if one.shape == shape]
+        rows += overlap_rows({one.label: one.top for one in alike}, shape[0] * shape[1])
+        found = [_correlation(first, second) for first, second in combinations(alike, 2)]
+        headlines += [headline for headline in found if headline is not None]
+        apart += len(alike) * (len(ranked) - len(alike))
     lines = [
         f"{row['first']} and {row['second']}: top heads in both: {overlap_text(row)}"
         for row in rows
         if row["p"] is not None
     ]
+    if apart:
+        lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
     return RunsCompared({"overlaps": rows}, headlines, lines, f" by {kind}", {"kind": kind})
 
 
+def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:
+    """None where fewer than three heads are ranked in both."""
+    known = ~np.isnan(first.values) & ~np.isnan(second.values)
+    if known.sum() < 3:
+        return None
+    rho = stats.spearmanr(first.values[known], second.values[known]).statistic
+    name = f"rank correlation of heads, {first.label} and {second.label}"
+    return Headline(name, Estimate(float(rho), int(known.sum())))
+
+
 def _ranked(runs: list[Run], kind: str) -> list[_Ranked]:
-    """The runs' rankings; heads of models of different shapes are refused."""
-    found: list[_Ranked] = []
+    found = []
     for run in runs:
         ranking = run.table("ranking")
         if kind not in set(ranking["kind"]):
             raise UserError(f"{run.directory} has no ranking by {kind!r}; {nearest(kind, ranking['kind'].unique())}")
         found.append(_Ranked(run.label, ranking[ranking["kind"] == kind]))
-        if found[-1].shape != found[0].shape:
-            sizes = [
-                f"{one.directory} has {it.shape[0]} x {it.shape[1]} heads"
-                for one, it in ((runs[0], found[0]), (run, found[-1]))
-            ]
-            raise UserError(f"heads of different models do not correspond: {', '.join(sizes)}")
     return found

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
+from interp.store import SUMMARY, read_json
 
 Options = dict[str, Any]
 TIMING = "timing.json"
@@ -41,23 +42,50 @@ class RunsCompared:
     """Further content of summary.json."""
 
 
+PLAIN = ("model.name", "data.name", "experiment.strategy")
+"""Options that name a run by their value alone."""
+SAYS_NOTHING = ("threads", "data.path", "run", "runs")
+"""Options that may differ without telling what was tried."""
+
+
 def labels(options: Sequence[Options]) -> list[str]:
-    """What tells each run from the others: model, data, selection, seed; a number where that is not enough."""
-    parts = [
-        {
-            "model": one["model"]["name"],
-            "data": one["data"]["name"],
-            "where": "/".join(map(str, (one["data"].get("where") or {}).values())),
-            "limit": f"limit {one['data'].get('limit')}",
-            "data seed": f"data seed {one['data'].get('seed')}",
-            "seed": f"seed {one['seed']}",
-        }
-        for one in options
-    ]
-    differing = [key for key in parts[0] if len({part[key] for part in parts}) > 1] or ["model"]
-    found = [", ".join(part[key] for key in differing if part[key]) or part["model"] for part in parts]
+    """What tells each run from the others: the options that differ; a number where that is not enough."""
+    names = [name for name in differing(options) if name not in SAYS_NOTHING]
+    for group in ("model", "data"):  # of another model or data set everything differs: its name is enough
+        if f"{group}.name" in names:
+            names = [name for name in names if not name.startswith(f"{group}.") or name == f"{group}.name"]
+    names = [name for name in names if not name.startswith("generation.")] or names
+    pairs = {(one["model"]["name"], one["data"]["name"]) for one in options}
+    if len(pairs) == len({model for model, _ in pairs}) > 1:  # the model says which data
+        names = [name for name in names if name != "data.name"]
+    order = sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
+    found = [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
     counts = Counter(found)
     return [label if counts[label] == 1 else f"{label} #{i}" for i, label in enumerate(found, start=1)]
+
+
+def _named(name: str, value: Any) -> str:
+    if name in PLAIN or name.startswith("data.where"):
+        return str(value)
+    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"{name.removeprefix('experiment.').replace('.', ' ')} {text}"
+
+
+def number_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Every headline number of every run, each with its control: the rows of numbers.parquet."""
+    rows = []
+    for run in runs:
+        for headline in read_json(run.directory / SUMMARY)["headlines"]:
+            control = headline["control"] or {"kind": None, "value": None, "low": None, "high": None}
+            rows.append(
+                {
+                    "run": run.label,
+                    **{key: headline[key] for key in ("name", "value", "low", "high", "n")},
+                    "control": control["kind"],
+                    **{f"control_{key}": control[key] for key in ("value", "low", "high")},
+                }
+            )
+    return rows
 
 
 def differing(options: Sequence[Options], prefix: str = "") -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""The tables of trainings and of credit."""
+"""The tables of trainings, of credit, and of runs side by side."""
 
 from __future__ import annotations
 
@@ -55,5 +55,17 @@ TABLES: dict[str, tuple[Column, ...]] = {
         Column("n", INT, "number of seeds"),
         Column("low", FLOAT, "lower end of the 95 % t interval over seeds", null="one seed"),
         Column("high", FLOAT, "upper end of it", null="one seed"),
+    ),
+    "numbers": (
+        Column("run", TEXT, "what tells the run from the others"),
+        Column("name", TEXT, "a headline number of its summary.json"),
+        Column("value", FLOAT, "its value", null="undefined"),
+        Column("low", FLOAT, "lower end of its 95 % interval", null="it has none"),
+        Column("high", FLOAT, "upper end of it", null="it has none"),
+        Column("n", INT, "number of examples behind it"),
+        Column("control", TEXT, "kind of its control", null="it has none"),
+        Column("control_value", FLOAT, "the control's value", null="it has none"),
+        Column("control_low", FLOAT, "lower end of the control's interval", null="it has none"),
+        Column("control_high", FLOAT, "upper end of it", null="it has none"),
     ),
 }

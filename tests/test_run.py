@@ -197,11 +197,30 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     assert "has no ranking by 'best'" in unknown.stderr
     other = tmp_path / "other"
     ok("model=reasoner", *SMALL_HEADS, f"hydra.run.dir={other}")
-    mixed = run("experiment=compare", f"runs=[{finished / '0'},{other}]", cwd=tmp_path)
-    assert mixed.returncode == 2
-    assert "heads of different models do not correspond" in mixed.stderr
+    mixed = ok("experiment=compare", f"runs=[{finished}/*,{other}]", f"hydra.run.dir={tmp_path / 'm'}")
+    assert "2 pairs of runs have models of different shapes" in mixed.stdout
+    assert read_table(tmp_path / "m", "overlaps")[["first", "second"]].values.tolist() == [
+        ["planted, seed 0", "planted, seed 1"]
+    ]
+    numbers = read_table(tmp_path / "m", "numbers")
+    assert numbers["run"].unique().tolist() == ["planted, seed 0", "planted, seed 1", "reasoner, seed 0"]
+    reasoning = numbers[numbers["name"] == "mass answer->reasoning, all heads"]
+    assert reasoning["control"].tolist() == ["an even head"] * 3
+    assert (tmp_path / "m" / "figures" / "compare_numbers_0.png").is_file()
     drawn = run("experiment=compare", f"runs=[{finished / '0'},{tmp_path / 'c'}]", cwd=tmp_path)
-    assert "is a run of compare: only runs of heads compare" in drawn.stderr
+    assert "is a run of compare: only runs of heads, credit," in drawn.stderr
+
+
+def test_runs_of_other_experiments_are_set_side_by_side(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        ok("experiment=evaluate", "model=planted", "data.limit=2", f"seed={seed}", f"hydra.run.dir={tmp_path}/e{seed}")
+    done = ok("experiment=compare", f"runs={tmp_path}/e*", f"hydra.run.dir={tmp_path / 'c'}")
+    assert "2 runs of evaluate" in done.stdout
+    assert set(read_table(tmp_path / "c", "numbers")["run"]) == {"seed 0", "seed 1"}
+    heads = tmp_path / "heads"
+    ok("model=planted", *SMALL_HEADS, f"hydra.run.dir={heads}")
+    mixed = run("experiment=compare", f"runs=[{tmp_path}/e0,{heads}]", cwd=tmp_path)
+    assert "compare them apart" in mixed.stderr
 
 
 def test_the_same_seed_gives_the_same_tables(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from interp.errors import UserError, nearest
 from interp.figures import ablation, evaluation, style
+from interp.figures import compare as compare_figures
 from interp.figures import credit as credit_figures
 from interp.figures import heads as head_figures
 from interp.figures import key_tokens as key_figures
@@ -63,14 +64,18 @@ def _draw_training(table: Tables, facts: Mapping[str, Any], directory: Path) -> 
 
 
 def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
+    for i, page in enumerate(compare_figures.side_by_side(table("numbers"))):
+        style.save(page, directory, f"compare_numbers_{i}")
     if facts["compared"] == "credit":
         study, curves = table("study"), table("study_curves")
         style.save(credit_figures.study_curves(curves, facts["subject"]), directory, "b_fig4_curves")
         style.save(credit_figures.study_accuracy(study, facts["subject"]), directory, "b_table3_accuracy")
         style.save_table(credit_figures.study_table(study), directory, "b_table3_accuracy")
+    if facts["compared"] != "heads":
         return
-    figure = head_figures.overlaps(table("overlaps"), f"top heads by {facts['kind']}")
-    style.save(figure, directory, "overlaps")
+    if not table("overlaps").empty:
+        figure = head_figures.overlaps(table("overlaps"), f"top heads by {facts['kind']}")
+        style.save(figure, directory, "overlaps")
     runs = {label: tables_of(Path(run))("heads") for label, run in facts["runs"].items()}
     style.save(head_figures.segment_masses(runs), directory, "a_fig2_segment_masses")
 
