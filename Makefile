@@ -8,9 +8,9 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .PHONY: run test lint smollm2 lock clean
 
-# The main job on the embedded model; figures and tables land in outputs/.
+# Both papers on the embedded model; the report, figures and tables land in outputs/.
 run: $(STAMP)
-	$(BIN)/python -m experiments.run $(ARGS)
+	$(BIN)/python -m experiments.run $(or $(ARGS),experiment=paper)
 
 test: lint smollm2
 	$(BIN)/python -m pytest -n 2 $(ARGS)

@@ -66,6 +66,7 @@ class ModelOptions:
     trust_remote_code: bool = False
     markers: ThinkMarkers = field(default_factory=ThinkMarkers)
     prompt: PromptStyle = field(default_factory=PromptStyle)
+    threads: int | None = None
     max_new_tokens: int = 1024
     reasons: bool = True
 

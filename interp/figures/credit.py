@@ -71,8 +71,8 @@ def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
     seeds of each arm."""
     names = {
         "accuracy": "held-out accuracy",
-        "reward": "reward in training",
-        "reward_peak": "its running peak average",
+        "reward": "reward in training, moving mean",
+        "reward_peak": "running peak average of the reward",
     }
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
     arms = list(curves["arm"].unique())

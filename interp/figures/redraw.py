@@ -64,13 +64,14 @@ def _draw_training(table: Tables, facts: Mapping[str, Any], directory: Path) -> 
 
 
 def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
-    for i, page in enumerate(compare_figures.side_by_side(table("numbers"))):
-        style.save(page, directory, f"compare_numbers_{i}")
-    if facts["compared"] == "credit":
+    if facts["compared"] == "credit":  # many trainings of few arms: the study says more than run by run
         study, curves = table("study"), table("study_curves")
         style.save(credit_figures.study_curves(curves, facts["subject"]), directory, "b_fig4_curves")
         style.save(credit_figures.study_accuracy(study, facts["subject"]), directory, "b_table3_accuracy")
         style.save_table(credit_figures.study_table(study), directory, "b_table3_accuracy")
+        return
+    for i, page in enumerate(compare_figures.side_by_side(table("numbers"))):
+        style.save(page, directory, f"compare_numbers_{i}")
     if facts["compared"] != "heads":
         return
     if not table("overlaps").empty:
