@@ -46,7 +46,7 @@ class PaperOptions:
     name: str = "paper"
     parts: list[str] = field(default_factory=lambda: list(ABOUT))
     questions: int = 200
-    traces: int = 48
+    traces: int = 32
     options: dict[str, Any] = field(default_factory=dict)
 
 
