@@ -136,7 +136,7 @@ def test_the_way_of_a_change(reasoner: Lens) -> None:
     )
     rows = []
     for case, new in zip(cases, answers, strict=True):
-        rows += traced(reasoner, trace, case, clean, new)
+        rows += traced(reasoner, trace, case, clean, new, range(reasoner.n_layers))
         assert bool(rows) or new.ids == clean.ids
     assert rows
     table = pd.DataFrame(rows)
@@ -146,7 +146,7 @@ def test_the_way_of_a_change(reasoner: Lens) -> None:
     # patching before the last layer at the predicting token leaves the keys and values of the corrupted reasoning
     assert (last[last["role"] == "changed"]["value"].abs() < 1).all()
     identical = Corrupted(Corruption.NUMBER, trace.token_ids[: trace[Segment.ANSWER].start], 30, 31, "3", "3", True)
-    assert traced(reasoner, trace, identical, clean, clean) == []
+    assert traced(reasoner, trace, identical, clean, clean, range(reasoner.n_layers)) == []
 
 
 def test_summary_by_hand(trace: Trace) -> None:

@@ -106,7 +106,7 @@ def test_real_traces_on_a_real_language_model(tmp_path: Path, smollm2: Lens, r1_
     assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
     for row in read_table(out, "traces").itertuples():
         assert len(row.token_ids) <= 1051
-        assert row.source == str(r1_traces)
+        assert row.source == r1_traces.name
     assert read_table(out, "probes")["kind"].tolist() == ["induction"] * 270 + ["retrieval"] * 270
     summary = json.loads((out / "summary.json").read_text())
     assert set(map(tuple, summary["lists"]["induction"])) & set(map(tuple, summary["lists"]["retrieval"]))

@@ -40,7 +40,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("hydra_plugins.hydra_submitit_launcher", ["hydra/launcher=submitit_local"]),
         (
             "hydra_plugins.hydra_ray_launcher",
-            ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=2"],
+            ["hydra/launcher=ray", "+hydra.launcher.ray.init.num_cpus=1"],
         ),
     ],
     ids=["submitit", "ray"],
