@@ -110,6 +110,10 @@ def job(cfg: DictConfig) -> None:
         log.error("error: %s", " ".join(str(error).split()))
         if ours:
             _discard(directory)
+    except OSError as error:  # a full disk, a directory that is gone or not ours
+        message = f"{_of_system(error)}; what is done is kept: add resume={directory} to go on"
+        note_failure(message, crashed=False)
+        log.error("error: %s", message)
     except KeyboardInterrupt:
         log.error("interrupted: what is done is kept; add resume=%s to go on", directory)
         raise
@@ -118,6 +122,10 @@ def job(cfg: DictConfig) -> None:
         if not in_sweep():  # the other jobs of a sweep go on
             raise _LoggedError from error
         note_failure(f"{type(error).__name__}: {error}; see {directory / 'run.log'}", crashed=True)
+
+
+def _of_system(error: OSError) -> str:
+    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
 
 
 class _LoggedError(Exception):
@@ -194,6 +202,9 @@ def main() -> int:
     except (HydraException, OmegaConfBaseException) as error:
         failures.append(str(error))
         print(f"error: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
+    except OSError as error:  # before the run has a directory
+        failures.append(str(error))
+        print(f"error: {_of_system(error)}", file=sys.stderr)
     except KeyboardInterrupt:
         return INTERRUPTED
     except _LoggedError:

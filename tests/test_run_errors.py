@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from interp.store import RunStore, read_table
 from tests.command import NO_PROBES, ok, run
 
 
@@ -116,3 +120,30 @@ def test_an_unexpected_error_is_in_the_log(tmp_path: Path, monkeypatch: pytest.M
     assert f"resume={tmp_path / 'run'}" in done.stderr
     monkeypatch.undo()
     ok("model=planted", "data.limit=2", *NO_PROBES, f"resume={tmp_path / 'run'}")
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, options = tmp_path / "run", ["model=planted", *NO_PROBES, "data.limit=3", "experiment.resamples=20"]
+    write = RunStore.write
+
+    def full(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
+        if index == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out / "parts"))
+        write(self, index, *arguments, **tables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write", full)
+        done = run(*options, f"hydra.run.dir={out}")
+    assert done.returncode == 2
+    assert f"error: {out / 'parts'}: No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+    ok(*options, f"resume={out}")
+    assert len(read_table(out, "traces")) == 3
+
+
+def test_a_directory_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = run("model=planted", f"hydra.run.dir={tmp_path / 'file' / 'run'}")
+    assert done.returncode == 2
+    assert "Not a directory" in done.stderr
+    assert "Traceback" not in done.stderr
