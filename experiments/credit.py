@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from experiments.collect import Needs, from_response, respond
+from experiments.collect import Collected, Needs, from_response, respond
 from experiments.compared import TIMING
 from experiments.credit_findings import findings
 from experiments.credit_options import ALL_HEADS, CreditOptions
@@ -132,23 +133,14 @@ def _changed(data: DataOptions, changes: dict[str, Any], where: str) -> DataOpti
 def _traces(session: Session, options: CreditOptions, train_set: Sequence[Question]) -> list[Trace]:
     """Responses of the model as it is to the first training questions."""
     asked, size = list(train_set[: options.ranking_traces]), session.generation.batch
-    items = [
-        from_response(session, first + i, question, response, Needs.RESPONSE)
-        for first in range(0, len(asked), size)
-        for i, (question, response) in enumerate(
-            zip(
-                asked[first : first + size],
-                respond(session, asked[first : first + size], first, Needs.RESPONSE),
-                strict=True,
-            )
-        )
-    ]
+    items: list[Collected] = []
+    for first in range(0, len(asked), size):
+        batch = asked[first : first + size]
+        for question, response in zip(batch, respond(session, batch, first, Needs.RESPONSE), strict=True):
+            items.append(from_response(session, len(items), question, response, Needs.RESPONSE))
     traces = [item.trace for item in items if item.trace is not None]
     if not traces:
-        why: dict[str, int] = {}
-        for item in items:
-            why[str(item.reason)] = why.get(str(item.reason), 0) + 1
-        raise UserError(f"no response to rank heads on: {reasons(why)}")
+        raise UserError(f"no response to rank heads on: {reasons(Counter(str(item.reason) for item in items))}")
     return traces
 
 

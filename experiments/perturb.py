@@ -6,18 +6,18 @@ import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from experiments.collect import Collected, Needs, collect, examples
+from experiments.collect import Needs, examples
 from experiments.options import typed
 from experiments.perturb_findings import findings
 from experiments.plan import Plan, measured
-from experiments.rhythm import RhythmOptions, rank_heads_by_distance, sets_of
+from experiments.rhythm import RhythmOptions, rank_heads_by_distance, ranked_first, sets_of
 from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.summary import Findings, summary
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.generate import Sampling
@@ -73,23 +73,9 @@ def run(session: Session) -> Findings:
     _check(session, options)
     store = session.store
     session.describe_environment()
-    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
-    early: list[Collected] = []
-    if not store.has_closing("a-heads"):
-        while (
-            sum(item.trace is not None for item in early) < options.ranking_traces
-            and (item := next(items, None)) is not None
-        ):
-            early.append(item)
-        traces = [item.trace for item in early if item.trace is not None]
-        if not traces:
-            for item in early:
-                store.skip(item.index, item.example, item.reason or "", **item.tables)
-            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options.rhythm, traces))
-    (heads,) = sets_of(store.table("head_sets"))
+    (heads,), items = ranked_first(session, options.rhythm)
     golds = session.golds
-    for item in chain(early, items):
+    for item in items:
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
@@ -121,21 +121,8 @@ def run(session: Session) -> Findings:
     _check(session, options)
     store = session.store
     session.describe_environment()
-    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
-    early: list[Collected] = []
-    if not store.has_closing("a-heads"):
-        # Which heads count must be known before the first trace is averaged over them.
-        traces = [item.trace for item in early if item.trace is not None]
-        while len(traces) < options.ranking_traces and (item := next(items, None)) is not None:
-            early.append(item)
-            traces += [item.trace] if item.trace is not None else []
-        if not traces:
-            for item in early:
-                store.skip(item.index, item.example, item.reason or "", **item.tables)
-            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options, traces))
-    sets = sets_of(store.table("head_sets"))
-    for item in chain(early, items):
+    sets, items = ranked_first(session, options)
+    for item in items:
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
         else:
@@ -146,6 +133,27 @@ def run(session: Session) -> Findings:
     redraw("rhythm", store.table, more, session.directory / "figures")
     store.finish(summary(headlines, lines=lines, **more))
     return Findings(headlines, lines)
+
+
+def ranked_first(session: Session, options: RhythmOptions) -> tuple[list[HeadSets], Iterator[Collected]]:
+    """The sets of heads, ranked on the first traces unless the store has them, and all examples that are not done.
+
+    Which heads count must be known before the first trace is averaged over them.
+    """
+    store = session.store
+    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
+    early: list[Collected] = []
+    if not store.has_closing("a-heads"):
+        traces: list[Trace] = []
+        while len(traces) < options.ranking_traces and (item := next(items, None)) is not None:
+            early.append(item)
+            traces += [item.trace] if item.trace is not None else []
+        if not traces:
+            for item in early:
+                store.skip(item.index, item.example, item.reason or "", **item.tables)
+            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
+        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options, traces))
+    return sets_of(store.table("head_sets")), chain(early, items)
 
 
 def rank_heads_by_distance(session: Session, options: RhythmOptions, traces: Sequence[Trace]) -> list[dict[str, Any]]:
