@@ -32,7 +32,10 @@ from interp.trace import end_ids
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-OURS = ("output_dir", "max_steps", "save_steps", "save_strategy", "logging_steps", "seed", "report_to", "use_cpu")
+OURS = (
+    *("output_dir", "max_steps", "save_steps", "save_strategy", "save_total_limit", "logging_steps", "seed"),
+    *("report_to", "use_cpu", "disable_tqdm", "remove_unused_columns"),
+)
 """Options of TRL that follow from others here."""
 LOGGED = {
     "reward": "reward",
@@ -99,10 +102,16 @@ def make_trainer(
     return trainer
 
 
-def fit(trainer: CreditTrainer, resume: bool = False) -> None:
-    """Trains to the end, from the last checkpoint where asked."""
+def fit(trainer: CreditTrainer, checkpoint: Path | None = None) -> None:
+    """Trains to the end, from a checkpoint where there is one."""
     with without_progress_bars(), _without_future_warnings():
-        trainer.train(resume_from_checkpoint=resume or None)
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+
+
+def last_checkpoint(directory: Path) -> Path | None:
+    """The last whole checkpoint: its state is written last, so one that a kill cut short has none."""
+    whole = [file.parent for file in directory.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @contextmanager
@@ -207,9 +216,8 @@ def train(
     """Trains to the end, from the last checkpoint if the run is resumed. Returns seconds a step and for credit."""
     store, directory = session.store, session.directory / CHECKPOINTS
     trainer = make_trainer(session, options, train_set, measuring, directory, [_Measure(session, options, test_set)])
-    resume = session.cfg.resume is not None and any(directory.glob("checkpoint-*"))
     torch.manual_seed(session.seed)
-    fit(trainer, resume)
+    fit(trainer, last_checkpoint(directory))
     history = [entry for entry in trainer.state.log_history if "reward" in entry]
     if not store.has_closing("b-log"):
         n = responses_a_step(trainer)

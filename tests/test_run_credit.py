@@ -74,6 +74,7 @@ def test_interrupted_training_goes_on_with_the_same_curve(
         patch.setattr(RunStore, "write", interrupted)
         assert run(*options, f"hydra.run.dir={tmp_path / 'cut'}").returncode == 130
     assert (tmp_path / "cut" / "checkpoints" / "checkpoint-1").is_dir()
+    (tmp_path / "cut" / "checkpoints" / "checkpoint-2").mkdir()  # as if a kill had cut its writing short
     ok(*options, f"resume={tmp_path / 'cut'}")
     for name in ("training", "head_sets", "credited", "answers"):
         ours, theirs = (file / f"{name}.parquet" for file in (tmp_path / "cut", trainings / "coupled0"))
@@ -150,6 +151,7 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
         ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
         ("+experiment.grpo.max_steps=1", "set it by the experiment's own options"),
+        ("+experiment.grpo.disable_tqdm=true", "set it by the experiment's own options"),
         ("experiment.grpo.num_generations=5", "experiment.grpo: "),
         ("experiment.train={limit:3,split:held_out,seed:1}", "no question is left: change experiment.train"),
         ("experiment.train={limit:1}", "one step asks 2"),
