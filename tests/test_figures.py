@@ -9,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.cbook import is_math_text
 from matplotlib.patches import Rectangle
 
 from interp.figures import heads as figures
@@ -194,3 +197,16 @@ def test_training_curve_has_a_line_a_measure() -> None:
     ]
     axis = training_curve(pd.DataFrame(rows)).axes[0]
     assert [line.get_label() for line in axis.lines] == ["accuracy greedy", "accuracy sampled"]
+
+
+@given(st.text())
+def test_labels_of_tokens_are_never_read_as_mathematics(token: str) -> None:
+    shown = style.label(token)
+    assert shown
+    assert not is_math_text(shown)
+    assert "\n" not in shown
+
+
+def test_labels_show_what_is_there() -> None:
+    shown = [style.label(token) for token in (" the", "\n\n", " ", "", None, "$x$", "\x0f", "a b")]
+    assert shown == ["the", "⏎⏎", "·", "∅", "pad", r"\$x\$", "�", "a·b"]

@@ -53,9 +53,7 @@ def credited_tokens(credited: pd.DataFrame, title: str) -> Figure:
             axis.plot(places, rows[name].astype(float), ".-", color=colour, linewidth=1, markersize=4)
         axis.set_ylabel(label, fontsize=8)
         axis.tick_params(labelsize=7)
-    axes[-1].set_xticks(
-        list(places), [text.strip() or repr(text)[1:-1] for text in rows["token"]], rotation=90, fontsize=7
-    )
+    axes[-1].set_xticks(list(places), [style.label(text) for text in rows["token"]], rotation=90, fontsize=7)
     axes[-1].set_xlim(-0.7, len(rows) - 0.3)
     axes[0].set_title(title, fontsize=9)
     figure.tight_layout()

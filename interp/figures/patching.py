@@ -29,13 +29,6 @@ ROLE_COLOURS = {
 NAMES = {Role.PHRASE_ANSWER: "the phrase's answer", Role.PREDICTING: "the token before the prediction"}
 
 
-def readable(token: str | None) -> str:
-    """A token's text as a label: spaces and line breaks made visible, pads named."""
-    if token is None:
-        return "pad"
-    return token.replace("\n", "⏎").replace(" ", "·") or "∅"
-
-
 def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
     """Paper A, Fig. 6: a clean and a corrupted run, token over token, with what each position is for.
 
@@ -55,7 +48,7 @@ def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
             axis.add_patch(Rectangle((x, y), 0.94, 0.94, facecolor=colour, edgecolor=style.GREY, lw=0.5))
             text = "white" if role in (Role.PREDICTING, Role.PHRASE_ANSWER, Role.END_THINK) else "black"
             axis.text(
-                x + 0.47, y + 0.47, readable(row[i]), rotation=90, ha="center", va="center", fontsize=7, color=text
+                x + 0.47, y + 0.47, style.label(row[i]), rotation=90, ha="center", va="center", fontsize=7, color=text
             )
     axis.set_xlim(0, len(shown))
     axis.set_ylim(2, 0)
@@ -95,7 +88,7 @@ def case(effects: pd.DataFrame, model: str) -> Figure:
         figsize=(0.42 * len(table.columns) + 1.8, np.clip(0.16 * len(table), 2.6, 6.5)), layout="constrained"
     )
     _heatmap(figure, axis, table.to_numpy(), list(table.index))
-    axis.set_xticks(range(len(tokens)), [readable(token) for token in tokens["token"]], rotation=60, ha="right")
+    axis.set_xticks(range(len(tokens)), [style.label(token) for token in tokens["token"]], rotation=60, ha="right")
     for tick, role in zip(axis.get_xticklabels(), tokens["role"], strict=True):
         tick.set_fontweight("bold" if role in NAMES else "normal")
     axis.set_xlabel("patched token (bold: the phrase's answer, the token before the prediction)", fontsize=8)
@@ -139,7 +132,7 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     )
     _heatmap(figure, axis, table.to_numpy(), list(table.index))
     if few:
-        labels = [readable(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
+        labels = [style.label(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
         axis.set_xticks(range(len(table.columns)), labels, rotation=90, fontsize=6)
         axis.set_xlabel("patched token, reasoning to answer")
     else:

@@ -65,18 +65,13 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
             axis.plot(x[marked], values[marked], "v", color=colour, markersize=5, markeredgecolor="black")
         axis.set_ylabel(label, fontsize=7)
         axis.tick_params(labelsize=7)
-    labels = [_visible(token) for token in first["token"]]
+    labels = [style.label(token) for token in first["token"]]
     axes[-1].set_xticks(x, labels, rotation=90, fontsize=6.5)
     axes[-1].set_xlim(-0.7, len(first) - 0.3)
     axes[0].set_title(f"{model}, first trace; triangles: peaks; lines: beginnings of sentences", fontsize=8)
     figure.align_ylabels(axes)
     figure.tight_layout()
     return figure
-
-
-def _visible(token: str) -> str:
-    shown = token.strip().replace("\n", "⏎").replace("$", r"\$")
-    return shown or ("⏎" if "\n" in token else "␣")
 
 
 def couplings(table: pd.DataFrame, model: str) -> Figure:

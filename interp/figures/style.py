@@ -44,6 +44,14 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
     return directory / f"{name}.png"
 
 
+def label(token: str | None) -> str:
+    """A token's text as a label: line breaks and inner spaces made visible, nothing read as mathematics, pads named."""
+    if token is None:
+        return "pad"
+    shown = (token.strip(" ") or token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
+    return "".join(c if c.isprintable() else "�" for c in shown).replace("$", r"\$") or "∅"
+
+
 def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
     """Writes NAME.csv and NAME.tex, the latter with three digits."""
     directory.mkdir(parents=True, exist_ok=True)

@@ -104,7 +104,7 @@ def token_attention(maps: pd.DataFrame, trace: Trace, model: str) -> Figure:
         largest = values[1:].max() if len(values) > 1 else values.max()
         axis.set_title(f"{title}; darkest: weight {largest:.3f}, on the first token {values[0]:.2f}", fontsize=8)
     chosen = "".join(trace.token_text(q + 1) for q in queries if q + 1 < len(trace.offsets)).strip()
-    figure.suptitle(f"{model}, {trace.example}: attention while writing “{chosen}”", fontsize=9)
+    figure.suptitle(f"{model}, {trace.example}: attention while writing “{style.label(chosen)}”", fontsize=9)
     figure.tight_layout()
     return figure
 
