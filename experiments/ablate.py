@@ -20,7 +20,6 @@ from experiments.summary import Findings, reasons, summary
 from interp.ablation import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
 from interp.ablation_effects import Intervention, Labels, Subjects, answer_position
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.heads import Head, HeadScore
 from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
@@ -101,7 +100,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table("effects"), lists, lens.n_layers, session.seed)
     more |= {"skipped": store.skipped(), "n_traces": len(traces)}
     facts = summary(headlines, lines=lines, **more)
-    redraw("ablate", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     return Findings(headlines, lines)
 

@@ -18,7 +18,6 @@ from experiments.plan import Plan
 from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.heads import HeadScore
 from interp.stats import Estimate
 from interp.store import ENVIRONMENT, read_json, tables_of
@@ -58,7 +57,7 @@ def run(session: Session) -> Findings:
         runs={one.label: str(one.directory) for one in runs},
         **compared.facts,
     )
-    redraw("compare", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     return Findings(compared.headlines, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{compared.title}")
 

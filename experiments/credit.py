@@ -32,7 +32,6 @@ from interp.credit_rows import credited_rows
 from interp.credit_signals import CreditHeads, Measuring
 from interp.datasets import Question
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.generate import Backend
 from interp.heads import Head
 from interp.layers import layer_set
@@ -64,7 +63,7 @@ def run(session: Session) -> Findings:
     write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
     headlines, lines = findings(store.table, timing)
     facts = summary(headlines, lines=lines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
-    redraw("credit", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     shutil.rmtree(session.directory / CHECKPOINTS)
     return Findings(headlines, lines, f"credit: {options.strategy} on {session.model_options.name}")

@@ -16,7 +16,6 @@ from experiments.summary import Findings, summary
 from interp.answers import graded, graded_trace, samples_of
 from interp.datasets import Question
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.generate import Backend
 from interp.grading import Outcome
 from interp.judge import Judge, JudgeOptions
@@ -67,7 +66,7 @@ def run(session: Session) -> Findings:
         )
     headlines, more, lines = findings(store.table, answers)
     more |= {"skipped": store.skipped()}
-    redraw("evaluate", store.table, more, session.directory / "figures")
+    session.draw(more)
     store.finish(summary(headlines, lines=lines, **more))
     title = f"evaluate on given traces: {', '.join(answers['writer'].unique())}" if given is not None else None
     return Findings(headlines, lines, title)

@@ -16,7 +16,6 @@ from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.datasets import TraceText
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.haystack import Haystack
 from interp.heads import HeadScore
 from interp.layers import layer_set
@@ -111,7 +110,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, samples, how)
     skipped = store.skipped()
     facts = summary(headlines, lines=lines, skipped=skipped, **more)
-    redraw("heads", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     if skipped:
         lines.append(f"left out: {reasons(skipped)}")

@@ -15,7 +15,6 @@ from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.corruptions import Corrupted, Corruption, corruptions
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.key_tokens import effect_rows, summary_rows, traced, write_answers
 from interp.layers import layer_set
 from interp.stats import rng_for
@@ -69,7 +68,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"skipped": store.skipped(), "n_layers": session.lens.n_layers}
     facts = summary(headlines, lines=lines, **more)
-    redraw("key_tokens", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     return Findings(headlines, lines)
 

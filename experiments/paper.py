@@ -152,7 +152,7 @@ def _config(
     cfg = compose("config", [f"experiment={name}"])
     ours = session.cfg
     with open_dict(cfg):
-        for key in ("seed", "model", "grading", "progress", "threads"):
+        for key in ("seed", "model", "grading", "progress", "figures", "threads"):
             cfg[key] = ours[key]
         cfg.generation.backend, cfg.generation.max_new_tokens = ours.generation.backend, ours.generation.max_new_tokens
         if name == "evaluate":
@@ -242,12 +242,13 @@ def _estimate(row: dict[str, Any]) -> Estimate:
 
 
 def _notes(session: Session, options: PaperOptions) -> list[str]:
-    data = session.data_options.name
+    data, undrawn = session.data_options.name, [] if session.cfg.figures else ["figures=false: none were drawn."]
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"
     if session.given is not None:
-        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured."]
+        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured.", *undrawn]
     sampling = asdict(session.generation)
     return [
         f"{shared} at T = {sampling['temperature']:g}; the first {options.traces} finished traces with reasoning are "
-        "what the parts on heads, rhythm, ablation, forced tokens and changed reasoning measure."
+        "what the parts on heads, rhythm, ablation, forced tokens and changed reasoning measure.",
+        *undrawn,
     ]

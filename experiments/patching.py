@@ -20,7 +20,6 @@ from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions,
 from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
 from interp.effects import Direction
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.heads import Head, HeadScore, head_array, rank_heads, score_values
 from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
@@ -85,7 +84,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table("effects"), rfhs, means.shape, session.seed)
     skipped = store.skipped()
     facts = summary(headlines, lines=lines, skipped=skipped, n_pairs=len(pairs), **more)
-    redraw("patching", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")
     if skipped:

@@ -19,7 +19,6 @@ from experiments.rhythm import RhythmOptions, rank_heads_by_distance, ranked_fir
 from experiments.session import Session
 from experiments.summary import Findings, summary
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.generate import Sampling
 from interp.grading import extract_answer, is_correct
 from interp.layers import layer_set
@@ -91,7 +90,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, options.k)
     more |= {"skipped": store.skipped(), "scores": list(options.scores), "k": options.k}
     facts = summary(headlines, lines=lines, **more)
-    redraw("perturb", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     return Findings(headlines, lines)
 

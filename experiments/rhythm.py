@@ -19,7 +19,6 @@ from experiments.rhythm_findings import findings
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.heads import Head, head_array
 from interp.layers import layer_sets
 from interp.rhythm import PeakRule, Peaks
@@ -130,7 +129,7 @@ def run(session: Session) -> Findings:
     _analyse(session, options, sets)
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
-    redraw("rhythm", store.table, more, session.directory / "figures")
+    session.draw(more)
     store.finish(summary(headlines, lines=lines, **more))
     return Findings(headlines, lines)
 

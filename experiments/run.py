@@ -170,9 +170,10 @@ def _discard(directory: Path) -> None:
     statuses = [json.loads(status.read_text()) for status in directory.glob("parts/*/status.json")]
     if any(status["skipped"] is None for status in statuses) or (directory / "summary.json").exists():
         return
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.close()
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
+        handler.close()
+        root.removeHandler(handler)  # a closed one would open the file again with the next message
     for name in (".hydra", "parts", "trial", "figures"):
         shutil.rmtree(directory / name, ignore_errors=True)
     for name in ("run.log", "environment.json", ".lock"):

@@ -7,7 +7,7 @@ import logging
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -24,6 +24,7 @@ from experiments.options import choice, typed
 from interp.answers import Grading
 from interp.datasets import Question, TraceText
 from interp.errors import UserError
+from interp.figures.redraw import redraw
 from interp.generate import Backend, Generator, HuggingFaceGenerator, Sampling
 from interp.grading import AnswerFormat
 from interp.instrument import check_instrument
@@ -45,7 +46,7 @@ PACKAGES = (
     "matplotlib",
     "hydra-core",
 )
-RESUMABLE = ("resume", "dry_run", "progress")
+RESUMABLE = ("resume", "dry_run", "progress", "figures")
 """Options that may differ between a run and its continuation."""
 
 T = TypeVar("T")
@@ -79,6 +80,7 @@ class RunOptions:
     dry_run: bool = False
     resume: str | None = None
     progress: bool = True
+    figures: bool = True
     threads: int | None = None
 
 
@@ -229,6 +231,11 @@ class Session:
                 "versions": {name: _version(name) for name in PACKAGES},
             }
         )
+
+    def draw(self, facts: Mapping[str, Any]) -> None:
+        """Draws the run's figures from its tables and the content of its summary, unless figures=false."""
+        if self.cfg.figures:
+            redraw(self.cfg.experiment.name, self.store.table, facts, self.directory / "figures")
 
     def close(self) -> None:
         """Gives the run's directory free."""

@@ -17,7 +17,6 @@ from experiments.summary import Findings, Headline, summary
 from interp.answers import Grading, graded
 from interp.datasets import Question
 from interp.errors import UserError
-from interp.figures.redraw import redraw
 from interp.generate import Sampling, generate
 from interp.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
@@ -96,7 +95,7 @@ def run(session: Session) -> Findings:
         early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
         headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
     facts = summary(headlines, recipe=asdict(recipe), early_step=early_step)
-    redraw("train_reasoner", store.table, facts, session.directory / "figures")
+    session.draw(facts)
     store.finish(facts)
     shutil.rmtree(work)
     kept = sorted(str(path) for path in session.directory.glob("reasoner*"))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -72,12 +73,20 @@ class Done:
 
 
 def run(*arguments: str, cwd: Path = ROOT) -> Done:
-    """The command line in this process, which spares every call the seconds of importing everything again."""
+    """The command line in this process, which spares every call the seconds of importing everything again.
+
+    Figures take most of a small run's time: they are drawn where the test asks for them by figures=true.
+    """
     out, err = StringIO(), StringIO()
     with chdir(cwd), redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["experiments.run", *arguments])
+        patch.setattr(sys, "argv", ["experiments.run", *arguments, *_no_figures(arguments)])
         code = main()
     return Done(code, out.getvalue(), err.getvalue())
+
+
+def _no_figures(arguments: Sequence[str]) -> list[str]:
+    said = any(a.startswith(("figures=", "--")) for a in arguments)
+    return [] if said else ["figures=false"]
 
 
 def ok(*arguments: str, cwd: Path = ROOT) -> Done:
@@ -89,7 +98,7 @@ def ok(*arguments: str, cwd: Path = ROOT) -> Done:
 def start(*arguments: str) -> subprocess.Popen[str]:
     """The command line as a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "experiments.run", *arguments],
+        [sys.executable, "-m", "experiments.run", *arguments, *_no_figures(arguments)],
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},
         stdout=subprocess.PIPE,

@@ -175,7 +175,14 @@ def test_summary_by_hand(trace: Trace) -> None:
 
 def test_from_the_command_line(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ok("experiment=key_tokens", "model=reasoner", "data.limit=4", "progress=false", f"hydra.run.dir={out}")
+    ok(
+        "experiment=key_tokens",
+        "model=reasoner",
+        "data.limit=4",
+        "progress=false",
+        "figures=true",
+        f"hydra.run.dir={out}",
+    )
     effects, corrupted = (pd.read_parquet(out / f"{name}.parquet") for name in ("effects", "corrupted"))
     assert set(effects["intervention"]) >= {kind.value for kind in Corruption if kind is not Corruption.NAME}
     assert corrupted[corrupted["metric"] != "correct"]["value"].between(0, 1).all()

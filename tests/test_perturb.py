@@ -132,7 +132,8 @@ def simulated(seed: int, effect: float, problems: int = 20, n: int = 60) -> list
         follower = entropy + rng.normal(size=n)
         jaccard_values = -effect * fai - 0.5 * entropy + rng.normal(size=n)
         scores = Scores({"fai": fai, "follower": follower}, entropy)
-        made.append(Problem(scores, dict.fromkeys(METRICS, jaccard_values)))
+        unknown = dict.fromkeys(METRICS, np.full(n, NAN))
+        made.append(Problem(scores, unknown | {"jaccard": jaccard_values}))
     return made
 
 

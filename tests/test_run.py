@@ -46,7 +46,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small finished runs of heads, in folders named by their seeds."""
     directory = tmp_path_factory.mktemp("finished")
     for seed in (0, 1):
-        ok("model=planted", *SMALL_HEADS, f"seed={seed}", f"hydra.run.dir={directory / str(seed)}")
+        drawn = f"figures={seed == 0}"
+        ok("model=planted", *SMALL_HEADS, f"seed={seed}", drawn, f"hydra.run.dir={directory / str(seed)}")
     return directory
 
 
@@ -60,7 +61,8 @@ def smallest(experiment: str, finished: Path) -> list[str]:
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, finished: Path) -> None:
     out = tmp_path / "run"
-    done = ok(f"experiment={experiment}", "model=planted", *smallest(experiment, finished), f"hydra.run.dir={out}")
+    options = [f"experiment={experiment}", "model=planted", *smallest(experiment, finished), "figures=true"]
+    done = ok(*options, f"hydra.run.dir={out}")
     summary = json.loads((out / "summary.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
     assert summary["headlines"]
@@ -139,6 +141,7 @@ def test_figures_are_drawn_again_without_the_model(
     again = {p.name: p.read_bytes() for p in (tmp_path / "figures").iterdir()}
     assert again == {p.name: p.read_bytes() for p in (finished / "0" / "figures").iterdir()}
     assert "a_fig5_tokens.html" in again
+    assert not (finished / "1" / "figures").exists(), "it was run with figures=false"
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
 
@@ -171,13 +174,15 @@ def test_patching_finds_the_planted_circuit(tmp_path: Path) -> None:
 
 def test_patching_a_real_language_model_with_the_published_pairs(tmp_path: Path, smollm2: Lens) -> None:
     file = shared_file("object_comparison_pairs.csv")
-    small = ["data.limit=3", "experiment.sites=[resid_pre]", "experiment.maps=0", "experiment.random_sets=1"]
+    small = ["data.limit=2", "experiment.sites=[resid_pre]", "experiment.maps=0", "experiment.random_sets=1"]
+    small += ["experiment.layers=0+14+29", "experiment.attribution=false", "experiment.answer_tokens=1"]
     done = ok(
         "experiment=patching",
         "model=smollm2-135m",
         "data=object_comparison",
         f"data.path={file}",
         *small,
+        "figures=true",
         f"hydra.run.dir={tmp_path}",
     )
     assert "template reasoning" in done.stdout
@@ -197,7 +202,7 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     assert "has no ranking by 'best'" in unknown.stderr
     other = tmp_path / "other"
     ok("model=reasoner", *SMALL_HEADS, f"hydra.run.dir={other}")
-    mixed = ok("experiment=compare", f"runs=[{finished}/*,{other}]", f"hydra.run.dir={tmp_path / 'm'}")
+    mixed = ok("experiment=compare", f"runs=[{finished}/*,{other}]", "figures=true", f"hydra.run.dir={tmp_path / 'm'}")
     assert "2 pairs of runs have models of different shapes" in mixed.stdout
     assert read_table(tmp_path / "m", "overlaps")[["first", "second"]].values.tolist() == [
         ["planted, seed 0", "planted, seed 1"]

@@ -28,7 +28,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("trainings")
     for strategy in ("uniform", "coupled"):
         for seed in (0, 1):
-            ok(*TINY, f"experiment.strategy={strategy}", f"seed={seed}", f"hydra.run.dir={directory}/{strategy}{seed}")
+            options = [f"experiment.strategy={strategy}", f"seed={seed}", f"figures={strategy == 'coupled'}"]
+            ok(*TINY, *options, f"hydra.run.dir={directory}/{strategy}{seed}")
     return directory
 
 
@@ -82,7 +83,7 @@ def test_interrupted_training_goes_on_with_the_same_curve(
 
 
 def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
-    done = ok("experiment=compare", f"runs={trainings}/*", f"hydra.run.dir={tmp_path / 'c'}")
+    done = ok("experiment=compare", f"runs={trainings}/*", "figures=true", f"hydra.run.dir={tmp_path / 'c'}")
     study = read_table(tmp_path / "c", "study").set_index("arm")
     assert set(study.index) == {"uniform", "coupled"}
     finals = {

@@ -25,7 +25,7 @@ def summary(directory: Path) -> dict[str, dict[str, float]]:
 
 def test_reasoning_helps_the_embedded_model(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    done = ok(*QUIET, "model=reasoner", "data.limit=48", f"hydra.run.dir={out}")
+    done = ok(*QUIET, "model=reasoner", "data.limit=48", "figures=true", f"hydra.run.dir={out}")
     found = summary(out)
     with_it = found["all questions, accuracy, with reasoning"]
     without = found["all questions, accuracy, without reasoning"]
@@ -45,7 +45,7 @@ def test_several_samples(tmp_path: Path) -> None:
     arguments = ["model=reasoner", "data.limit=3", "experiment.samples=4"]
     greedy = run(*QUIET, *arguments, "generation=greedy", f"hydra.run.dir={tmp_path / 'a'}")
     assert "greedy answers are all the same" in greedy.stderr
-    ok(*QUIET, *arguments, "generation.temperature=1.0", f"hydra.run.dir={tmp_path / 'b'}")
+    ok(*QUIET, *arguments, "generation.temperature=1.0", "figures=true", f"hydra.run.dir={tmp_path / 'b'}")
     answers = pd.read_parquet(tmp_path / "b" / "answers.parquet")
     assert answers.groupby(["example", "condition"]).size().eq(4).all()
     assert answers.groupby(["example", "condition"])["text"].nunique().max() > 1

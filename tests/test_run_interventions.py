@@ -24,6 +24,7 @@ def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
         "experiment.each_head=true",
         "experiment.kinds=[zero]",
         "experiment.rows=[answer]",
+        "figures=true",
     ]
     ok("experiment=ablate", "model=planted", "data.limit=4", *options, "progress=false", f"hydra.run.dir={out}")
     lists = json.loads((out / "summary.json").read_text())["lists"]["rfh"]
@@ -82,7 +83,7 @@ def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) ->
 def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("perturb") / "run"
     options = ["data.limit=3", "experiment.candidates=2", "experiment.k=3", "experiment.ranking_traces=2"]
-    ok("experiment=perturb", "model=reasoner", *options, "progress=false", f"hydra.run.dir={out}")
+    ok("experiment=perturb", "model=reasoner", *options, "progress=false", "figures=true", f"hydra.run.dir={out}")
     return out
 
 

@@ -23,7 +23,7 @@ SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]
 @pytest.fixture(scope="module")
 def paper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("paper") / "run"
-    ok(*SMALL, f"hydra.run.dir={directory}")
+    ok(*SMALL, "figures=true", f"hydra.run.dir={directory}")
     return directory
 
 

@@ -22,7 +22,7 @@ QUIET = ["experiment=rhythm", "progress=false"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rhythm") / "run"
-    ok(*QUIET, "model=reasoner", "data.limit=6", "experiment.ranking_traces=2", f"hydra.run.dir={out}")
+    ok(*QUIET, "model=reasoner", "data.limit=6", "experiment.ranking_traces=2", "figures=true", f"hydra.run.dir={out}")
     return out
 
 

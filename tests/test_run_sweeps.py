@@ -22,6 +22,7 @@ SWEEP = [
     *(f"experiment.{option}" for option in ["resamples=20", "random_sets=3"]),
     "progress=false",
     "threads=1",
+    "figures=false",
 ]
 JOBS = ["0-heads-planted", "1-heads-planted", "2-heads-reasoner", "3-heads-reasoner"]
 
