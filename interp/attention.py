@@ -5,6 +5,7 @@ Each takes in the weights of a layer block by block (`interp/streaming.py`) and 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -129,7 +130,8 @@ class ReceivedAttention:
         if values.shape[-1] < 4:
             return np.full(values.shape[:2], np.nan)
         spread = np.ptp(values, axis=-1)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, for heads that look everywhere alike
             found = stats.kurtosis(values, axis=-1)
         return np.where(spread > 1e-12, found, np.nan)
 

@@ -21,10 +21,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from interp.attention import FIRST_TOKENS
-from interp.errors import UserError
 from interp.heads import Head
 from interp.rhythm_measure import NOTHING_LEFT, Settings, Sinks
-from interp.streaming import BLOCK_BYTES
+from interp.streaming import BLOCK_BYTES, require_plain_softmax
 
 IMPLEMENTATION = "anchorlens_credit"
 
@@ -200,9 +199,7 @@ def _attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if unsupported:
-        raise UserError(f"attention with {unsupported[0]} cannot be measured: use a model with plain softmax attention")
+    require_plain_softmax(kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     _current.get().take(int(module.layer_idx), query, key, scale, sliding_window)  # type: ignore[arg-type]
     return sdpa_attention_forward(

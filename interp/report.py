@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -181,7 +182,7 @@ def _cell(text: str) -> str:
         number = float(text)
     except ValueError:
         return f"<td>{_text(text)}</td>"
-    return f'<td class="n">{text if number == int(number) else f"{number:.3g}"}</td>'
+    return f'<td class="n">{text if not math.isfinite(number) or number == int(number) else f"{number:.3g}"}</td>'
 
 
 def _made_by(report: Report) -> str:

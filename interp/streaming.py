@@ -7,7 +7,7 @@ O(heads x block x T). TransformerLens' `hook_pattern` is the reference that this
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -80,6 +80,13 @@ def _streaming_attention(lens: Lens) -> Iterator[None]:
         lens.hf.set_attn_implementation("sdpa")
 
 
+def require_plain_softmax(options: Mapping[str, Any]) -> None:
+    """Raises UserError where a layer's attention is more than a softmax of scaled products."""
+    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
+    if unsupported:
+        raise UserError(f"attention with {unsupported[0]} cannot be measured: use a model with plain softmax attention")
+
+
 def _attention(
     module: torch.nn.Module,
     query: Float[Tensor, "1 head row d"],
@@ -91,9 +98,7 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The layer's output by fused attention, its weights block by block to the reductions of the current pass."""
-    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if kwargs.get(name) is not None]
-    if unsupported:
-        raise UserError(f"attention with {unsupported[0]} cannot be streamed: use a model with plain softmax attention")
+    require_plain_softmax(kwargs)
     this = _current.get()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

@@ -275,7 +275,7 @@ def test_attention_that_is_no_softmax_is_refused(words: PreTrainedTokenizerBase)
     with pytest.raises(UserError, match="cannot run with fused attention: Gemma2ForCausalLM lacks it"):
         random_lens(config, words)
     q = torch.ones(1, 2, 3, 4)
-    with pytest.raises(UserError, match="attention with softcap cannot be streamed"):
+    with pytest.raises(UserError, match="attention with softcap cannot be measured"):
         ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION](torch.nn.Identity(), q, q, q, None, softcap=30.0)
 
 

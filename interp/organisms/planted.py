@@ -29,8 +29,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from interp.organisms.blank import blank_llama
 from interp.organisms.word_tokenizer import word_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink")
@@ -230,25 +231,8 @@ def build_planted() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer. Everything is exact by construction; nothing is drawn or trained."""
     tokenizer = word_tokenizer(planted_words())
     space = _Space(tokenizer)
-    config = LlamaConfig(
-        vocab_size=space.vocab,
-        hidden_size=space.size,
-        intermediate_size=1,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=HEADS,
-        num_key_value_heads=HEADS,
-        head_dim=HEAD_DIM,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-12,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    for name, weight in model.named_parameters():
-        weight.fill_(1.0 if "norm" in name else 0.0)
+    shape = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM}
+    model = blank_llama(tokenizer, vocab=space.vocab, width=space.size, rotary=ROPE_BASE, **shape)
     gain = math.sqrt(space.size / MAX_FEATURES)
     model.model.embed_tokens.weight.copy_(_embeddings(space))
     model.lm_head.weight.copy_(_unembedding(space, gain))

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from interp.organisms.blank import blank_llama
 from interp.organisms.word_tokenizer import word_tokenizer
 
 CHUNKS = 12
@@ -64,25 +65,8 @@ def build_rhythmic() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     tokenizer = word_tokenizer([*ONSETS, WORD, ANCHOR, STOP])
     ids = tokenizer.get_vocab()
     size = 4 * HEAD_DIM
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size,
-        intermediate_size=1,
-        num_hidden_layers=1,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=HEAD_DIM,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
-        max_position_embeddings=1024,
-        rms_norm_eps=1e-12,
-        tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    model = LlamaForCausalLM(config)
-    for name, weight in model.named_parameters():
-        weight.fill_(1.0 if "norm" in name else 0.0)
+    shape = {"layers": 1, "heads": 4, "head_dim": HEAD_DIM}
+    model = blank_llama(tokenizer, vocab=len(tokenizer), width=size, rotary=ROPE_BASE, **shape)
     gain = math.sqrt(size)  # RMSNorm turns a one-hot embedding into one of this height
     model.model.embed_tokens.weight[:, : len(tokenizer)] = torch.eye(len(tokenizer))
     model.lm_head.weight[ids[WORD], : len(tokenizer)] = CERTAIN / gain
