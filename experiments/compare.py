@@ -12,7 +12,7 @@ from pathlib import Path
 from omegaconf import ListConfig
 
 from experiments import compare_credit, compare_heads
-from experiments.compared import Run, RunsCompared, labels, number_rows
+from experiments.compared import Run, RunsCompared, labels, number_rows, series
 from experiments.options import typed
 from experiments.plan import Plan
 from experiments.session import Session
@@ -102,6 +102,8 @@ def _runs(session: Session) -> list[Run]:
                 f"{directory} is a run of {name} and {directories[0]} one of {names[0]}: compare them apart"
             )
     return [
-        Run(directory, name, label, one, tables_of(directory))
-        for directory, name, label, one in zip(directories, names, labels(options), options, strict=True)
+        Run(directory, name, label, line, one, tables_of(directory))
+        for directory, name, label, line, one in zip(
+            directories, names, labels(options), series(options), options, strict=True
+        )
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class Run:
     experiment: str
     label: str
     """What tells it from the others."""
+    series: str
+    """What tells it from the others but for its layers."""
     options: Options
     table: Callable[[str], pd.DataFrame]
 
@@ -50,6 +53,18 @@ SAYS_NOTHING = ("threads", "data.path", "run", "runs")
 
 def labels(options: Sequence[Options]) -> list[str]:
     """What tells each run from the others: the options that differ; a number where that is not enough."""
+    found = _different(options)
+    counts = Counter(found)
+    return [label if counts[label] == 1 else f"{label} #{i}" for i, label in enumerate(found, start=1)]
+
+
+def series(options: Sequence[Options]) -> list[str]:
+    """What tells runs from one another but for their layers: runs of one series differ by their layers at most."""
+    return _different([{**one, "experiment": {**one["experiment"], "layers": None}} for one in options])
+
+
+def _different(options: Sequence[Options]) -> list[str]:
+    """Each run's values of the options that are not the same in all of them."""
     names = [name for name in differing(options) if name not in SAYS_NOTHING]
     for group in ("model", "data"):  # of another model or data set everything differs: its name is enough
         if f"{group}.name" in names:
@@ -59,33 +74,52 @@ def labels(options: Sequence[Options]) -> list[str]:
     if len(pairs) == len({model for model, _ in pairs}) > 1:  # the model says which data
         names = [name for name in names if name != "data.name"]
     order = sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
-    found = [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
-    counts = Counter(found)
-    return [label if counts[label] == 1 else f"{label} #{i}" for i, label in enumerate(found, start=1)]
+    return [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
 
 
 def _named(name: str, value: Any) -> str:
     if name in PLAIN or name.startswith("data.where"):
         return str(value)
-    text = "-".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"{name.removeprefix('experiment.').replace('.', ' ')} {text}"
+    return f"{name.removeprefix('experiment.').replace('.', ' ')} {_text(value)}"
+
+
+def _text(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def number_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Every headline number of every run, each with its control: the rows of numbers.parquet."""
+    """Every headline number of every run, each with its control: the rows of numbers.parquet.
+
+    A number that not all runs have goes without its sizes, such as "top 10": models differ in them.
+    """
+    found = [read_json(run.directory / SUMMARY)["headlines"] for run in runs]
+    named = [{headline["name"] for headline in headlines} for headlines in found]
+    everywhere = set.intersection(*named)
     rows = []
-    for run in runs:
-        for headline in read_json(run.directory / SUMMARY)["headlines"]:
+    for run, headlines in zip(runs, found, strict=True):
+        layers = option(run.options, "experiment.layers")
+        short = Counter(_without_sizes(headline["name"]) for headline in headlines)
+        for headline in headlines:
+            name = headline["name"]
+            if name not in everywhere and short[_without_sizes(name)] == 1:
+                name = _without_sizes(name)
             control = headline["control"] or {"kind": None, "value": None, "low": None, "high": None}
             rows.append(
                 {
                     "run": run.label,
-                    **{key: headline[key] for key in ("name", "value", "low", "high", "n")},
+                    "series": run.series,
+                    "layers": None if layers is None else _text(layers),
+                    "name": name,
+                    **{key: headline[key] for key in ("value", "low", "high", "n")},
                     "control": control["kind"],
                     **{f"control_{key}": control[key] for key in ("value", "low", "high")},
                 }
             )
     return rows
+
+
+def _without_sizes(name: str) -> str:
+    return re.sub(r" \(layers? [^)]*\)", "", re.sub(r"\btop \d+\b", "top k", name))
 
 
 def differing(options: Sequence[Options], prefix: str = "") -> Iterator[str]:

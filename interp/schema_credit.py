@@ -58,6 +58,8 @@ TABLES: dict[str, tuple[Column, ...]] = {
     ),
     "numbers": (
         Column("run", TEXT, "what tells the run from the others"),
+        Column("series", TEXT, "what tells it from the others but for its layers"),
+        Column("layers", TEXT, "its experiment.layers", null="the experiment has no such option"),
         Column("name", TEXT, "a headline number of its summary.json"),
         Column("value", FLOAT, "its value", null="undefined"),
         Column("low", FLOAT, "lower end of its 95 % interval", null="it has none"),

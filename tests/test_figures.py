@@ -18,6 +18,7 @@ from interp.figures import heads as figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
 from interp.figures import style
+from interp.figures.compare import along_layers
 from interp.figures.token_page import token_page
 from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
@@ -197,6 +198,25 @@ def test_training_curve_has_a_line_a_measure() -> None:
     ]
     axis = training_curve(pd.DataFrame(rows)).axes[0]
     assert [line.get_label() for line in axis.lines] == ["accuracy greedy", "accuracy sampled"]
+
+
+def compared(*runs: tuple[str, str, float]) -> pd.DataFrame:
+    """Numbers of runs, each by its series, its layers and its value."""
+    rest = {"name": "a", "low": np.nan, "high": np.nan, "n": 1, "control": None}
+    controls = dict.fromkeys(("control_value", "control_low", "control_high"), np.nan)
+    rows = [
+        {"run": f"{s} {where} {i}", "series": s, "layers": where, "value": v} for i, (s, where, v) in enumerate(runs)
+    ]
+    return pd.DataFrame([{**row, **rest, **controls} for row in rows])
+
+
+def test_layers_are_an_axis_where_they_tell_the_runs_of_a_series_apart() -> None:
+    (figure,) = along_layers(compared(("x", "0-1", 1.0), ("x", "2-3", 2.0), ("y", "0-1", 3.0), ("y", "2-3", 3.0)))
+    axis = next(axis for axis in figure.axes if axis.get_visible())
+    assert [line.get_ydata().tolist() for line in axis.lines if line.get_linestyle() == "-"] == [[1, 2], [3, 3]]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0-1", "2-3"]
+    assert not list(along_layers(compared(("x", "0-1", 1.0), ("x", "0-1", 2.0), ("x", "2-3", 3.0))))
+    assert not list(along_layers(compared(("x", "0-1", 1.0), ("y", "0-1", 2.0))))
 
 
 @given(st.text())

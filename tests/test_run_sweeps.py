@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
+from experiments.compared import Run, number_rows
 from tests.command import NO_PROBES, ROOT, ok, run
 
 SWEEP = [
@@ -65,6 +68,28 @@ def test_other_launchers_give_the_same_tables(plugin: str, launcher: list[str], 
         assert names == {file.name for file in (tmp_path / "s" / job).glob("*.parquet")}
         for name in names:
             assert (tmp_path / "s" / job / name).read_bytes() == (swept / job / name).read_bytes(), f"{job}/{name}"
+
+
+def test_a_sweep_is_compared_along_its_layers(swept: Path, tmp_path: Path) -> None:
+    ok("experiment=compare", f"runs={swept}/*", "figures=true", f"hydra.run.dir={tmp_path}")
+    numbers = pd.read_parquet(tmp_path / "numbers.parquet")
+    places = numbers[["run", "series", "layers"]].drop_duplicates().to_numpy().tolist()
+    assert places == [
+        [f"{model}, layers {layers}", model, layers] for model in ("planted", "reasoner") for layers in ("0-1", "2-3")
+    ]
+    drawn = {file.name for file in (tmp_path / "figures").glob("*.png")}
+    assert drawn >= {"compare_numbers_0.png", "compare_layers_0.png", "a_fig2_segment_masses.png", "a_fig3_layers.png"}
+
+
+def test_numbers_of_models_with_other_sizes_share_a_name(tmp_path: Path) -> None:
+    names = {"a": ["the top 10 (layers 10-19)", "both"], "b": ["the top 2 (layer 1)", "both", "top 1", "top 2"]}
+    runs = []
+    for label, found in names.items():
+        headlines = [{"name": name, "value": 1, "n": 1, "low": None, "high": None, "control": None} for name in found]
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "summary.json").write_text(json.dumps({"headlines": headlines}))
+        runs.append(Run(tmp_path / label, "heads", label, label, {"experiment": {}}, lambda _: pd.DataFrame()))
+    assert [row["name"] for row in number_rows(runs)] == ["the top k", "both", "the top k", "both", "top 1", "top 2"]
 
 
 def test_layers_decide_which_heads_are_ranked(swept: Path) -> None:

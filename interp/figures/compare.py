@@ -1,11 +1,12 @@
-"""Headline numbers of several runs side by side, each with its interval and its control."""
+"""Runs side by side: headline numbers run by run and along the layers, and what the layers of each run do."""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,29 +16,98 @@ from interp.figures import style
 
 COLUMNS, PANELS = 3, 12
 """Panels beside one another, and on one page."""
+COLOURS = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE, style.GREY, "#56B4E9", "#000000")
+MARKERS = "osD^vP*X"
 
 
 def side_by_side(numbers: pd.DataFrame) -> Iterator[Figure]:
-    """One panel for each number that all runs have: runs from top to bottom, black the value, orange its control."""
+    """One panel for each number that all runs have: runs from top to bottom, blue the value, orange its control."""
     runs = list(numbers["run"].unique())
-    names = [name for name, rows in numbers.groupby("name", sort=False) if set(rows["run"]) == set(runs)]
-    for first in range(0, len(names), PANELS):
-        page = names[first : first + PANELS]
-        rows = -(-len(page) // COLUMNS)
-        size = (3.6 * COLUMNS + 1.2, rows * (0.28 * len(runs) + 1.1) + 0.5)
-        figure, axes = plt.subplots(rows, COLUMNS, figsize=size, sharey=True, squeeze=False)
-        for axis, name in zip(axes.flat, page, strict=False):
-            _panel(axis, numbers[numbers["name"] == name].set_index("run").loc[runs], str(name))
-        for axis in list(axes.flat)[len(page) :]:
-            axis.set_visible(False)
-        marks = [("value, 95 % interval", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
-        handles = [Line2D([], [], color=colour, marker=mark, label=label) for label, colour, mark in marks]
-        figure.legend(handles=handles, loc="lower center", ncol=2, frameon=False, fontsize=8)
-        figure.tight_layout(rect=(0, 0.35 / size[1], 1, 1))
+    marks = [("value, 95 % interval", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
+    handles = [Line2D([], [], color=colour, marker=mark, label=label) for label, colour, mark in marks]
+
+    def draw(axis: Axes, rows: pd.DataFrame) -> None:
+        _runs_downwards(axis, rows.set_index("run").loc[runs])
+
+    yield from _pages(numbers, draw, handles, 0.28 * len(runs) + 1.1)
+
+
+def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
+    """For runs that differ by their layers: one panel for each number that changes with them, layers from left to
+    right, a line for each series; hollow: controls. Nothing where layers do not tell the runs of a series apart."""
+    runs = numbers.drop_duplicates("run")
+    layers = list(runs["layers"].dropna().unique())
+    if len(layers) < 2 or runs.duplicated(["series", "layers"]).any():
+        return
+    changes = numbers.groupby(["name", "series"])["value"].nunique().groupby("name").max() > 1
+    changing = numbers[numbers["name"].map(changes)]
+    series = list(runs["series"].unique())
+    looks = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(series)}
+    handles = [Line2D([], [], color=colour, marker=mark, label=name) for name, (colour, mark) in looks.items()]
+    handles.append(Line2D([], [], color="black", marker="o", mfc="none", linestyle=":", label="their controls"))
+
+    def draw(axis: Axes, rows: pd.DataFrame) -> None:
+        for i, (name, (colour, mark)) in enumerate(looks.items()):
+            of = rows[rows["series"] == name].set_index("layers").reindex(layers)
+            x = np.arange(len(layers)) + 0.12 * (i - (len(series) - 1) / 2)
+            for prefix, line, fill in (("", "-", colour), ("control_", ":", "none")):
+                value, low, high = (of[f"{prefix}{key}"].to_numpy(float) for key in ("value", "low", "high"))
+                axis.plot(x, value, mark + line, color=colour, mfc=fill, markersize=4, linewidth=1)
+                axis.vlines(x, low, high, color=colour, linewidth=1, linestyle=line)
+        axis.set_xticks(range(len(layers)), layers)
+        axis.set_xlim(-0.5, len(layers) - 0.5)
+        axis.set_xlabel("layers", fontsize=7)
+
+    yield from _pages(changing, draw, handles, 2.2)
+
+
+def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
+    """Mean score over heads (left) and share of the top heads (right) of several runs by the depth of the layer;
+    bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs. Only layers with ranked heads."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for axis, (measure, label) in zip(
+        axes, (("mean", f"mean {kind} score"), ("top_share", "share of the top heads")), strict=True
+    ):
+        axis.axvspan(1 / 3, 2 / 3, color=style.GREY, alpha=0.15, lw=0)
+        for i, (name, table) in enumerate(layers.items()):
+            of = table[table["kind"] == kind].sort_values("layer")
+            ranked = of[(of["measure"] == "mean") & of["value"].notna()]["layer"]
+            rows = of[(of["measure"] == measure) & of["layer"].isin(ranked)]
+            depth = (rows["layer"] + 0.5) / (of["layer"].max() + 1)
+            value, low, high = (rows[key].astype(float) for key in ("value", "low", "high"))
+            colour = COLOURS[i % len(COLOURS)]
+            text = f"{name} (n = {rows['n'].max()})"
+            axis.plot(depth, value, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=3, label=text)
+            axis.fill_between(depth, low, high, color=colour, alpha=0.2, lw=0)
+        axis.set_xlim(0, 1)
+        axis.set_xlabel("depth (0: embedding, 1: unembedding)")
+        axis.set_ylabel(label)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=3, frameon=False, fontsize=7)
+    return figure
+
+
+def _pages(
+    numbers: pd.DataFrame, draw: Callable[[Axes, pd.DataFrame], None], handles: list[Line2D], height: float
+) -> Iterator[Figure]:
+    """Pages of panels, one for each number that all runs have."""
+    runs = set(numbers["run"])
+    panels = [(str(name), rows) for name, rows in numbers.groupby("name", sort=False) if set(rows["run"]) == runs]
+    for first in range(0, len(panels), PANELS):
+        page = panels[first : first + PANELS]
+        n_rows = -(-len(page) // COLUMNS)
+        size = (3.6 * COLUMNS + 1.2, n_rows * height + 0.6)
+        figure, axes = plt.subplots(n_rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
+        for axis, (name, rows) in zip(axes.flat, page, strict=False):
+            draw(axis, rows)
+            axis.set_title(textwrap.fill(name, 48), fontsize=8)
+            axis.tick_params(labelsize=7)
+        for i, axis in enumerate(axes.flat):
+            axis.set_visible(i < len(page))
+        figure.legend(handles=handles, loc="outside lower center", ncol=4, frameon=False, fontsize=8)
         yield figure
 
 
-def _panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
+def _runs_downwards(axis: Axes, rows: pd.DataFrame) -> None:
     places = range(len(rows))[::-1]
     for place, (_, row) in zip(places, rows.iterrows(), strict=True):
         for prefix, colour, mark, shift in (("", style.BLUE, "o", 0.12), ("control_", style.ORANGE, "s", -0.16)):
@@ -47,7 +117,7 @@ def _panel(axis: Axes, rows: pd.DataFrame, name: str) -> None:
             axis.plot(value, place + shift, mark, color=colour, markersize=4)
             if not pd.isna(low):
                 axis.hlines(place + shift, low, high, color=colour, linewidth=1.2)
-    axis.set_yticks(list(places), [textwrap.fill(str(label), 28) for label in rows.index], fontsize=7)
+    first_column = axis.get_subplotspec().is_first_col()  # type: ignore[union-attr]
+    labels = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
+    axis.set_yticks(list(places), labels)
     axis.set_ylim(-0.6, len(rows) - 0.4)
-    axis.set_title(textwrap.fill(name, 48), fontsize=8)
-    axis.tick_params(axis="x", labelsize=7)

@@ -161,7 +161,7 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
 
 def overlaps(table: pd.DataFrame, model: str) -> Figure:
     """How many heads two lists share, with what chance expects below; bold: p < .05 after Benjamini-Hochberg."""
-    names = list(dict.fromkeys([*table["first"], *table["second"]]))
+    names = list(dict.fromkeys(table[["first", "second"]].to_numpy().ravel()))
     counts = np.full((len(names), len(names)), np.nan)
     size = 0.62 * len(names) + 2.2
     figure, axis = plt.subplots(figsize=(size, size * 0.85), layout="constrained")

@@ -72,13 +72,18 @@ def _draw_compare(table: Tables, facts: Mapping[str, Any], directory: Path) -> N
         return
     for i, page in enumerate(compare_figures.side_by_side(table("numbers"))):
         style.save(page, directory, f"compare_numbers_{i}")
+    for i, page in enumerate(compare_figures.along_layers(table("numbers"))):
+        style.save(page, directory, f"compare_layers_{i}")
     if facts["compared"] != "heads":
         return
     if not table("overlaps").empty:
         figure = head_figures.overlaps(table("overlaps"), f"top heads by {facts['kind']}")
         style.save(figure, directory, "overlaps")
-    runs = {label: tables_of(Path(run))("heads") for label, run in facts["runs"].items()}
-    style.save(head_figures.segment_masses(runs), directory, "a_fig2_segment_masses")
+    runs = {label: tables_of(Path(run)) for label, run in facts["runs"].items()}
+    masses = {label: of("heads") for label, of in runs.items()}
+    style.save(head_figures.segment_masses(masses), directory, "a_fig2_segment_masses")
+    profiles = {label: of("layers") for label, of in runs.items()}
+    style.save(compare_figures.layer_profiles(profiles, facts["kind"]), directory, "a_fig3_layers")
 
 
 def _draw_patching(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:
