@@ -48,7 +48,7 @@ def run(session: Session) -> Findings:
     # Given texts need no model, and vLLM has its own copy.
     session.describe_environment(with_model=given is None and session.backend is Backend.HUGGING_FACE)
     if given is not None:
-        for index, rows in session.bar(_grade_given(session, judge), "traces", total=len(given)):
+        for index, rows in session.bar(_grade_given(session, judge), "traces", total=session.n_examples):
             store.write(index, given[index].id, answers=rows)
     else:
         for index, rows in session.bar(_answer(session, options, conditions, judge), "questions", session.n_examples):

@@ -82,8 +82,8 @@ def run(session: Session) -> Findings:
     (session.directory / "report.html").write_text(report_page(report), encoding="utf-8")
     session.store.finish(summary(headlines, parts=options.parts, missing=missing))
     lines = [f"not run: {name}: {why}" for name, why in missing.items()]
-    shown = [headline for part in parts for headline in list(_headlines(part))[:ON_SCREEN]]
-    lines.append(f"the first {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
+    shown = [headline for part in parts for headline in _on_screen(part)]
+    lines.append(f"up to {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
     return Findings(shown, [*lines, f"report:  {session.directory / 'report.html'}"])
 
 
@@ -234,6 +234,11 @@ def _headlines(part: Part) -> Iterator[Headline]:
             control["kind"] if control else None,
             _estimate(control) if control else None,
         )
+
+
+def _on_screen(part: Part) -> list[Headline]:
+    """A part's first headline numbers, those with a control before those without."""
+    return sorted(_headlines(part), key=lambda headline: headline.control is None)[:ON_SCREEN]
 
 
 def _estimate(row: dict[str, Any]) -> Estimate:

@@ -35,18 +35,22 @@ def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], lis
         bottom = by_group.get(Group.BOTTOM)
         control = None if bottom is None else _estimate(bottom)
         kind = None if bottom is None else f"bottom {k}"
-        headlines.append(Headline(f"{label}: top {k} by {score}", _estimate(top), kind, control))
+        headlines.append(Headline(f"{label}: top {k} by {_spoken(score)}", _estimate(top), kind, control))
         for group in (Group.BOTTOM, Group.RANDOM, Group.POSITION_MATCHED, Group.ENTROPY_MATCHED):
             if group in by_group and not pd.isna(by_group[group]["difference"]):
-                lines.append(_line(by_group[group], f"{label}, top {score} minus {group.replace('_', ' ')}"))
+                lines.append(_line(by_group[group], f"{label}, top {_spoken(score)} minus {group.replace('_', ' ')}"))
     for row in records(predictors[predictors["metric"] == "jaccard"]):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
-        against = "" if pd.isna(row["p_against_fai"]) else f", against fai p = {row['p_against_fai']:.2g}"
-        about = f"rank correlation of {row['score']} and Jaccard given {row['given']}"
+        against = "" if pd.isna(row["p_against_fai"]) else f", against FAI p = {row['p_against_fai']:.2g}"
+        about = f"rank correlation of {_spoken(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
     n = int(perturbed["n"].max()) if len(perturbed) else 0
     return headlines, {"n_problems": n}, lines
+
+
+def _spoken(score: str | None) -> str:
+    return str(score).replace("_", " ").replace("fai", "FAI").replace("waad", "WAAD")
 
 
 def _estimate(row: dict[str, Any]) -> Estimate:

@@ -29,10 +29,10 @@ def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], 
     for name, column in (("WAAD, tokens", "waad"), ("FAI to the end", "fai_to_end"), ("entropy, nats", "entropy")):
         means = by_trace[column].mean().to_numpy(dtype=float)
         headlines.append(Headline(f"mean {name}", bootstrap_mean(means, rng_for(seed, "mean", column))))
-    for name in ("waad_peak", "fai_peak", "receiver_peak"):
-        shares = by_trace[name].mean().to_numpy(dtype=float)
-        estimate = bootstrap_mean(shares, rng_for(seed, "share", name))
-        headlines.append(Headline(f"share of tokens that are {name.replace('_', ' ')}s", estimate))
+    for column, name in (("waad_peak", "WAAD"), ("fai_peak", "FAI"), ("receiver_peak", "receiver-FAI")):
+        shares = by_trace[column].mean().to_numpy(dtype=float)
+        estimate = bootstrap_mean(shares, rng_for(seed, "share", column))
+        headlines.append(Headline(f"share of tokens that are {name} peaks", estimate))
     lines = [_line(row) for row in records(_main(couplings))]
     lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
     return headlines, {"n_traces": int(tokens["example"].nunique())}, lines
@@ -86,7 +86,8 @@ def _partial(partial: pd.DataFrame) -> list[str]:
     for row in records(partial):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
-        lines.append(f"{row['coupling']} given {row['given']}: {row['value']:.2f} SD{interval}{p}")
+        name = NAMES[Coupling(row["coupling"])]
+        lines.append(f"{name}, given {row['given']}: {row['value']:.2f} SD{interval}{p}")
     return lines
 
 

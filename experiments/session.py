@@ -184,8 +184,10 @@ class Session:
 
     @property
     def n_examples(self) -> int:
-        """Number of examples in the data, those that will be left out included."""
-        return len(self.questions if self.given is None else self.given)
+        """Number of questions, or of given traces to measure at the most: more may be looked at and left out."""
+        if self.given is None:
+            return len(self.questions)
+        return min(len(self.given), self.data_options.limit or len(self.given))
 
     @cached_property
     def store(self) -> RunStore:

@@ -23,7 +23,7 @@ nav ol { columns: 2; } figure { margin: 1.5rem 0; } figcaption { color: #333; fo
 img { max-width: 100%; height: auto; } .published { background: #f3f3f3; padding: .6rem .9rem; }
 table { border-collapse: collapse; font-size: .85rem; } .wide { overflow-x: auto; }
 th, td { padding: .2rem .6rem; border-bottom: 1px solid #ddd; text-align: left; } th { border-bottom-color: #555; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } caption { text-align: left; padding: .4rem 0; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; } summary { cursor: pointer; margin: 1rem 0; }
 iframe { width: 100%; height: 44rem; border: 1px solid #bbb; } code { font-size: .9em; }
 .apart { font-weight: 600; } li { margin: .3rem 0; }
 """
@@ -31,6 +31,14 @@ iframe { width: 100%; height: 44rem; border: 1px solid #bbb; } code { font-size:
 
 NULLS = frozenset({"random signs", "shifted in a circle"})
 """Controls that are null distributions: their interval holds 95 % of what chance gives."""
+
+
+FIGURE_DOTS = 1.8
+"""Dots of a figure to one pixel of the page."""
+
+
+LONG = 12
+"""Longer tables and lists are folded."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +75,7 @@ def report_page(report: Report) -> str:
     )
     leads = [f"<li><b>{_text(ABOUT[part.name].title)}</b> {sentence(lead(part))}</li>" for part in done]
     body.append(f"<h2>In short</h2><ul>{''.join(leads)}</ul>")
+    body.append(_beside(done))
     body += [_section(part, ABOUT[part.name]) for part in done]
     if missing:
         rows = [f"<li><b>{_text(ABOUT[p.name].title)}</b> {_text(str(p.missing))}</li>" for p in missing]
@@ -120,6 +129,29 @@ def outside(headline: Mapping[str, Any], null: Mapping[str, Any]) -> bool | None
     return bool(not null["low"] <= headline["value"] <= null["high"])
 
 
+def _beside(parts: Sequence[Part]) -> str:
+    """Published numbers and ours in one table; the models differ, so no test is made between them."""
+    rows = []
+    for part in parts:
+        assert part.summary is not None
+        for key, published in ABOUT[part.name].beside.items():
+            one = next((found for found in part.summary["headlines"] if key in found["name"]), None)
+            if one is None:
+                continue
+            control = one["control"]
+            against = f"{control['kind']}: {_estimate(control)}" if control else ""
+            cells = (one["name"], published, f"{_estimate(one)}, n = {one['n']}", against)
+            rows.append(f"<tr>{''.join(f'<td>{_text(cell)}</td>' for cell in cells)}</tr>")
+    if not rows:
+        return ""
+    head = "".join(f"<th>{name}</th>" for name in ("", "published, on the papers' models", "here", "control here"))
+    return (
+        "<h2>Published and found</h2><p>The papers' models and data differ from these: the table shows whether things "
+        "go the same way, not whether numbers agree.</p>"
+        f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    )
+
+
 def _estimate(number: Mapping[str, Any]) -> str:
     if number["value"] is None:
         return "undefined"
@@ -130,7 +162,7 @@ def _estimate(number: Mapping[str, Any]) -> str:
 def _section(part: Part, about: About) -> str:
     assert part.summary is not None
     found = "".join(f"<li>{sentence(headline)}</li>" for headline in part.summary["headlines"])
-    more = "".join(f"<li>{_text(line)}</li>" for line in part.summary.get("lines", []))
+    more = [f"<li>{_text(line)}</li>" for line in part.summary.get("lines", [])]
     skipped = part.summary.get("skipped") or {}
     left = "; ".join(f"{n} {reason}" for reason, n in skipped.items())
     return "\n".join(
@@ -139,7 +171,7 @@ def _section(part: Part, about: About) -> str:
             f"<p>{_text(about.question)}</p>",
             f'<p class="published"><b>Published.</b> {_text(about.published)}</p>',
             f"<ul>{found}</ul>",
-            f"<p>Further:</p><ul>{more}</ul>" if more else "",
+            _folded("Further", "lines", more, f"<ul>{''.join(more)}</ul>"),
             f"<p>Left out: {_text(left)}.</p>" if left else "",
             *_shown(part.directory / "figures", about),
             f"<p>Tables and figures: <code>{_text(part.directory.name)}/</code></p>",
@@ -155,8 +187,9 @@ def _shown(directory: Path, about: About) -> list[str]:
         caption = about.figures.get(name, name.replace("_", " "))
         picture, table, page = (directory / f"{name}.{kind}" for kind in ("png", "csv", "html"))
         if picture.is_file():
-            data = base64.b64encode(picture.read_bytes()).decode()
-            image = f'<img alt="{_text(caption)}" src="data:image/png;base64,{data}">'
+            content = picture.read_bytes()
+            data, width = base64.b64encode(content).decode(), _width(content)
+            image = f'<img alt="{_text(caption)}" width="{width}" src="data:image/png;base64,{data}">'
             shown.append(f"<figure>{image}<figcaption>{_text(caption)}</figcaption></figure>")
         if table.is_file():
             shown.append(_table(table, caption))
@@ -169,12 +202,26 @@ def _shown(directory: Path, about: About) -> list[str]:
     return shown
 
 
+def _width(png: bytes) -> int:
+    """In CSS pixels, such that letters have one size in all figures: a picture's header has its width at byte 16."""
+    return round(int.from_bytes(png[16:20], "big") / FIGURE_DOTS)
+
+
 def _table(file: Path, caption: str) -> str:
     with file.open(newline="", encoding="utf-8") as lines:
         header, *rows = list(csv.reader(lines))
     head = "".join(f"<th>{_text(name)}</th>" for name in header)
     body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
-    return f'<div class="wide"><table><caption>{_text(caption)}</caption><tr>{head}</tr>{body}</table></div>'
+    return _folded(caption, "rows", rows, f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>')
+
+
+def _folded(title: str, unit: str, items: Sequence[Any], content: str) -> str:
+    """The content below its title, folded where it is long; nothing without items."""
+    if not items:
+        return ""
+    if len(items) <= LONG:
+        return f"<p>{_text(title)}</p>{content}"
+    return f"<details><summary>{_text(title)} ({len(items)} {unit})</summary>{content}</details>"
 
 
 def _cell(text: str) -> str:

@@ -93,6 +93,11 @@ class Trace:
         start, end = self.offsets[position]
         return self.text[start:end]
 
+    def spaced_text(self, position: int) -> str:
+        """A token's text with what stands between it and the token before, where no token holds the spaces."""
+        before = self.offsets[position - 1][1] if position else self.offsets[position][0]
+        return self.text[min(before, self.offsets[position][0]) : self.offsets[position][1]]
+
     def segment_text(self, segment: Segment) -> str:
         span = self[segment]
         return self.text[self.offsets[span.start][0] : self.offsets[span.end - 1][1]] if len(span) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -55,6 +56,11 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "Paper A, section 4" in page
     assert "A training takes longer than a report should" in page
+    beside = page[page.index("Published and found") : page.index('<h2 id="evaluate">')]
+    for part in ("evaluate", "heads"):
+        for key, published in ABOUT[part].beside.items():
+            assert html.escape(key) in beside
+            assert published in beside
 
 
 def test_the_report_opens_in_a_browser_without_network(paper: Path, tmp_path: Path) -> None:

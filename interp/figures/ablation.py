@@ -111,7 +111,7 @@ def single_heads(
         values[int(row["layer"]), int(row["head"])] = row["value"]
     most = max(1e-9, float(np.nanmax(np.abs(values))))
     figure, axis = plt.subplots(figsize=(0.45 * shape[1] + 2.2, 0.32 * shape[0] + 1.4))
-    image = axis.imshow(values, cmap=style.DIVERGING, norm=TwoSlopeNorm(0, -most, most), aspect="auto")
+    image = axis.imshow(values, cmap=style.DIVERGING, norm=TwoSlopeNorm(0, -most, most), aspect="auto", origin="lower")
     for head in lists.get("rfh", ())[:10]:
         axis.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, linewidth=1.8))
     axis.set_xlabel("head")

@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.heads import Head
@@ -67,7 +66,8 @@ def attention_maps(
             rho = scores.get(trace.example)
             shown = "no trajectory" if rho is None or np.isnan(rho) else f"trajectory {rho:+.2f}"
             axis.set_title(f"{_short(trace.example)}\nhead {head}, {shown}", fontsize=8)
-            bar = figure.colorbar(image, ax=axis, shrink=0.85, ticks=MaxNLocator(4))
+            ticks = np.linspace(0, 1, 4) ** 2 * image.norm.vmax  # at equal distances, under the square root
+            bar = figure.colorbar(image, ax=axis, shrink=0.85, ticks=ticks, format="%.2g")
             bar.ax.tick_params(labelsize=7)
         row[0].set_ylabel("position of the answer token")
     for axis in axes[-1]:

@@ -53,10 +53,13 @@ def label(token: str | None) -> str:
 
 
 def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
-    """Writes NAME.csv and NAME.tex, the latter with three digits."""
+    """Writes NAME.csv, with one line of column names, and NAME.tex, with three digits."""
     directory.mkdir(parents=True, exist_ok=True)
     index = not isinstance(table.index, pd.RangeIndex)
-    table.to_csv(directory / f"{name}.csv", index=index)
+    flat = table.copy()
+    if isinstance(table.columns, pd.MultiIndex):
+        flat.columns = pd.Index([", ".join(map(str, names)) for names in table.columns])
+    flat.to_csv(directory / f"{name}.csv", index=index)
     text = table.to_latex(index=index, float_format="%.3g", escape=True, na_rep="--")
     (directory / f"{name}.tex").write_text(text)
     return directory / f"{name}.csv"

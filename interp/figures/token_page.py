@@ -136,7 +136,7 @@ def _token(trace: Trace, position: int, shade: float, first: int, deciding: rang
     classes += " a" if position >= first else ""
     classes += " q" if position in deciding else ""
     classes += " r" if position in reflections else ""
-    text = trace.token_text(position) or ("⟨bos⟩" if position == 0 else "")
+    text = trace.spaced_text(position) or ("⟨bos⟩" if position == 0 else "")
     colour = ";color:#fff" if shade > 0.6 else ""
     return (
         f'<span class="{classes}" data-p="{position}" style="background-color:rgba(0,114,178,{shade:.3f}){colour}">'

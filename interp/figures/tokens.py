@@ -66,7 +66,7 @@ def _lay_out(trace: Trace) -> list[_Piece]:
     """Tokens on lines of COLUMNS characters; line breaks are kept, as a sign at the end of the line."""
     pieces, line, column = [], 0, 0
     for position in range(trace.n_measured):
-        text = trace.token_text(position) or ("⟨bos⟩" if position == 0 else "")
+        text = trace.spaced_text(position) or ("⟨bos⟩" if position == 0 else "")
         for part in text.splitlines(keepends=True) or [text]:
             shown = part.rstrip("\r\n").replace("\t", " ")
             broken = len(shown) < len(part)
