@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import multiprocessing
 import random
 import re
 import shutil
@@ -15,7 +16,7 @@ import pytest
 
 from interp.report import Part, Report, apart, outside, report_page, sentence
 from interp.report_text import ABOUT
-from interp.store import RunStore, read_table
+from interp.store import read_table
 from tests.command import SMALL_PAPER, ok, run
 
 SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]
@@ -82,35 +83,30 @@ def test_the_report_opens_in_a_browser_without_network(paper: Path, tmp_path: Pa
     assert "CONSOLE" not in done.stderr
 
 
-def test_interrupted_ten_times_it_ends_with_the_same_tables(
-    paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng, directory = random.Random(0), tmp_path / "cut"
-    write_part, interruptions = RunStore._write_part, 0
-    for _ in range(10):
-        left = rng.randrange(3)
-
-        def interrupted(self: RunStore, *arguments: Any) -> None:
-            nonlocal left
-            if left == 0:
-                raise KeyboardInterrupt
-            left -= 1
-            write_part(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(RunStore, "_write_part", interrupted)
-            began = (directory / "environment.json").is_file()
-            done = run(*SMALL, f"resume={directory}" if began else f"hydra.run.dir={directory}")
-        if done.returncode == 0:
-            break
-        assert done.returncode == 130, done.stderr
-        interruptions += 1
-    assert interruptions >= 5
-    if not (directory / "summary.json").is_file():
-        ok(*SMALL, f"resume={directory}")
-    ours, theirs = tables(directory), tables(paper)
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if ours[name] != theirs[name]] == []
+def test_killed_ten_times_it_ends_with_the_same_tables(paper: Path, tmp_path: Path) -> None:
+    """SIGKILL at random moments, as often as it takes runs to end; each one's tables equal the uninterrupted run's."""
+    context = multiprocessing.get_context("forkserver")  # which imports everything once
+    context.set_forkserver_preload(["tests.command", "experiments.heads", "experiments.evaluate", "experiments.paper"])
+    rng, theirs, kills, ended = random.Random(0), tables(paper), 0, 0
+    while kills < 10 or not ended:
+        directory = tmp_path / str(ended)
+        began = (directory / "environment.json").is_file()
+        child = context.Process(
+            target=run, args=(*SMALL, f"resume={directory}" if began else f"hydra.run.dir={directory}")
+        )
+        child.start()
+        child.join(rng.uniform(0.5, 4) if kills < 10 else 200)
+        if child.is_alive():
+            child.kill()
+            child.join()
+            kills += 1
+        else:
+            assert child.exitcode == 0
+        if (directory / "summary.json").is_file():
+            ours = tables(directory)
+            assert ours.keys() == theirs.keys()
+            assert [name for name in ours if ours[name] != theirs[name]] == []
+            ended += 1
 
 
 def test_given_traces_are_measured_as_they_are(paper: Path, tmp_path: Path) -> None:
