@@ -59,6 +59,16 @@ def test_a_local_directory(planted: Lens, tmp_path: Path) -> None:
     assert lens.tokenizer.padding_side == "left"
 
 
+def test_a_device_map_changes_nothing_on_one_device(reasoner: Lens) -> None:
+    path = str(CHECKPOINTS / "reasoner")
+    spread = load_lens(ModelSpec("spread", ModelSource.PRETRAINED, path, device_map="auto"))
+    assert spread.device == reasoner.device
+    assert spread.fingerprint == reasoner.fingerprint
+    ids = torch.arange(10)[None]
+    assert torch.equal(spread.hf(ids).logits, reasoner.hf(ids).logits)
+    assert check_instrument(spread)
+
+
 def test_fingerprints_tell_weights_apart() -> None:
     first, second = (from_memory("p", *build_planted()) for _ in range(2))
     assert first.fingerprint == second.fingerprint
