@@ -32,7 +32,7 @@ from interp.trace import Segment, Trace
 
 IMPLEMENTATION = "anchorlens_interventions"
 DRAWS = 2**14
-"""Positions behind one another that get a random sample of their own."""
+"""So many positions behind one another get a random sample of their own."""
 
 
 class AblationKind(StrEnum):
@@ -85,9 +85,21 @@ class Batch:
     def width(self) -> int:
         return self.ids.shape[1]
 
+    @property
+    def position_ids(self) -> Int[Tensor, "row pos"]:
+        """Counted from each row's first token, as in generation; padding has 0."""
+        return (self.mask.cumsum(-1) - 1).clamp(min=0)
+
     def predicting(self, row: int) -> int:
         """The first query that predicts an answer token."""
         return self.spans[row][Segment.ANSWER][0] - 1
+
+
+def acts_on_answers(interventions: Sequence[Ablation | Knockout]) -> bool:
+    """Whether nothing happens before the first query that predicts an answer token."""
+    return all(
+        one.rows is Rows.ANSWER if isinstance(one, Ablation) else one.source is Segment.ANSWER for one in interventions
+    )
 
 
 def batch_of(lens: Lens, traces: Sequence[Trace], *, whole: bool = True) -> Batch:
@@ -301,10 +313,7 @@ def _replaced(
         else:
             # One draw a position, the same for all heads of a layer and whether or not there is a cache.
             first = active.batch.predicting(row)
-            draws = [
-                int(rng_for(active.seed, "resample", row, layer, int(p) - first).integers(len(pool)))
-                for p in places[asks]
-            ]
+            draws = active.draws(row, layer, len(pool))[(places[asks].cpu() - first) % DRAWS]
             out[at] = pool[draws].to(out)
     return out
 

@@ -2,6 +2,8 @@
 
 Two ways to look. *Teacher-forced*: the trace stays as it was and the predictions of its answer tokens change. *Written
 anew*: the model writes its answer again, greedily, after its own reasoning, with the intervention in force.
+
+Interventions on the answer leave everything before it as it was: its keys and values are computed once and shared.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from transformers import DynamicCache
 
-from interp.ablation import Ablation, Batch, Knockout, Reference, batch_of, intervened
+from interp.ablation import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
 from interp.trace import Segment, Trace, end_ids
@@ -60,6 +63,35 @@ def answer_position(trace: Trace) -> int | None:
     return next((p for p in range(span.start, span.end) if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
 
 
+@dataclass(frozen=True)
+class _Before:
+    """Keys and values of every layer for the first positions of a batch."""
+
+    layers: list[tuple[Float[Tensor, "row kv_head pos d"], Float[Tensor, "row kv_head pos d"]]]
+
+    @classmethod
+    def computed(cls, lens: Lens, batch: Batch, stop: int) -> _Before:
+        """Positions 0 to stop - 1, by the attention function that the interventions use."""
+        cache = DynamicCache()
+        with intervened(lens, batch, ()):
+            lens.hf.base_model(
+                batch.ids[:, :stop],
+                attention_mask=batch.mask[:, :stop],
+                position_ids=batch.position_ids[:, :stop],
+                past_key_values=cache,
+                use_cache=True,
+            )
+        keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
+        return cls(list(zip(keys, values, strict=True)))
+
+    def cache(self) -> DynamicCache:
+        """A cache that a pass may add to: these tensors stay as they are."""
+        cache = DynamicCache()
+        for layer, (keys, values) in enumerate(self.layers):
+            cache.update(keys, values, layer)
+        return cache
+
+
 @dataclass
 class Subjects:
     """Traces side by side with what the model says of them when nothing is cut."""
@@ -68,6 +100,8 @@ class Subjects:
     traces: list[Trace]
     golds: list[str | None]
     max_new_tokens: int
+    cached: bool = True
+    """False computes what comes before the answers every time: the reference that the tests compare with."""
     batch: Batch = field(init=False)
     prompts: Batch = field(init=False)
     clean: list[Float[Tensor, "token vocab"]] = field(init=False)
@@ -79,6 +113,7 @@ class Subjects:
     own: list[int] = field(init=False)
     """That token."""
     written: list[str] | None = None
+    _shared: dict[bool, _Before] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positions = [_required(answer_position(trace)) for trace in self.traces]
@@ -97,14 +132,32 @@ class Subjects:
         self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
     ) -> list[Float[Tensor, "token vocab"]]:
         lens, batch = self.lens, self.batch
+        start, cache = self._before(batch, interventions)
         with intervened(lens, batch, interventions, reference, seed):
-            hidden = lens.hf.base_model(batch.ids, attention_mask=batch.mask, use_cache=False).last_hidden_state
+            hidden = lens.hf.base_model(
+                batch.ids[:, start:],
+                attention_mask=batch.mask,
+                position_ids=batch.position_ids[:, start:],
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
         head = lens.hf.get_output_embeddings()
         found = []
         for row in range(len(self.traces)):
             stop = batch.spans[row][Segment.ANSWER][1] - 1
-            found.append(head(hidden[row, batch.predicting(row) : stop]).float().log_softmax(-1).cpu())
+            asked = hidden[row, batch.predicting(row) - start : stop - start]
+            found.append(head(asked).float().log_softmax(-1).cpu())
         return found
+
+    def _before(self, batch: Batch, interventions: Sequence[Intervention]) -> tuple[int, DynamicCache | None]:
+        """Up to where the interventions change nothing in any row, and the keys and values of that part."""
+        start = min(batch.predicting(row) for row in range(len(batch.spans)))
+        if not self.cached or start == 0 or not acts_on_answers(interventions):
+            return 0, None
+        written = batch is self.prompts
+        if written not in self._shared:
+            self._shared[written] = _Before.computed(self.lens, batch, start)
+        return start, self._shared[written].cache()
 
     def teacher_forced(
         self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
@@ -151,10 +204,12 @@ class Subjects:
         self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
     ) -> list[str]:
         lens, prompts = self.lens, self.prompts
+        _, cache = self._before(prompts, interventions)
         with intervened(lens, prompts, interventions, reference, seed):
             out = lens.hf.generate(  # type: ignore[operator]
                 input_ids=prompts.ids,
                 attention_mask=prompts.mask,
+                **({"past_key_values": cache} if cache is not None else {}),
                 max_new_tokens=self.max_new_tokens,
                 do_sample=False,
                 temperature=None,

@@ -240,6 +240,39 @@ def test_effects_by_hand(planted: Lens, planted_traces: list[Trace]) -> None:
     assert (rows["kl"]["heads_kind"], rows["kl"]["n_heads"], rows["kl"]["rows"]) == ("rfh", 1, "answer")
 
 
+@pytest.mark.parametrize("kind", AblationKind)
+@pytest.mark.parametrize("renormalise", [True, False])
+def test_what_comes_before_the_answers_may_be_shared(reasoner: Lens, kind: AblationKind, renormalise: bool) -> None:
+    """Answers of different lengths behind reasoning of different lengths, with and without sharing."""
+    problems = [
+        "Tom 3 pens, finds 4. How many pens does Tom have? <think> First, Tom 3. 3 + 4 = 7. </think> The answer is 7.",
+        "Mia 5 pens. How many pens? <think> Mia 5. </think> Mia 5 pens. Tom 6 pens. The answer is 5.",
+    ]
+    traces = [parse_text(text, reasoner.tokenizer, example=str(i)) for i, text in enumerate(problems)]
+    shared, plain = (Subjects(reasoner, traces, [None, None], 8, cached=cached) for cached in (True, False))
+    reference = record_reference(reasoner, traces, samples=8)
+    heads = frozenset({Head(0, 1), Head(1, 3), Head(3, 5)})
+    for interventions in (
+        (Ablation(heads, kind, Rows.ANSWER),),
+        (Ablation(heads, kind, Rows.ALL),),
+        (Knockout(Segment.ANSWER, Segment.REASONING, None, renormalise),),
+        (Knockout(Segment.REASONING, Segment.PROMPT, heads, renormalise),),
+        (Ablation(heads, kind, Rows.ANSWER), Knockout(Segment.ANSWER, Segment.PROMPT, heads, renormalise)),
+    ):
+        both = [
+            [
+                *subjects.teacher_forced(interventions, Labels("x"), reference, 3),
+                *subjects.written_anew(interventions, Labels("x"), reference, 3),
+            ]
+            for subjects in (shared, plain)
+        ]
+        for ours, theirs in zip(*both, strict=True):
+            assert {**ours, "clean": 0, "patched": 0, "value": 0} == {**theirs, "clean": 0, "patched": 0, "value": 0}
+            for number in ("clean", "patched", "value"):
+                assert ours[number] == pytest.approx(theirs[number], abs=1e-4)
+    assert max(abs(row["value"]) for row in both[0] if row["metric"] == "ld") > 0.01
+
+
 def test_where_the_answer_stands(words: PreTrainedTokenizerBase) -> None:
     trace = parse_text("Tom 3. <think> 3 + 4 = 7. </think> Tom 7 pens. The answer is 7.", words)
     position = answer_position(trace)
