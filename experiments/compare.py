@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import ListConfig
 
@@ -46,11 +47,12 @@ def run(session: Session) -> Findings:
     options = typed(CompareOptions, session.cfg.experiment, "experiment")
     runs = _runs(session)
     log.info("comparing %s", ", ".join(str(one.directory) for one in runs))
+    numbers = number_rows(runs)
     further = COMPARE.get(runs[0].experiment)
-    compared = further(runs, options.kind) if further else RunsCompared({}, _side_by_side(runs))
+    compared = further(runs, options.kind) if further else RunsCompared({}, _side_by_side(numbers, len(runs)))
     session.describe_environment(with_model=False)
     store = session.store
-    store.write_closing("compared", numbers=number_rows(runs), **compared.tables)
+    store.write_closing("compared", numbers=numbers, **compared.tables)
     facts = summary(
         compared.headlines,
         compared=runs[0].experiment,
@@ -62,14 +64,13 @@ def run(session: Session) -> Findings:
     return Findings(compared.headlines, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{compared.title}")
 
 
-def _side_by_side(runs: list[Run]) -> list[Headline]:
+def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:
     """Every headline number that all runs have, run by run."""
-    rows = number_rows(runs)
     counts = Counter(row["name"] for row in rows)
     return [
         Headline(f"{row['name']}: {row['run']}", Estimate(row["value"], row["n"], row["low"], row["high"]))
         for name in counts
-        if counts[name] == len(runs)
+        if counts[name] == n_runs
         for row in rows
         if row["name"] == name and row["value"] is not None
     ]

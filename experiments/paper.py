@@ -247,7 +247,8 @@ def _estimate(row: dict[str, Any]) -> Estimate:
 
 
 def _notes(session: Session, options: PaperOptions) -> list[str]:
-    data, undrawn = session.data_options.name, [] if session.cfg.figures else ["figures=false: none were drawn."]
+    data = session.data_options.name
+    undrawn = [] if session.cfg.figures else ["No figures were drawn: the run was made with figures=false."]
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"
     if session.given is not None:
         return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured.", *undrawn]

@@ -129,8 +129,9 @@ def run(session: Session) -> Findings:
     _analyse(session, options, sets)
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
-    session.draw(more)
-    store.finish(summary(headlines, lines=lines, **more))
+    facts = summary(headlines, lines=lines, **more)
+    session.draw(facts)
+    store.finish(facts)
     return Findings(headlines, lines)
 
 
