@@ -13,6 +13,7 @@ from interp.answers import graded
 from interp.datasets import Question, TraceText
 from interp.errors import TraceError
 from interp.generate import Response
+from interp.input_check import positions_of
 from interp.prompts import Condition, render
 from interp.trace import Segment, Trace, parse_ids, parse_response, parse_text
 
@@ -129,6 +130,9 @@ def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> 
     """Why a well-formed trace is not measured; None if it is."""
     if needs is Needs.REASONING and not len(trace[Segment.REASONING]):
         return "empty reasoning"
+    positions = positions_of(session.lens.hf.config)
+    if positions is not None and trace.n_measured > positions:
+        return f"longer than the {positions} positions of {session.lens.name}"
     maximum = session.data_options.max_tokens
     if maximum is not None and trace.n_measured > maximum:
         return f"longer than data.max_tokens={maximum}"

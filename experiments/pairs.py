@@ -26,6 +26,7 @@ from interp.datasets import Question
 from interp.errors import TraceError, UserError
 from interp.generate import Response
 from interp.grading import Outcome
+from interp.lens import Lens
 from interp.prompts import Condition, PromptStyle, render
 from interp.trace import Segment, parse_ids
 
@@ -71,7 +72,7 @@ class PairMaker:
     """Makes the pairs of a session's data, in order."""
 
     def __init__(self, session: Session) -> None:
-        self.session, self.lens = session, session.lens
+        self.session = session
         if session.cfg.data.kind != "contrast":
             raise UserError(
                 f"data={session.cfg.data.name} has no contrast pairs: use data=contrast or object_comparison"
@@ -88,6 +89,11 @@ class PairMaker:
         self.questions = questions_from(self.source, self.options.path, self.options.seed, self.options.limit)
         if not self.questions:
             raise UserError("there is no contrast question: raise data.limit or give another data.path")
+
+    @property
+    def lens(self) -> Lens:
+        """Loaded when first asked for: the questions are checked before."""
+        return self.session.lens
 
     def _source(self) -> PairSource:
         if self.options.path is not None and self.options.source in ("auto", PairSource.OBJECT_COMPARISON):

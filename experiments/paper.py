@@ -133,6 +133,8 @@ def _run_part(session: Session, options: PaperOptions, name: str, directory: Pat
         _share_traces(session, options)
     part = _session(session, options, name, directory)
     try:
+        if name not in ON_TRACES:  # its own questions; the shared traces are the model's own
+            part.input  # noqa: B018 - said, or refused
         EXPERIMENTS[name]().run(part)
     finally:
         part.close()
@@ -248,13 +250,15 @@ def _estimate(row: dict[str, Any]) -> Estimate:
 
 def _notes(session: Session, options: PaperOptions) -> list[str]:
     data = session.data_options.name
-    undrawn = [] if session.cfg.figures else ["No figures were drawn: the run was made with figures=false."]
+    said = [*(session.input.warnings if session.input else ())]
+    if not session.cfg.figures:
+        said.append("No figures were drawn: the run was made with figures=false.")
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"
     if session.given is not None:
-        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured.", *undrawn]
+        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured.", *said]
     sampling = asdict(session.generation)
     return [
         f"{shared} at T = {sampling['temperature']:g}; the first {options.traces} finished traces with reasoning are "
         "what the parts on heads, rhythm, ablation, forced tokens and changed reasoning measure.",
-        *undrawn,
+        *said,
     ]

@@ -10,6 +10,7 @@ from experiments.options import choice
 from experiments.session import Session
 from interp.errors import UserError
 from interp.haystack import Haystack, haystacks
+from interp.input_check import positions_of
 from interp.probes import Decoding, induction_scores, retrieval_scores
 from interp.ranking import HeadKind
 
@@ -32,7 +33,7 @@ def needles_for(session: Session, haystack: HaystackOptions) -> list[Haystack]:
         lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
     )
     longest = max((len(needle.ids) for needle in needles), default=0) + haystack.max_new_tokens
-    positions = getattr(lens.hf.config, "max_position_embeddings", None)
+    positions = positions_of(lens.hf.config)
     if needles and positions is not None and longest > positions:
         raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
     return needles

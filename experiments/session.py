@@ -20,6 +20,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data import DataOptions, given_traces, questions
+from experiments.input import look_at_input
 from experiments.options import choice, typed
 from interp.answers import Grading
 from interp.datasets import Question, TraceText
@@ -27,6 +28,7 @@ from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.generate import Backend, Generator, HuggingFaceGenerator, Sampling
 from interp.grading import AnswerFormat
+from interp.input_check import InputNotes
 from interp.instrument import check_instrument
 from interp.lens import Lens, ModelSource, ModelSpec, load_lens, load_tokenizer
 from interp.prompts import PromptStyle
@@ -125,8 +127,17 @@ class Session:
 
     @cached_property
     def lens(self) -> Lens:
+        self.input  # noqa: B018 - wrong input is refused before the weights are loaded
         log.info("loading %s", self.model_spec.name)
         return load_lens(self.model_spec)
+
+    @cached_property
+    def input(self) -> InputNotes | None:
+        """What the input looks like to the model; what is odd about it has been said. None without data."""
+        notes = look_at_input(self)
+        for warning in notes.warnings if notes else ():
+            log.warning("%s", warning)
+        return notes
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -142,6 +153,7 @@ class Session:
         """What continues prompts."""
         if self.backend is Backend.HUGGING_FACE:
             return HuggingFaceGenerator(self.lens)
+        self.input  # noqa: B018 - as before loading a lens
         from interp.vllm_backend import VllmGenerator  # an optional package
 
         return VllmGenerator(self.model_spec, self.tokenizer)
@@ -223,6 +235,7 @@ class Session:
                 "options": self._options(),
                 "seed": self.seed,
                 "model": model,
+                "input": self.input.as_json() if with_model and self.input else None,
                 "instrument": check_instrument(self.lens) if with_model else None,
                 "device": str(self.lens.device) if with_model else None,
                 "dtype": str(self.lens.hf.dtype) if with_model else None,

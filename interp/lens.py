@@ -25,6 +25,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -158,6 +159,17 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     directory = locate(spec)
     try:
         return AutoTokenizer.from_pretrained(directory, padding_side="left", **_loading_options(spec))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model {spec.name}: cannot load {directory}: {_first_line(error)}") from error
+
+
+def load_config(spec: ModelSpec) -> PretrainedConfig:
+    """The configuration alone, without the weights. Raises UserError as `load_lens`."""
+    if spec.source is ModelSource.PLANTED:
+        return load_lens(spec).hf.config
+    directory = locate(spec)
+    try:
+        return AutoConfig.from_pretrained(directory, **_loading_options(spec))
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"model {spec.name}: cannot load {directory}: {_first_line(error)}") from error
 

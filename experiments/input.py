@@ -1,0 +1,43 @@
+"""A look at what a run is to measure, before its model is loaded (see interp/input_check.py)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from interp.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
+from interp.lens import load_config, load_tokenizer
+from interp.prompts import Condition, render
+
+if TYPE_CHECKING:
+    from experiments.session import Session
+
+WITHOUT_DATA = ("train_reasoner", "compare", "figures")
+"""Experiments that make their own data, or need none."""
+
+
+def look_at_input(session: Session) -> InputNotes | None:
+    """What is odd about the run's traces or prompts; None for experiments without data. Raises UserError for what
+    cannot be measured."""
+    if session.cfg.experiment.name in WITHOUT_DATA:
+        return None
+    model = session.model_options
+    positions = positions_of(load_config(session.model_spec))
+    reader = Reader(model.name, load_tokenizer(session.model_spec), model.markers, positions)
+    if session.cfg.data.kind == "contrast":
+        from experiments.pairs import PairMaker, ResponseFrom  # pairs are made in a session
+
+        pairs = PairMaker(session)
+        texts: list[tuple[str, tuple[str, ...]]] = [
+            (text, ()) for question in pairs.questions for text in (question.clean, question.corrupted)
+        ]
+        style, generates = pairs.prompt_style, pairs.response is ResponseFrom.GENERATE
+    elif session.given is not None:
+        return look_at_traces(reader, session.given)
+    else:
+        texts = [(question.text, question.earlier) for question in session.questions]
+        style, generates = session.prompt_style, True
+    prompts = [
+        render(text, reader.tokenizer, model.markers, style, Condition.WITH_REASONING, earlier)
+        for text, earlier in texts[:LOOKED_AT]
+    ]
+    return look_at_prompts(reader, prompts, session.generation.max_new_tokens if generates else 0)
