@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+WHEEL ?= /tmp/anchorlens-wheel
 export HF_HUB_OFFLINE ?= 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: run test lint smollm2 lock clean
+.PHONY: run test lint smollm2 wheel lock clean
 
 # Both papers on the embedded model; the report, figures and tables land in outputs/.
 run: $(STAMP)
@@ -30,6 +31,13 @@ $(STAMP): pyproject.toml requirements.lock
 	$(BIN)/python -m pip install -q -c requirements.lock torch
 	$(BIN)/python -m pip install -q -c requirements.lock -e ".[dev,rl,judge,ray,slurm]"
 	touch $(STAMP)
+
+# What a user installs: the wheel in an environment of its own, run outside the repository.
+wheel:
+	rm -rf $(WHEEL) && $(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python -m pip install -q -c requirements.lock torch
+	$(WHEEL)/bin/python -m pip install -q -c requirements.lock .
+	cd $(WHEEL) && bin/anchorlens --version && bin/anchorlens experiment=heads model=planted data.limit=4 progress=false
 
 # Writes the exact versions of what is installed now.
 lock: $(STAMP)

@@ -13,7 +13,9 @@ import shutil
 import sys
 from datetime import datetime
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
+from typing import NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,7 +28,9 @@ from interp.errors import UserError, nearest
 
 log = logging.getLogger("run")
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+HERE = Path(__file__).resolve().parent
+CONF = next(conf for conf in (HERE / "conf", HERE.parent / "conf") if conf.is_dir())
+"""The configuration: inside the installed package, or at the top of the repository."""
 GROUPS = ("experiment", "model", "data", "generation", "study")
 NOT_A_CHOICE = {"base"}
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
@@ -192,6 +196,9 @@ def main() -> int:
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return 0
+    if "--version" in arguments:
+        print(f"anchorlens {version('anchorlens')}")
+        return 0
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come here instead of being printed by Hydra
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
@@ -213,6 +220,11 @@ def main() -> int:
     if crashes:
         return CRASHED
     return WRONG_INPUT if failures else 0
+
+
+def console() -> NoReturn:
+    """The command `anchorlens`."""
+    sys.exit(main())
 
 
 if __name__ == "__main__":
