@@ -54,7 +54,7 @@ SMALLEST: dict[str, list[str]] = {
     ],
     "perturb": ["data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"],
     "heads": SMALL_HEADS,
-    "credit": SMALL_CREDIT,
+    "credit": [*SMALL_CREDIT, "data=planted"],
     "paper": SMALL_PAPER,
     "patching": SMALL_PATCHING,
     "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from tests.command import ok, run
+from tests.conftest import ARCHITECTURES
 
 QUIET = ["experiment=evaluate", "progress=false"]
 
@@ -143,9 +146,13 @@ def test_sources_that_are_not_there(tmp_path: Path, arguments: list[str], compla
     assert not (tmp_path / "run").exists()
 
 
-def test_a_task_with_many_right_answers(tmp_path: Path) -> None:
-    ok(*QUIET, "data=chain_sum", "data.limit=2", "model=reasoner", "generation.max_new_tokens=8",
-       f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
+def test_a_task_with_many_right_answers(tmp_path: Path, r1_style: PreTrainedTokenizerBase) -> None:
+    config = deepcopy(ARCHITECTURES["qwen3-gqa"])
+    config.vocab_size, config.max_position_embeddings = len(r1_style), 2048
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "qwen3")
+    r1_style.save_pretrained(tmp_path / "qwen3")
+    ok(*QUIET, "data=chain_sum", "data.limit=2", "model=huggingface", f"model.path={tmp_path / 'qwen3'}",
+       "generation.max_new_tokens=8", f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
     answers = pd.read_parquet(tmp_path / "run" / "answers.parquet")
     assert len(answers) == 4
     assert set(answers["kind"]) == {"chain_sum"}
