@@ -68,7 +68,7 @@ def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:
     """Every headline number that all runs have, run by run."""
     counts = Counter(row["name"] for row in rows)
     return [
-        Headline(f"{row['name']}: {row['run']}", Estimate(row["value"], row["n"], row["low"], row["high"]))
+        Headline(f"{row['name']}: {row['run']}", Estimate.of(row))
         for name in counts
         if counts[name] == n_runs
         for row in rows

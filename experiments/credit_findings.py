@@ -17,7 +17,7 @@ def findings(table: Tables, timing: Mapping[str, float]) -> tuple[list[Headline]
     """Headlines, and lines for the screen."""
     training, answers = table("training"), table("answers")
     accuracy = training[training["measure"] == "accuracy"].sort_values("step")
-    first, last = (_estimate(accuracy.iloc[i]) for i in (0, -1))
+    first, last = (Estimate.of(accuracy.iloc[i]) for i in (0, -1))
     steps = int(accuracy["step"].iloc[-1])
     headlines = [Headline(f"held-out accuracy after {steps} steps", last, "before training", first)]
     change = _change(answers)
@@ -35,10 +35,6 @@ def findings(table: Tables, timing: Mapping[str, float]) -> tuple[list[Headline]
         f"a step took {timing['seconds_a_step']:.2f} s; measuring credit took {100 * timing['share']:.1f} % of it"
     )
     return headlines, lines
-
-
-def _estimate(row: pd.Series) -> Estimate:
-    return Estimate(float(row["value"]), int(row["n"]), float(row["low"]), float(row["high"]))
 
 
 def _change(answers: pd.DataFrame) -> Estimate | None:

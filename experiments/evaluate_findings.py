@@ -43,18 +43,14 @@ def findings(table: Tables, answers: pd.DataFrame) -> tuple[list[Headline], dict
 def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list[Headline]:
     """Every condition, and behind it how the others differ from the first."""
     found = [
-        Headline(f"{label}, {row['measure']}, {_spoken(row['condition'])}", _estimate(row)) for row in records(accuracy)
+        Headline(f"{label}, {row['measure']}, {_spoken(row['condition'])}", Estimate.of(row))
+        for row in records(accuracy)
     ]
     for row in records(tests):
         name = f"{label}, {_spoken(row['first'])} minus {_spoken(row['second'])}"
         null = None if pd.isna(row["null_low"]) else Estimate(0.0, int(row["n"]), row["null_low"], row["null_high"])
-        found.append(Headline(name, _estimate(row), "random signs" if null else None, null))
+        found.append(Headline(name, Estimate.of(row), "random signs" if null else None, null))
     return found
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
-    return Estimate(float("nan") if pd.isna(row["value"]) else float(row["value"]), int(row["n"]), *ends)
 
 
 def _spoken(condition: str) -> str:

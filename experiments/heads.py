@@ -17,7 +17,7 @@ from experiments.summary import Findings, reasons, summary
 from interp.datasets import TraceText
 from interp.errors import UserError
 from interp.haystack import Haystack
-from interp.heads import HeadScore
+from interp.heads import HeadScore, usual_count
 from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, map_rows, measure_heads
 from interp.ranking import (
@@ -58,9 +58,7 @@ class HeadsOptions:
 
     def k(self, n_heads: int) -> int:
         """How many of so many heads the ranking takes."""
-        if self.top_k is not None:
-            return self.top_k
-        return 10 if n_heads >= 100 else max(2, n_heads // 10)
+        return self.top_k if self.top_k is not None else usual_count(n_heads)
 
     @property
     def measures(self) -> HeadMeasures:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from experiments.summary import Headline
 from interp.heads import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
@@ -21,7 +20,7 @@ from interp.ranking import (
     stability,
     top_heads,
 )
-from interp.stats import Estimate, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
+from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
 from interp.store import records
 from interp.trace import Segment
 from interp.trajectories import forward_p
@@ -197,9 +196,11 @@ def heads_that_move(heads: pd.DataFrame, seed: int) -> tuple[int, list[Head]]:
     values = head_array(heads, heads["trajectory"].astype(float))
     by_head = {Head(*place): values[:, *place] for place in np.ndindex(*values.shape[1:])}
     rho = {head: known for head, of in by_head.items() if len(known := of[~np.isnan(of)])}
-    p = [forward_p(of, rng_for(seed, "forward", head)) for head, of in rho.items()]
-    adjusted = stats.false_discovery_control(p)
-    return len(rho), [head for head, q in zip(rho, adjusted, strict=True) if q < 0.05]
+    rows: list[dict[str, Any]] = [
+        {"head": head, "p": forward_p(of, rng_for(seed, "forward", head))} for head, of in rho.items()
+    ]
+    adjust(rows)
+    return len(rho), [row["head"] for row in rows if row["p_adjusted"] < 0.05]
 
 
 def _by_example(rows: pd.DataFrame, column: str) -> np.ndarray:

@@ -38,10 +38,10 @@ def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], 
         rows = {row["kind"]: row for row in records(whole[whole["metric"] == metric])}
         control = rows.get(Corruption.PARAPHRASE)
         for kind in (kind for kind in Corruption if kind in rows):
-            against = None if control is None or kind is Corruption.PARAPHRASE else _estimate(control)
+            against = None if control is None or kind is Corruption.PARAPHRASE else Estimate.of(control)
             name = f"{label}: {NAMES[kind]}"
             headlines.append(
-                Headline(name, _estimate(rows[kind]), NAMES[Corruption.PARAPHRASE] if against else None, against)
+                Headline(name, Estimate.of(rows[kind]), NAMES[Corruption.PARAPHRASE] if against else None, against)
             )
             if not pd.isna(rows[kind]["p"]):
                 lines.append(f"{name} against paraphrases: sign flips p = {rows[kind]['p']:.2g}")
@@ -49,11 +49,6 @@ def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], 
         lines += _by_place(corrupted, group, label)
     lines += _way(effects, seed)
     return headlines, {"n_traces": int(effects["example"].nunique())}, lines
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
-    return Estimate(float(row["value"]), int(row["n"]), *ends)
 
 
 def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:

@@ -232,20 +232,15 @@ def _headlines(part: Part) -> Iterator[Headline]:
         control = row["control"]
         yield Headline(
             f"{part.name}: {row['name']}",
-            _estimate(row),
+            Estimate.of(row),
             control["kind"] if control else None,
-            _estimate(control) if control else None,
+            Estimate.of(control) if control else None,
         )
 
 
 def _on_screen(part: Part) -> list[Headline]:
     """A part's first headline numbers, those with a control before those without."""
     return sorted(_headlines(part), key=lambda headline: headline.control is None)[:ON_SCREEN]
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    value = float("nan") if row["value"] is None else row["value"]
-    return Estimate(value, row["n"], row["low"], row["high"])
 
 
 def _notes(session: Session, options: PaperOptions) -> list[str]:

@@ -20,7 +20,7 @@ from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions,
 from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
 from interp.effects import Direction
 from interp.errors import UserError
-from interp.heads import Head, HeadScore, head_array, rank_heads, score_values
+from interp.heads import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
 from interp.ranking import mean_over_examples
@@ -250,7 +250,7 @@ def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, in
     lens = session.lens
     choice(HeadScore, options.score, "experiment.score")
     n_heads = lens.n_layers * lens.n_heads
-    k = options.top_k or (10 if n_heads >= 100 else max(2, n_heads // 10))
+    k = options.top_k or usual_count(n_heads)
     if not 1 <= k <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
     sites = [choice(Site, site, "experiment.sites") for site in options.sites]

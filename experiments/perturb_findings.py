@@ -33,9 +33,9 @@ def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], lis
             continue
         top = by_group[Group.TOP]
         bottom = by_group.get(Group.BOTTOM)
-        control = None if bottom is None else _estimate(bottom)
+        control = None if bottom is None else Estimate.of(bottom)
         kind = None if bottom is None else f"bottom {k}"
-        headlines.append(Headline(f"{label}: top {k} by {_spoken(score)}", _estimate(top), kind, control))
+        headlines.append(Headline(f"{label}: top {k} by {_spoken(score)}", Estimate.of(top), kind, control))
         for group in (Group.BOTTOM, Group.RANDOM, Group.POSITION_MATCHED, Group.ENTROPY_MATCHED):
             if group in by_group and not pd.isna(by_group[group]["difference"]):
                 lines.append(_line(by_group[group], f"{label}, top {_spoken(score)} minus {group.replace('_', ' ')}"))
@@ -51,11 +51,6 @@ def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], lis
 
 def _spoken(score: str | None) -> str:
     return str(score).replace("_", " ").replace("fai", "FAI").replace("waad", "WAAD")
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
-    return Estimate(float(row["value"]), int(row["n"]), *ends)
 
 
 def _line(row: dict[str, Any], about: str) -> str:

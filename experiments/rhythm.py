@@ -19,7 +19,7 @@ from experiments.rhythm_findings import findings
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.errors import UserError
-from interp.heads import Head, head_array
+from interp.heads import Head, head_array, usual_count
 from interp.layers import layer_sets
 from interp.rhythm import PeakRule, Peaks
 from interp.rhythm_measure import Settings, Sinks, map_of_sets, measure_rhythm
@@ -165,7 +165,7 @@ def rank_heads_by_distance(session: Session, options: RhythmOptions, traces: Seq
     table = pd.DataFrame(rows)
     means = {name: _mean(head_array(table, table[name].astype(float))) for name in MEASURES if name in table}
     n_heads = session.lens.n_layers * session.lens.n_heads
-    receivers = options.receivers if options.receivers is not None else 10 if n_heads >= 100 else max(2, n_heads // 10)
+    receivers = options.receivers if options.receivers is not None else usual_count(n_heads)
     sets = []
     for layers, numbers in layer_sets(options.layers, session.lens.n_layers).items():
         for sinks in options.sink_choices:

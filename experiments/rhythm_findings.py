@@ -55,13 +55,8 @@ def _couplings(couplings: pd.DataFrame) -> list[Headline]:
     for row in records(_main(couplings)):
         n = int(row["n"])
         null = Estimate(row["baseline"], n, row["null_low"], row["null_high"])
-        headlines.append(Headline(NAMES[Coupling(row["coupling"])], _estimate(row), "shifted in a circle", null))
+        headlines.append(Headline(NAMES[Coupling(row["coupling"])], Estimate.of(row), "shifted in a circle", null))
     return headlines
-
-
-def _estimate(row: dict[str, Any]) -> Estimate:
-    ends = (None if pd.isna(row[name]) else float(row[name]) for name in ("low", "high"))
-    return Estimate(float(row["value"]), int(row["n"]), *ends)
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -77,7 +72,7 @@ def _boundaries(boundaries: pd.DataFrame) -> list[Headline]:
     for row in records(boundaries[boundaries["tolerance"] == 1]):
         name = f"{row['measure']} of WAAD peaks for {row['boundary']} starts, one token off at most"
         chance = Estimate(row["chance"], int(row["n"]))
-        headlines.append(Headline(name, _estimate(row), "random places", chance))
+        headlines.append(Headline(name, Estimate.of(row), "random places", chance))
     return headlines
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from interp.credit import CreditRule, Signals, gamma_of
 from interp.credit_signals import Measuring
 from interp.lens import Lens
 from interp.rhythm_measure import measure_rhythm, response_of
-from interp.stats import rng_for
+from interp.stats import or_null, rng_for
 from interp.trace import Trace
 
 SHOWN = ("waad", "fai", "entropy")
@@ -35,10 +34,7 @@ def credited_rows(lens: Lens, trace: Trace, rule: CreditRule, measuring: Measuri
             "position": position,
             "token": trace.token_text(position),
             "segment": trace.segment_at(position),
-            **{
-                name: None if np.isnan(values[name][i]) else float(values[name][i])
-                for name in ("waad", "fai", "entropy")
-            },
+            **{name: or_null(values[name][i]) for name in ("waad", "fai", "entropy")},
             "gamma": float(gamma[i]),
         }
         for i, position in enumerate(response_of(trace))

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from interp.stats import CONFIDENCE, Estimate
+from interp.stats import CONFIDENCE, Estimate, adjust
 
 REFERENCE = "uniform"
 """Plain GRPO: what the other arms are compared with."""
@@ -99,10 +99,7 @@ def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) ->
             if len(gap) > 1 and np.ptp(gap) > 0:
                 row["p"] = float(stats.ttest_1samp(gap, 0).pvalue)
         rows.append(row)
-    tested = [row for row in rows if "p" in row]
-    if tested:
-        for row, adjusted in zip(tested, stats.false_discovery_control([row["p"] for row in tested]), strict=True):
-            row["p_adjusted"] = float(adjusted)
+    adjust(rows)
     return rows
 
 

@@ -36,6 +36,12 @@ class HeadScore(StrEnum):
     """answer->reasoning divided by the number of reasoning tokens."""
 
 
+def usual_count(n_heads: int) -> int:
+    """How many heads a list of special ones has unless told otherwise: 10 as in Paper A, or a tenth of the model's (at
+    least 2) if it has fewer than 100."""
+    return 10 if n_heads >= 100 else max(2, n_heads // 10)
+
+
 def score_values(heads: pd.DataFrame, score: HeadScore) -> pd.Series:
     """One value for each row of heads.parquet. Masses to segments that a trace lacks count as 0."""
     reasoning = heads["answer_reasoning"]

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 
@@ -21,7 +20,7 @@ from interp.effects import Answers
 from interp.grading import extract_answer, is_correct
 from interp.lens import Lens
 from interp.patching import Patch, record, sweep
-from interp.stats import bootstrap_mean, rng_for, sign_flips
+from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
 from interp.trace import Segment, Trace, end_ids
 
@@ -161,7 +160,7 @@ def traced(
             "metric": "nld",
             "clean": answers.ld_clean,
             "corrupted": answers.ld_corrupted,
-            "value": None if np.isnan(value) else float(value),
+            "value": or_null(value),
         }
         for (role, patch), value in zip(patches, found["nld"].tolist(), strict=True)
     ]

@@ -11,7 +11,7 @@ import numpy as np
 from interp.attention import AttendedPositions, AttentionRows, ReceivedAttention, SegmentMasses, even_mass
 from interp.heads import Head
 from interp.lens import Lens
-from interp.stats import rng_for
+from interp.stats import or_null, rng_for
 from interp.streaming import stream
 from interp.trace import Segment, Trace
 from interp.trajectories import reflection_positions, reflection_stops, stops, trajectory
@@ -51,7 +51,7 @@ def measure_heads(
     columns["kurtosis"] = received.kurtosis(MIN_QUERIES)
     rows = []
     for layer, head in np.ndindex(*shape):
-        row = {name: _or_none(float(values[layer, head])) for name, values in columns.items()}
+        row = {name: or_null(float(values[layer, head])) for name, values in columns.items()}
         rows.append({"example": trace.example, "layer": layer, "head": head, **row})
     _add_trajectories(rows, trace, look, options, seed)
     return rows
@@ -101,10 +101,6 @@ def _add_trajectories(
         near = reflection_stops(stopped, reflections, reasoning)
         if near is not None:
             row |= {"stops_at_reflection": near.at_reflection, "stops_expected": near.expected, "stops_p": near.p}
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def map_rows(lens: Lens, trace: Trace, heads: Sequence[Head], block_bytes: int | None = None) -> list[dict[str, Any]]:

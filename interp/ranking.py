@@ -14,7 +14,7 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.heads import Head, HeadScore, head_array, rank_heads, score_values
-from interp.stats import CONFIDENCE, Estimate, rng_for
+from interp.stats import CONFIDENCE, Estimate, adjust, or_null, rng_for
 
 
 class HeadKind(StrEnum):
@@ -100,9 +100,9 @@ def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int)
             "kind": kind,
             "layer": head.layer,
             "head": head.head,
-            "value": _or_none(means[head]),
-            "low": None if low is None else _or_none(low[head]),
-            "high": None if high is None else _or_none(high[head]),
+            "value": or_null(means[head]),
+            "low": None if low is None else or_null(low[head]),
+            "high": None if high is None else or_null(high[head]),
             "n": int(counts[head]),
             "rank": rank,
             "top": head in chosen,
@@ -127,10 +127,6 @@ def _in_top(drawn: Float[np.ndarray, "draw layer head"], k: int) -> Bool[np.ndar
     member = np.zeros(flat.shape, dtype=bool)
     np.put_along_axis(member, order, True, axis=1)
     return member.reshape(drawn.shape)
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def stability(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:
@@ -183,9 +179,9 @@ def layer_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -
                 "kind": kind,
                 "measure": measure,
                 "layer": layer,
-                "value": _or_none(values[layer]),
-                "low": _or_none(low[layer]) if n >= 2 else None,
-                "high": _or_none(high[layer]) if n >= 2 else None,
+                "value": or_null(values[layer]),
+                "low": or_null(low[layer]) if n >= 2 else None,
+                "high": or_null(high[layer]) if n >= 2 else None,
                 "n": n,
             }
             for layer in range(n_layers)
@@ -214,8 +210,5 @@ def overlap_rows(lists: Mapping[str, Sequence[Head]], n_heads: int) -> list[dict
         expected = len(a) * len(b) / n_heads
         row = {"first": first, "second": second, "n_first": len(a), "n_second": len(b), "n_heads": n_heads}
         rows.append({**row, "shared": shared, "expected": expected, "p": p})
-    known = [row for row in rows if row["p"] is not None]
-    adjusted = stats.false_discovery_control([row["p"] for row in known]) if known else []
-    for row, value in zip(known, adjusted, strict=True):
-        row["p_adjusted"] = float(value)
+    adjust(rows)
     return rows

@@ -14,7 +14,7 @@ from scipy import stats
 
 from interp.grading import Outcome
 from interp.prompts import Condition
-from interp.stats import Estimate, binomial_estimate, bootstrap_mean, rng_for, sign_flips
+from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, rng_for, sign_flips
 
 ALL, PAIRED = "all", "paired"
 ANSWERED = (Outcome.CORRECT, Outcome.WRONG, Outcome.TIMED_OUT, Outcome.UNGRADED)
@@ -161,11 +161,7 @@ def _compare_groups(both: pd.DataFrame, seed: int, *labels: object) -> list[dict
     for group, value_of_group, part in [*_groups(both), *_length_groups(both)]:
         tests = compare(part, rng_for(seed, "paired", *labels, group, value_of_group))
         rows.append({"group": group, "value_of_group": value_of_group, **tests})
-    tested = [row for row in rows if row["group"] != "all" and row["p_permutation"] is not None]
-    if tested:
-        adjusted = stats.false_discovery_control([row["p_permutation"] for row in tested])
-        for row, p in zip(tested, adjusted, strict=True):
-            row["p_adjusted"] = float(p)
+    adjust([row for row in rows if row["group"] != "all"], "p_permutation")
     return rows
 
 

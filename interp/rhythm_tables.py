@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
 from interp.errors import UserError
 from interp.heads import Head
@@ -26,7 +25,7 @@ from interp.rhythm import (
     partial_effect,
 )
 from interp.rhythm_measure import HeadCurves, Sinks, response_of
-from interp.stats import Estimate, bootstrap_mean, rng_for, sign_flips
+from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
 from interp.text_structure import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
 from interp.trace import Trace
@@ -78,15 +77,11 @@ def head_rows(example: str, curves: Mapping[Sinks, HeadCurves]) -> list[dict[str
             "example": example,
             "layer": layer,
             "head": head,
-            **{f"distance{names[s]}": _or_none(float(c.distance[layer, head])) for s, c in curves.items()},
-            **{f"kurtosis{names[s]}": _or_none(float(c.kurtosis[layer, head])) for s, c in curves.items()},
+            **{f"distance{names[s]}": or_null(float(c.distance[layer, head])) for s, c in curves.items()},
+            **{f"kurtosis{names[s]}": or_null(float(c.kurtosis[layer, head])) for s, c in curves.items()},
         }
         for layer, head in np.ndindex(*shape)
     ]
-
-
-def _or_none(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
 
 
 def curve_rows(trace: Trace, curves: Mapping[Sinks, HeadCurves], sets: Sequence[HeadSets]) -> list[dict[str, Any]]:
@@ -135,7 +130,7 @@ def token_rows(
             "segment": trace.segment_at(position),
             "type": token_type(trace.token_text(position)),
             "sentence": int(sentence[i]),
-            **{name: None if np.isnan(values[i]) else float(values[i]) for name, values in columns.items()},
+            **{name: or_null(values[i]) for name, values in columns.items()},
             **{name: bool(marked[i]) for name, marked in marks.items()},
         }
         for i, position in enumerate(response)
@@ -192,10 +187,7 @@ def coupling_rows(curves: pd.DataFrame, tokens: pd.DataFrame, analysis: Analysis
                             "share": share,
                         }
                         rows.append({**about, **found})
-    if rows:
-        adjusted = stats.false_discovery_control([row["p_shift"] for row in rows])
-        for row, p in zip(rows, adjusted, strict=True):
-            row["p_adjusted"] = float(p)
+    adjust(rows, "p_shift")
     return rows
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -33,6 +35,26 @@ class Estimate:
     n: int
     low: float | None = None
     high: float | None = None
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Estimate:
+        """From a row with `value`, `n`, `low` and `high` of a table or of summary.json."""
+        value = or_null(row["value"])
+        return cls(float("nan") if value is None else value, int(row["n"]), or_null(row["low"]), or_null(row["high"]))
+
+
+def or_null(value: float | None) -> float | None:
+    """A number as tables hold it: null, not NaN, where there is none."""
+    return None if value is None or np.isnan(value) else float(value)
+
+
+def adjust(rows: Sequence[dict[str, Any]], p: str = "p") -> None:
+    """Writes `p_adjusted` into the rows that have a p-value, over which the false discovery rate is controlled
+    (Benjamini and Hochberg)."""
+    tested = [row for row in rows if or_null(row.get(p)) is not None]
+    adjusted = stats.false_discovery_control([row[p] for row in tested]) if tested else []
+    for row, value in zip(tested, adjusted, strict=True):
+        row["p_adjusted"] = float(value)
 
 
 def bootstrap_mean(values: Float[np.ndarray, " n"], rng: np.random.Generator) -> Estimate:

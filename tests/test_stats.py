@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.stats import binomial_estimate, bootstrap_mean, random_heads_like, rng_for, seed_for
+from interp.stats import (
+    Estimate,
+    adjust,
+    binomial_estimate,
+    bootstrap_mean,
+    or_null,
+    random_heads_like,
+    rng_for,
+    seed_for,
+)
 
 
 def test_streams_depend_on_seed_and_labels_alone() -> None:
@@ -52,3 +61,17 @@ def test_random_heads_match_the_layers_and_avoid_the_heads() -> None:
 def test_random_heads_where_too_few_are_left() -> None:
     draws = random_heads_like(np.array([[0, 0], [0, 1], [0, 2]]), n_heads=4, draws=2, rng=np.random.default_rng(0))
     assert draws[:, :, 1].tolist() == [[3, -1, -1]] * 2
+
+
+def test_p_values_are_adjusted_over_the_rows_that_have_one() -> None:
+    rows: list[dict[str, object]] = [{"p": 0.01}, {"p": None}, {"p": 0.04}, {"p": float("nan")}, {}]
+    adjust(rows)
+    assert rows[0]["p_adjusted"] == pytest.approx(0.02)  # two tests: .01 x 2 / 1 and .04 x 2 / 2
+    assert rows[2]["p_adjusted"] == pytest.approx(0.04)
+    assert not any("p_adjusted" in row for row in (rows[1], rows[3], rows[4]))
+
+
+def test_an_estimate_from_a_row_keeps_what_is_unknown() -> None:
+    assert Estimate.of({"value": 1, "n": 2.0, "low": float("nan"), "high": None}) == Estimate(1.0, 2, None, None)
+    assert np.isnan(Estimate.of({"value": None, "n": 0, "low": None, "high": None}).value)
+    assert or_null(float("nan")) is None

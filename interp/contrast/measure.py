@@ -16,6 +16,7 @@ from interp.errors import UserError
 from interp.heads import Head
 from interp.lens import Lens
 from interp.patching import BUDGET_BYTES, Freeze, Patch, Run, record, sweep
+from interp.stats import or_null
 
 Row = dict[str, Any]
 VERBS = {Direction.DENOISE: "patch", Direction.NOISE: "noise"}
@@ -224,16 +225,12 @@ class PairPatcher:
             "token": side.trace.token_text(at),
             "role": None if key.role is None else key.role.value,
             "metric": metric,
-            "clean": _known(clean),
-            "corrupted": _known(corrupted),
-            "patched": _known(patched),
-            "value": _known(value),
+            "clean": or_null(clean),
+            "corrupted": or_null(corrupted),
+            "patched": or_null(patched),
+            "value": or_null(value),
             "control": planned.control,
         }
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else value
 
 
 def roles_of(names: Sequence[str]) -> list[Role]:
