@@ -24,10 +24,10 @@ from interp.credit_signals import Measuring
 from interp.credit_trainer import SECONDS, SHARE, CreditTrainer
 from interp.datasets import Question
 from interp.errors import UserError, nearest
+from interp.generate import ends_of, plain_decoding
 from interp.lens import without_progress_bars
 from interp.prompts import render
 from interp.stats import binomial_estimate
-from interp.trace import end_ids
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,11 @@ def make_trainer(
 
 def fit(trainer: CreditTrainer, checkpoint: Path | None = None) -> None:
     """Trains to the end, from a checkpoint where there is one."""
-    with without_progress_bars(), _without_future_warnings():
+    with (
+        without_progress_bars(),
+        _without_future_warnings(),
+        plain_decoding(trainer.accelerator.unwrap_model(trainer.model)),
+    ):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
 
 
@@ -130,7 +134,7 @@ def responses_a_step(trainer: CreditTrainer) -> int:
 
 def reward(session: Session, asked: Sequence[Question]) -> Callable[..., list[float]]:
     """1 for a finished response whose answer is right, else 0."""
-    ends = end_ids(session.lens.tokenizer)
+    ends = ends_of(session.lens)
     condition = condition_for(session, Needs.RESPONSE)
 
     def correct(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:

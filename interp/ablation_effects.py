@@ -18,9 +18,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.ablation import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
+from interp.generate import Sampling, continue_ids
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
-from interp.trace import Segment, Trace, end_ids
+from interp.trace import Segment, Trace
 
 Intervention = Ablation | Knockout
 TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
@@ -199,6 +200,11 @@ class Subjects:
                 rows.append(self._row(trace, labels, "correct", old, new, new - old))
         return rows
 
+    @property
+    def _before_answers(self) -> list[list[int]]:
+        """What the answers are written after: the rows of `prompts` without their padding."""
+        return [list(trace.token_ids[: trace[Segment.ANSWER].start]) for trace in self.traces]
+
     @torch.no_grad()
     def _write(
         self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
@@ -206,19 +212,10 @@ class Subjects:
         lens, prompts = self.lens, self.prompts
         _, cache = self._before(prompts, interventions)
         with intervened(lens, prompts, interventions, reference, seed):
-            out = lens.hf.generate(  # type: ignore[operator]
-                input_ids=prompts.ids,
-                attention_mask=prompts.mask,
-                **({"past_key_values": cache} if cache is not None else {}),
-                max_new_tokens=self.max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                eos_token_id=sorted(end_ids(lens.tokenizer)),
-                pad_token_id=lens.tokenizer.pad_token_id,
+            written = continue_ids(
+                lens, self._before_answers, Sampling(max_new_tokens=self.max_new_tokens), past_key_values=cache
             )
-        return list(lens.tokenizer.batch_decode(out[:, prompts.width :], skip_special_tokens=True))
+        return [str(lens.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in written]
 
     def _row(
         self, trace: Trace, labels: Labels, metric: str, clean: float | None, patched: float, value: float

@@ -16,8 +16,8 @@ def math_equal(gold: str, extracted: str) -> bool:
     return bool(verify(one, other, timeout_seconds=None))
 
 
-def task_score(extracted: str, name: str, entry: dict[str, Any]) -> bool:
+def task_score(extracted: str, name: str, entry: dict[str, Any], options: dict[str, Any]) -> bool:
     """Full marks by the generator of the task; it gives partial ones for the form alone."""
-    from reasoning_gym import get_score_answer_fn
+    from reasoning_gym.factory import create_dataset
 
-    return float(get_score_answer_fn(name)(extracted, entry)) > 0.99
+    return float(create_dataset(name, **options).score_answer(extracted, entry)) > 0.99

@@ -12,6 +12,7 @@ from interp.files import Malformed, looks_like_file, read_rows, text_field
 from interp.grading import Task
 from interp.organisms import planted, word_problems
 from interp.organisms.word_problems import Split
+from interp.scorers import rule_of
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,12 @@ def reasoning_gym_questions(task: str, seed: int, limit: int, options: Mapping[s
         raise UserError("data.kind=reasoning_gym needs the package reasoning-gym: pip install reasoning-gym") from error
     if task not in DATASETS:
         raise UserError(f"reasoning-gym has no task {task!r}; {nearest(task, DATASETS)}")
+    rule_of(task)
     try:
-        entries = reasoning_gym.create_dataset(task, seed=seed, size=limit, **options)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"data.options does not suit the task {task}: {error or type(error).__name__}") from error
+        entries = list(reasoning_gym.create_dataset(task, seed=seed, size=limit, **options))
+    except Exception as error:  # each task checks its options in its own way, or fails over them
+        first = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(f"data.options does not suit the task {task}: {first}") from error
     return [
         Question(
             f"{task}-{seed}-{i}",
@@ -107,7 +110,7 @@ def reasoning_gym_questions(task: str, seed: int, limit: int, options: Mapping[s
             _text_or_none(entry["answer"]),
             task,
             _plain_level(entry["metadata"].get("difficulty")),
-            Task(task, entry),
+            Task(task, entry, dict(options)),
         )
         for i, entry in enumerate(entries)
     ]

@@ -1,13 +1,15 @@
-"""Batched generation with Hugging Face, reproducible batch by batch."""
+"""Batched generation with Hugging Face, reproducible batch by batch: decoding is what the options say, nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import torch
+from transformers import Cache, GenerationConfig, PreTrainedModel
 
 from interp.lens import Lens
 from interp.stats import seed_for
@@ -57,37 +59,78 @@ class HuggingFaceGenerator:
         return generate(self.lens, prompts, sampling, seed, *labels)
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after some tokens. `finished`: it ended with an end token, the last one of `ids`."""
+
+    ids: tuple[int, ...]
+    finished: bool
+
+
 def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
     """Continues a batch of prompt texts, which contain their special tokens.
 
-    The random stream depends on (seed, labels) alone. Padding is on the left and masked out.
+    The random stream depends on (seed, labels) alone.
     """
-    batch = lens.tokenizer(list(prompts), add_special_tokens=False, padding=True, return_tensors="pt")
+    rows = [lens.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    found = continue_ids(lens, rows, sampling, seed, *labels)
+    return [Response(tuple(row), new.ids, new.finished) for row, new in zip(rows, found, strict=True)]
+
+
+@torch.no_grad()
+def continue_ids(
+    lens: Lens,
+    rows: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seed: int = 0,
+    *labels: object,
+    past_key_values: Cache | None = None,
+) -> list[Continuation]:
+    """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
+    labels) alone.
+
+    `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
+    weights asks for (penalties, beams, lengths, sampling) is not done.
+    """
+    ends = ends_of(lens)
+    batch = lens.tokenizer.pad({"input_ids": [list(row) for row in rows]}, padding_side="left", return_tensors="pt")
     ids, mask = batch["input_ids"].to(lens.device), batch["attention_mask"].to(lens.device)
-    ends = end_ids(lens.tokenizer) | _configured_ends(lens)
-    greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-    chosen: dict[str, bool | float | None] = {**greedy}
-    if sampling.temperature > 0:
-        chosen = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=sampling.temperature > 0,
+        eos_token_id=sorted(ends),
+        pad_token_id=lens.tokenizer.pad_token_id,
+        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
+    )
+    cache = {} if past_key_values is None else {"past_key_values": past_key_values}
+    with plain_decoding(lens.hf), torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
         out = lens.hf.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=sampling.max_new_tokens,
-            eos_token_id=sorted(ends),
-            pad_token_id=lens.tokenizer.pad_token_id,
-            **chosen,
+            input_ids=ids, attention_mask=mask, generation_config=config, **cache
         )
-    responses = []
-    for row, prompt, real in zip(out[:, ids.shape[1] :].tolist(), ids.tolist(), mask.tolist(), strict=True):
+    found = []
+    for row in out[:, ids.shape[1] :].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), None)
-        prompt_ids = tuple(token for token, keep in zip(prompt, real, strict=True) if keep)
-        responses.append(Response(prompt_ids, tuple(row[:stop]), finished=stop is not None))
-    return responses
+        found.append(Continuation(tuple(row[:stop]), finished=stop is not None))
+    return found
 
 
-def _configured_ends(lens: Lens) -> set[int]:
-    configured = lens.hf.generation_config.eos_token_id
-    return {i for i in (configured if isinstance(configured, list) else [configured]) if i is not None}
+@contextmanager
+def plain_decoding(model: PreTrainedModel) -> Iterator[None]:
+    """Within it the model's own generation settings are transformers' defaults, but for its special tokens: whatever a
+    caller of `generate` leaves open is filled in from there."""
+    own = model.generation_config
+    assert own is not None
+    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    model.generation_config = GenerationConfig(**tokens)
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
+def ends_of(lens: Lens) -> set[int]:
+    """The tokens that end a response: the tokenizer's, and those that the weights say they end with."""
+    configured = lens.hf.generation_config.eos_token_id if lens.hf.generation_config else None
+    own = configured if isinstance(configured, list) else [configured]
+    return end_ids(lens.tokenizer) | {i for i in own if i is not None}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from interp.admission import Admits, admitted
+from interp.scorers import rule_of
 from interp.time_limit import TimeLimitError, WorkerError, call_with_time_limit
 
 log = logging.getLogger(__name__)
@@ -65,6 +67,8 @@ class Task:
 
     name: str
     entry: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    """The options that the entry was made with: some scorers look at them."""
 
 
 def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
@@ -88,7 +92,10 @@ def is_correct(extracted: str | None, gold: str, seconds: float = 5.0) -> bool:
 
 
 def equals(extracted: str, gold: str, seconds: float) -> bool:
-    """Equal as text, or as mathematics by math-verify. Raises TimeLimitError after `seconds`."""
+    """Equal as text, or as mathematics by math-verify, which sees only what `Admits.MATHEMATICS` lets through.
+
+    Raises TimeLimitError after `seconds`.
+    """
     ours, theirs = extracted.strip(), gold.strip()
     if ours == theirs:
         return True
@@ -96,12 +103,21 @@ def equals(extracted: str, gold: str, seconds: float) -> bool:
         return int(ours) == int(theirs)
     if _WORD.fullmatch(theirs) and _WORD.fullmatch(ours):  # as mathematics a word is a product of letters
         return ours.casefold() == theirs.casefold()
+    if not all(admitted(text, Admits.MATHEMATICS) for text in (ours, theirs)):
+        return False
     return _limited("interp.comparisons:math_equal", theirs, ours, seconds=seconds, imports=("math_verify",))
 
 
 def score_task(extracted: str, task: Task, seconds: float) -> bool:
-    """Whether the question's own generator gives the answer full marks. Raises TimeLimitError after `seconds`."""
-    arguments = (extracted, task.name, task.entry)
+    """Whether the question's own generator gives the answer full marks.
+
+    A generator that evaluates answers sees only what its rule lets through (`interp/scorers.py`); UserError if it
+    evaluates them and has no rule, TimeLimitError after `seconds`.
+    """
+    rule = rule_of(task.name)
+    if rule is not None and not admitted(extracted, rule):
+        return False
+    arguments = (extracted, task.name, task.entry, task.options)
     return _limited("interp.comparisons:task_score", *arguments, seconds=seconds, imports=("reasoning_gym",))
 
 
@@ -141,9 +157,6 @@ def outcome(
 
 
 def _limited(function: str, *arguments: Any, seconds: float, imports: tuple[str, ...]) -> bool:
-    # SymPy evaluates what it parses: a text that reaches for Python's internals is no mathematics.
-    if any("__" in text for text in arguments if isinstance(text, str)):
-        return False
     try:
         return bool(call_with_time_limit(function, *arguments, seconds=seconds, imports=imports))
     except WorkerError as error:

@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from interp.blocks import Site
 from interp.corruptions import Corrupted, Corruption, sentences
 from interp.effects import Answers
+from interp.generate import Sampling, continue_ids
 from interp.grading import extract_answer, is_correct
 from interp.lens import Lens
 from interp.patching import Patch, record, sweep
 from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
-from interp.trace import Segment, Trace, end_ids
+from interp.trace import Segment, Trace
 
 METRICS = ("answer_changed", "follows_corrupted", "neither", "correct")
 ROLES = ("changed", "reasoning_after", "close", "answer_before", "predicting")
@@ -43,35 +43,16 @@ class Written:
         return None if found is None else found.strip()
 
 
-@torch.no_grad()
 def write_answers(lens: Lens, prefixes: Sequence[Sequence[int]], max_new_tokens: int, batch: int) -> list[Written]:
     """Greedy continuations of sequences that end with the close tag."""
-    ends = end_ids(lens.tokenizer)
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
     found: dict[int, Written] = {}
     for first in range(0, len(order), batch):
         part = order[first : first + batch]
-        width = max(len(prefixes[i]) for i in part)
-        pad = lens.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(prefixes[i])) + list(prefixes[i]) for i in part], device=lens.device)
-        mask = torch.tensor(
-            [[0] * (width - len(prefixes[i])) + [1] * len(prefixes[i]) for i in part], device=lens.device
-        )
-        out = lens.hf.generate(  # type: ignore[operator]
-            input_ids=ids,
-            attention_mask=mask,
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            temperature=None,
-            top_p=None,
-            top_k=None,
-            eos_token_id=sorted(ends),
-            pad_token_id=pad,
-        )
-        for i, row in zip(part, out[:, width:].tolist(), strict=True):
-            stop = next((n for n, token in enumerate(row) if token in ends), len(row))
-            text = str(lens.tokenizer.decode(row[:stop], skip_special_tokens=True))
-            found[i] = Written(tuple(row[:stop]), text)
+        written = continue_ids(lens, [prefixes[i] for i in part], Sampling(max_new_tokens=max_new_tokens))
+        for i, one in zip(part, written, strict=True):
+            ids = one.ids[:-1] if one.finished else one.ids
+            found[i] = Written(ids, str(lens.tokenizer.decode(list(ids), skip_special_tokens=True)))
     return [found[i] for i in range(len(prefixes))]
 
 

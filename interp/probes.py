@@ -14,7 +14,7 @@ from transformer_lens.head_detector import (
 )
 
 from interp.attention import AttendedPositions
-from interp.generate import Sampling, generate
+from interp.generate import Sampling, continue_ids
 from interp.haystack import Haystack, ordinary_ids
 from interp.lens import Lens
 from interp.stats import rng_for
@@ -86,8 +86,7 @@ def retrieval_scores(lens: Lens, haystack: Haystack, decoding: Decoding, max_new
         written = list(wanted)
     else:
         sampling = Sampling(max_new_tokens=max_new_tokens)
-        prompt = str(lens.tokenizer.decode(list(haystack.ids), skip_special_tokens=False))
-        written = list(generate(lens, [prompt], sampling, 0)[0].ids)
+        written = list(continue_ids(lens, [haystack.ids], sampling)[0].ids)
     ids = [*haystack.ids, *written]
     rows = range(len(haystack.ids) - 1, len(ids) - 1)
     look = AttendedPositions(rows, range(len(ids)), lens.n_layers, lens.n_heads)

@@ -10,14 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.generate import Sampling
+from interp.generate import Sampling, continue_ids, ends_of
 from interp.lens import Lens
-from interp.stats import seed_for
-from interp.trace import end_ids
 
 
 @dataclass(frozen=True)
@@ -71,44 +69,18 @@ def rollouts(
     Forks that force an end token end there. `sampling.max_new_tokens` counts from the fork. `cached=False` computes
     every prefix again: the reference that the tests compare with.
     """
-    ends = end_ids(lens.tokenizer)
+    ends = ends_of(lens)
     found: dict[int, tuple[tuple[int, ...], bool]] = {i: ((), True) for i, f in enumerate(forks) if f.token in ends}
     # Forks of about the same place share a batch: little padding.
     order = sorted((i for i in range(len(forks)) if i not in found), key=lambda i: forks[i].position)
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         part = [forks[i] for i in chosen]
-        width = max(fork.position for fork in part)
-        ids, mask = _inputs(lens, shared, part, width)
-        options: dict[str, object] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        if sampling.temperature > 0:
-            options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        if cached:
-            options["past_key_values"] = _cache(shared, part, width)
-        with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
-            torch.manual_seed(seed_for(seed, "rollouts", *labels, first))
-            out = lens.hf.generate(  # type: ignore[operator]
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=sampling.max_new_tokens,
-                eos_token_id=sorted(ends),
-                pad_token_id=lens.tokenizer.pad_token_id,
-                **options,
-            )
-        for i, row in zip(chosen, out[:, width + 1 :].tolist(), strict=True):
-            stop = next((n + 1 for n, token in enumerate(row) if token in ends), None)
-            found[i] = (tuple(row[:stop]), stop is not None)
+        rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
+        cache = _cache(shared, part, max(fork.position for fork in part)) if cached else None
+        written = continue_ids(lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache)
+        found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
     return [found[i] for i in range(len(forks))]
-
-
-def _inputs(
-    lens: Lens, shared: Trunk, forks: Sequence[Fork], width: int
-) -> tuple[Int[Tensor, "fork pos"], Int[Tensor, "fork pos"]]:
-    """Each fork's prefix and forced token, padded on the left."""
-    pad = lens.tokenizer.pad_token_id
-    rows = [[pad] * (width - f.position) + [*shared.ids[: f.position], f.token] for f in forks]
-    mask = [[0] * (width - f.position) + [1] * (f.position + 1) for f in forks]
-    return torch.tensor(rows, device=lens.device), torch.tensor(mask, device=lens.device)
 
 
 def _cache(shared: Trunk, forks: Sequence[Fork], width: int) -> DynamicCache:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import json
+import logging
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
@@ -17,11 +19,17 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from interp.worker import MEMORY, READY
+from interp.worker import pack
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
 """What a worker may take to start and to import its modules; not counted as a call's own time."""
 PACKAGE = Path(__file__).resolve().parents[1]
+FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals that a call does not raise by itself: somebody, or a machine short of memory, ended the worker."""
+ENVIRONMENT = frozenset({"PATH", "LANG", "LC_ALL", "TZ", "HOME", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"})
+"""All that a worker gets to see of the caller's environment, so no keys."""
 
 
 class TimeLimitError(Exception):
@@ -32,17 +40,35 @@ class WorkerError(Exception):
     """The function raised an error."""
 
 
+class _EndedError(Exception):
+    """The worker ended before it answered."""
+
+    def __init__(self, code: int | None) -> None:
+        super().__init__(f"the worker ended with {code}")
+        self.from_outside = code is None or -code in FROM_OUTSIDE
+
+
 def call_with_time_limit(function: str, *arguments: Any, seconds: float, imports: tuple[str, ...] = ()) -> Any:
-    """The result of `module:function` from another process; arguments and result are what JSON can hold.
+    """The result of `module:function` from a confined process; arguments are what `pack` packs, the result is JSON.
 
     `imports` are modules that each worker imports before its first call; that is not timed. Raises TimeLimitError after
-    `seconds`, or if the worker dies, recurses too deeply or runs out of memory, and the next call gets a new worker;
-    WorkerError for any other error of the function.
+    `seconds`, or if the call ends the worker, recurses too deeply or runs out of memory, and the next call gets a new
+    worker; WorkerError for any other error of the function. A worker that is killed from outside is replaced and asked
+    once more: that says nothing of the call.
     """
     if seconds <= 0:
         raise ValueError(f"a time limit of {seconds} s")
     module, _, name = function.partition(":")
-    reply = _worker(imports).ask([module, name, list(arguments)], seconds)
+    call = [seconds, module, name, pack(list(arguments))]
+    try:
+        try:
+            reply = _worker(imports).ask(call, seconds)
+        except _EndedError as ended:
+            if not ended.from_outside:
+                raise
+            reply = _worker(imports).ask(call, seconds)
+    except _EndedError as ended:
+        raise TimeLimitError(f"{function}: {ended}") from ended
     if "result" in reply:
         return reply["result"]
     if reply["error"] in ("MemoryError", "RecursionError"):
@@ -68,12 +94,15 @@ class _Worker:
                 process.stdin.write(json.dumps(call, default=str) + "\n")
                 process.stdin.flush()
                 line = self._lines.get(timeout=seconds)
-            except (queue.Empty, BrokenPipeError) as error:
+            except queue.Empty as error:
                 self.stop()
                 raise TimeLimitError(f"more than {seconds} s") from error
+            except BrokenPipeError:
+                line = ""
             if not line:
+                process.wait()
                 self.stop()
-                raise TimeLimitError(f"the worker died: more than {MEMORY} bytes of memory, perhaps")
+                raise _EndedError(process.returncode)
         reply: dict[str, Any] = json.loads(line)
         return reply
 
@@ -81,20 +110,24 @@ class _Worker:
         if self._process is None or self._process.poll() is not None:
             self.stop()
             path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+            kept = {name: value for name, value in os.environ.items() if name in ENVIRONMENT}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "interp.worker", *self._imports],
+                # -P: a module that lies in the working directory is not one of Python's
+                [sys.executable, "-P", "-B", "-m", "interp.worker", str(os.getpid()), *self._imports],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 text=True,
-                env={**os.environ, "PYTHONPATH": path},
+                env={**kept, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C is for the caller
             )
             self._lines = queue.Queue()
             threading.Thread(target=_read, args=(self._process, self._lines), daemon=True).start()
-            if self._lines.get(timeout=START_SECONDS).strip() != READY:
+            first = self._lines.get(timeout=START_SECONDS)
+            if not first:
                 self.stop()
                 raise WorkerError(f"the worker does not start: cannot import {', '.join(self._imports)}")
+            _say_missing(tuple(json.loads(first)[1]))
         return self._process
 
     def stop(self) -> None:
@@ -106,6 +139,13 @@ class _Worker:
                 if pipe is not None:
                     pipe.close()
             self._process = None
+
+
+@cache
+def _say_missing(missing: tuple[str, ...]) -> None:
+    """Once for each set of protections that the platform lacks."""
+    if missing:
+        log.warning("answers are scored without %s: this platform has none", " and without ".join(missing))
 
 
 def _read(process: subprocess.Popen[str], lines: queue.Queue[str]) -> None:

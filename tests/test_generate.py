@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from interp.generate import Sampling, generate
+from pathlib import Path
+
+import pytest
+from transformers import GenerationConfig
+
+from interp.generate import Sampling, continue_ids, generate
 from interp.lens import Lens
 
 PROMPTS = [
@@ -37,3 +42,41 @@ def test_sampling_depends_on_seed_and_labels_alone(small_lens: Lens) -> None:
     generate(small_lens, prompts, sampling, 5, "something in between")
     assert ids(0, "a") == first
     assert len({tuple(ids(s, label)) for s in (0, 1) for label in "ab"}) == 4
+
+
+def test_the_weights_own_generation_settings_change_nothing(small_lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Penalties, beams, lengths, banned and forced tokens, sampling: decoding is what the options say."""
+    rows = [list(range(5, 25)), list(range(30, 38))]
+    greedy, sampled = Sampling(max_new_tokens=12), Sampling(temperature=1.0, top_p=0.9, max_new_tokens=12)
+    before = [continue_ids(small_lens, rows, sampling, 3) for sampling in (greedy, sampled)]
+    likeliest = before[0][0].ids[0]
+    for asked in (
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"num_beams": 3, "length_penalty": 2.0, "early_stopping": True},
+        {"min_new_tokens": 11, "min_length": 40, "max_length": 3, "max_time": 1e-6},
+        {"suppress_tokens": [likeliest], "begin_suppress_tokens": [likeliest], "bad_words_ids": [[likeliest]]},
+        {"forced_eos_token_id": 2, "exponential_decay_length_penalty": (1, 2.0), "num_return_sequences": 1},
+        {"do_sample": True, "temperature": 5.0, "top_k": 2, "min_p": 0.3, "typical_p": 0.2, "top_p": 0.1},
+        {"cache_implementation": "static", "use_cache": False},
+    ):
+        own = GenerationConfig(eos_token_id=2, **asked)
+        monkeypatch.setattr(small_lens.hf, "generation_config", own)
+        assert [continue_ids(small_lens, rows, sampling, 3) for sampling in (greedy, sampled)] == before, asked
+        assert small_lens.hf.generation_config is own
+
+
+def test_the_ends_that_the_weights_name_end_a_response(small_lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [list(range(5, 25))]
+    free = continue_ids(small_lens, rows, Sampling(max_new_tokens=8))[0]
+    end = free.ids[3]
+    monkeypatch.setattr(small_lens.hf, "generation_config", GenerationConfig(eos_token_id=[2, end]))
+    cut = continue_ids(small_lens, rows, Sampling(max_new_tokens=8))[0]
+    assert (cut.ids, cut.finished) == (free.ids[: free.ids.index(end) + 1], True)
+
+
+def test_one_place_generates() -> None:
+    """Everything that a model writes goes through `continue_ids`, or through vLLM's own function."""
+    root = Path(__file__).resolve().parents[1]
+    files = [file for package in ("interp", "experiments") for file in (root / package).rglob("*.py")]
+    callers = {file.name for file in files if ".generate(" in file.read_text()}
+    assert callers == {"generate.py", "vllm_backend.py"}
