@@ -100,8 +100,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table("effects"), lists, lens.n_layers, session.seed)
     more |= {"skipped": store.skipped(), "n_traces": len(traces)}
     facts = summary(headlines, lines=lines, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     return Findings(headlines, lines)
 
 

@@ -20,8 +20,9 @@ from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
 from interp.heads import HeadScore
+from interp.run_directory import ENVIRONMENT
 from interp.stats import Estimate
-from interp.store import ENVIRONMENT, read_json, tables_of
+from interp.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +60,7 @@ def run(session: Session) -> Findings:
         runs={one.label: str(one.directory) for one in runs},
         **compared.facts,
     )
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     return Findings(compared.headlines, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{compared.title}")
 
 

@@ -7,6 +7,8 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from experiments.collect import Collected, Needs, from_response, respond
@@ -63,9 +65,8 @@ def run(session: Session) -> Findings:
     write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
     headlines, lines = findings(store.table, timing)
     facts = summary(headlines, lines=lines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
-    session.draw(facts)
-    store.finish(facts)
-    shutil.rmtree(session.directory / CHECKPOINTS)
+    session.finish(facts)
+    shutil.rmtree(session.own_folder(CHECKPOINTS))
     return Findings(headlines, lines, f"credit: {options.strategy} on {session.model_options.name}")
 
 
@@ -75,12 +76,11 @@ def plan(session: Session) -> Plan:
     train_set, test_set = _check(session, options)
     trial = replace(options, steps=2, save_every=10**9)
     head_sets = rank_heads_by_distance(session, options.ranking, _traces(session, options, train_set))
-    trainer = make_trainer(
-        session, trial, train_set, _measuring(session, options, head_sets), session.directory / "trial"
-    )
-    with measured() as measuring:
-        held_out_accuracy(session, options, test_set, 0)
-    fit(trainer)
+    with TemporaryDirectory() as folder:
+        trainer = make_trainer(session, trial, train_set, _measuring(session, options, head_sets), Path(folder))
+        with measured() as measuring:
+            held_out_accuracy(session, options, test_set, 0)
+        fit(trainer)
     # The first step pays for what later ones find ready.
     seconds = [log["step_time"] for log in trainer.state.log_history if "step_time" in log][-1]
     measurements = options.steps // options.eval_every + 1

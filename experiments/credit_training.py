@@ -218,7 +218,7 @@ def train(
     measuring: Measuring,
 ) -> dict[str, float]:
     """Trains to the end, from the last checkpoint if the run is resumed. Returns seconds a step and for credit."""
-    store, directory = session.store, session.directory / CHECKPOINTS
+    store, directory = session.store, session.own_folder(CHECKPOINTS)
     trainer = make_trainer(session, options, train_set, measuring, directory, [_Measure(session, options, test_set)])
     torch.manual_seed(session.seed)
     fit(trainer, last_checkpoint(directory))

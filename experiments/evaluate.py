@@ -67,8 +67,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, answers)
     more |= {"skipped": store.skipped()}
     facts = summary(headlines, lines=lines, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     title = f"evaluate on given traces: {', '.join(answers['writer'].unique())}" if given is not None else None
     return Findings(headlines, lines, title)
 

@@ -10,7 +10,8 @@ from experiments.session import Session
 from experiments.summary import Findings
 from interp.errors import UserError
 from interp.figures.redraw import redraw
-from interp.store import ENVIRONMENT, SUMMARY, read_json, tables_of
+from interp.run_directory import ENVIRONMENT, SUMMARY
+from interp.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +21,18 @@ def run(session: Session) -> Findings:
     source, experiment = _source(session)
     log.info("drawing %s", source)
     facts = read_json(source / SUMMARY)
-    redraw(experiment, tables_of(source), facts, session.directory / "figures")
     session.describe_environment(with_model=False)
+    target = session.directory / "figures"
+    session.store.claim.made(target)
+    try:
+        redraw(experiment, tables_of(source), facts, target)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"cannot draw the figures of {source}: {type(error).__name__}: {error}") from error
+    finally:
+        if target.is_dir():
+            session.store.claim.made(*target.iterdir())
     session.store.finish({**facts, "drawn_from": str(source)})
     return Findings([], title=f"figures of {source}")
 

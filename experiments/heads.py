@@ -108,8 +108,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, samples, how)
     skipped = store.skipped()
     facts = summary(headlines, lines=lines, skipped=skipped, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     if skipped:
         lines.append(f"left out: {reasons(skipped)}")
     return Findings(headlines, lines)

@@ -68,8 +68,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"skipped": store.skipped(), "n_layers": session.lens.n_layers}
     facts = summary(headlines, lines=lines, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     return Findings(headlines, lines)
 
 

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from experiments.options import typed
 from experiments.parts import EXPERIMENTS
 from experiments.plan import Plan
-from experiments.session import Session
+from experiments.session import Session, warned
 from experiments.summary import Findings, Headline, summary
 from interp.datasets import Question
 from interp.errors import UserError, nearest
@@ -25,8 +25,9 @@ from interp.grading import Outcome
 from interp.prompts import Condition, render
 from interp.report import Part, Report, report_page
 from interp.report_text import ABOUT
+from interp.run_directory import ENVIRONMENT, SUMMARY
 from interp.stats import Estimate
-from interp.store import ENVIRONMENT, SUMMARY, read_json, records, tables_of
+from interp.store import read_json, records, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +62,9 @@ def run(session: Session) -> Findings:
         if name not in options.parts:
             parts.append(Part(name, directory, missing=WHY_NOT.get(name, NOT_ASKED)))
             continue
+        part = _begin(session, options, name, directory)
         try:
-            _run_part(session, options, name, directory)
+            _run_part(session, options, part, name)
             parts.append(Part(name, directory, read_json(directory / SUMMARY)))
         except UserError as error:
             log.warning("%s: %s", name, error)
@@ -70,21 +72,30 @@ def run(session: Session) -> Findings:
     if not any(part.summary for part in parts):
         why = next(part.missing for part in parts if part.name in options.parts)
         raise UserError(f"no part could be run: {why}")
-    _gather_figures(session.directory, parts)
     headlines = [headline for part in parts for headline in _headlines(part)]
     missing = {part.name: part.missing for part in parts if part.missing}
+
+    def draw() -> None:
+        with warned("the report"):
+            _report(session, options, parts)
+
+    session.store.finish(summary(headlines, parts=options.parts, missing=missing), draw)
+    lines = [f"not run: {name}: {why}" for name, why in missing.items()]
+    shown = [headline for part in parts for headline in _on_screen(part)]
+    lines.append(f"up to {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
+    return Findings(shown, [*lines, f"report:  {session.directory / 'report.html'}"])
+
+
+def _report(session: Session, options: PaperOptions, parts: list[Part]) -> None:
+    """The figures under the papers' names, and report.html."""
+    _gather_figures(session.directory, parts)
     report = Report(
         f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.name}",
         parts,
         read_json(session.directory / ENVIRONMENT),
         _notes(session, options),
     )
-    (session.directory / "report.html").write_text(report_page(report), encoding="utf-8")
-    session.store.finish(summary(headlines, parts=options.parts, missing=missing))
-    lines = [f"not run: {name}: {why}" for name, why in missing.items()]
-    shown = [headline for part in parts for headline in _on_screen(part)]
-    lines.append(f"up to {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
-    return Findings(shown, [*lines, f"report:  {session.directory / 'report.html'}"])
+    (session.directory / "report.html").write_text(report_page(report), encoding="utf-8", errors="replace")
 
 
 def plan(session: Session) -> Plan:
@@ -124,18 +135,39 @@ def _check(session: Session, options: PaperOptions) -> None:
         _config(session, options, name, Path(), own_data=True)
 
 
-def _run_part(session: Session, options: PaperOptions, name: str, directory: Path) -> None:
-    """One part in its own directory: nothing to do if it is finished, its continuation if it was begun."""
-    if (directory / SUMMARY).is_file():
+def _begin(session: Session, options: PaperOptions, name: str, directory: Path) -> Session:
+    """A part of the run in its own directory. Raises UserError for files there that this run has not made."""
+    file = session.directory / TRACES
+    shared = name in ON_TRACES and session.given is None
+    if shared and file.exists() and file.read_bytes() != _shared_traces(session, options).encode():
+        raise UserError(f"{file} does not hold the traces of this run's evaluate: move it away to go on")
+    part = _session(session, options, name, directory)
+    if (directory / ENVIRONMENT).is_file():
+        before, cannot = read_json(directory / ENVIRONMENT), f"cannot go on with {directory}"
+        part.check_same(before, cannot)
+        if name != "credit" and before.get("model") is not None:
+            session.check_same_model(before, cannot)
+    return part
+
+
+def _run_part(session: Session, options: PaperOptions, part: Session, name: str) -> None:
+    """Nothing to do if the part is finished; its continuation if it was begun."""
+    if (part.directory / SUMMARY).is_file():
         return
     log.info("%s: %s", name, ABOUT[name].title)
-    if name in ON_TRACES and session.given is None:
-        _share_traces(session, options)
-    part = _session(session, options, name, directory)
+    file = session.directory / TRACES
+    if name in ON_TRACES and session.given is None and not file.exists():
+        unfinished = file.with_suffix(".tmp")
+        unfinished.write_bytes(_shared_traces(session, options).encode())
+        unfinished.rename(file)
     try:
         if name not in ON_TRACES:  # its own questions; the shared traces are the model's own
             part.input  # noqa: B018 - said, or refused
         EXPERIMENTS[name]().run(part)
+    except UserError:
+        if "store" in part.__dict__:
+            part.store.discard()
+        raise
     finally:
         part.close()
 
@@ -177,11 +209,8 @@ def _config(
     return cfg
 
 
-def _share_traces(session: Session, options: PaperOptions) -> None:
-    """Writes the answers with reasoning of `evaluate` as traces for the other parts, once."""
-    file = session.directory / TRACES
-    if file.is_file():
-        return
+def _shared_traces(session: Session, options: PaperOptions) -> str:
+    """The answers with reasoning of `evaluate` as JSON lines: the traces of the other parts."""
     source = session.directory / "evaluate"
     if not (source / SUMMARY).is_file():
         raise UserError("its traces are the answers of evaluate, which could not be run")
@@ -196,9 +225,7 @@ def _share_traces(session: Session, options: PaperOptions) -> None:
     ]
     if not lines:
         raise UserError("no answer with reasoning was finished: there is no trace to measure")
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    unfinished.rename(file)
+    return "\n".join(lines) + "\n"
 
 
 def _trace_row(session: Session, question: Question, row: dict[str, Any]) -> dict[str, Any]:

@@ -84,8 +84,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table("effects"), rfhs, means.shape, session.seed)
     skipped = store.skipped()
     facts = summary(headlines, lines=lines, skipped=skipped, n_pairs=len(pairs), **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")
     if skipped:
         lines.append(f"dropped: {reasons(skipped)}")

@@ -90,8 +90,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, options.k)
     more |= {"skipped": store.skipped(), "scores": list(options.scores), "k": options.k}
     facts = summary(headlines, lines=lines, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     return Findings(headlines, lines)
 
 
@@ -123,7 +122,7 @@ def _chosen(session: Session, options: PerturbOptions, trace: Trace, scores: Sco
     if everywhere:
         return list(response)
     # The analysis draws the same groups again, from the index of the trace among those measured.
-    index = session.store.n_measured
+    index = 0 if session.cfg.dry_run else session.store.n_measured
     groups = [groups_of(scores, score, options.k, session.seed, index) for score in options.scores]
     places = {place for of_score in groups for chosen in of_score.values() for place in chosen}
     return [response.start + i for i in sorted(places)]

@@ -130,8 +130,7 @@ def run(session: Session) -> Findings:
     headlines, more, lines = findings(store.table, session.seed)
     more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
     facts = summary(headlines, lines=lines, **more)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     return Findings(headlines, lines)
 
 

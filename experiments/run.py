@@ -5,49 +5,38 @@ Light imports only: everything heavy waits until there is something to run, so t
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import re
-import shutil
 import sys
+from contextlib import ExitStack
 from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from types import ModuleType
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
+from experiments.job_files import LOG, job_files, remove_new_directories
 from experiments.sweeps import crashes, failures, in_sweep, note_failure
-from interp.errors import UserError, nearest
+from interp.errors import UserError, on_command_line, printable
+from interp.run_directory import ENVIRONMENT
+
+if TYPE_CHECKING:
+    from interp.store import RunStore
 
 log = logging.getLogger("run")
 
-HERE = Path(__file__).resolve().parent
-CONF = next(conf for conf in (HERE / "conf", HERE.parent / "conf") if conf.is_dir())
-"""The configuration: inside the installed package, or at the top of the repository."""
-GROUPS = ("experiment", "model", "data", "generation", "study")
-NOT_A_CHOICE = {"base"}
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 EXTRAS = {"trl": "rl"}
 """Packages that some experiments need, and the extra that installs them."""
-
-
-def choices(group: str) -> dict[str, str]:
-    """The names of a config group, each with the first comment line of its file."""
-    files = sorted((CONF / group).glob("*.yaml"))
-    return {f.stem: _about(f) for f in files if f.stem not in NOT_A_CHOICE}
-
-
-def _about(file: Path) -> str:
-    """The first line that is not for Hydra."""
-    return next(line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @"))
 
 
 def help_text() -> str:
@@ -74,21 +63,6 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-def check_arguments(arguments: list[str]) -> None:
-    """Raises UserError for a group choice that has no file, a directory that holds a run, or none to resume."""
-    for argument in arguments:
-        group, _, value = argument.partition("=")
-        if group == "resume" and value != "null" and not (Path(value) / "environment.json").exists():
-            raise UserError(f"nothing to resume in {value}: it has no environment.json")
-        if group == "hydra.run.dir" and (Path(value) / "environment.json").exists():
-            raise UserError(f"{value} already holds a run: choose another directory or go on with resume={value}")
-        if group in GROUPS and not re.search(r"[(\[{*$]", value):
-            known = choices(group)
-            for name in value.split(","):
-                if name.strip("'\" ") not in known:
-                    raise UserError(f"unknown {group} {name!r}; {nearest(name, known)}")
-
-
 def run_dir(resume: str | None, experiment: str, model: str, source: str | None = None, data: str = "") -> str:
     """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
     graded = data if data == "traces" else model  # given texts are graded without a model
@@ -102,30 +76,35 @@ OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(cfg: DictConfig) -> None:
-    """One run. Wrong input is noted and leaves no directory behind; other errors go to run.log and up."""
+    """One run. Wrong input is noted and leaves nothing behind; other errors go to run.log and up."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    ours = cfg.resume is None and not (directory / "environment.json").exists()
+    run = _Run(cfg, directory)
     try:
-        _run(cfg, directory)
-        if cfg.dry_run and ours:
-            _discard(directory)
+        run.go()
     except UserError as error:
         note_failure(str(error), crashed=False)
         log.error("error: %s", " ".join(str(error).split()))
-        if ours:
-            _discard(directory)
+        run.discard()
     except OSError as error:  # a full disk, a directory that is gone or not ours
-        message = f"{_of_system(error)}; what is done is kept: add resume={directory} to go on"
+        message = f"{_of_system(error)}; {run.advice()}"
         note_failure(message, crashed=False)
         log.error("error: %s", message)
+        run.discard_unless_begun()
     except KeyboardInterrupt:
-        log.error("interrupted: what is done is kept; add resume=%s to go on", directory)
+        log.error("interrupted: %s", run.advice())
+        run.discard_unless_begun()
         raise
     except Exception as error:
-        log.exception("failed; what is done is kept: add resume=%s to go on", directory)
+        log.exception("failed: %s", run.advice())
         if not in_sweep():  # the other jobs of a sweep go on
             raise _LoggedError from error
-        note_failure(f"{type(error).__name__}: {error}; see {directory / 'run.log'}", crashed=True)
+        note_failure(f"{type(error).__name__}: {error}; see {directory / LOG}", crashed=True)
+    finally:
+        run.close()
+        if not in_sweep():
+            remove_new_directories()
+        elif directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _of_system(error: OSError) -> str:
@@ -136,56 +115,76 @@ class _LoggedError(Exception):
     """An unexpected error whose traceback is already in run.log and on the screen."""
 
 
-def _run(cfg: DictConfig, directory: Path) -> None:
-    # Heavy imports start here.
-    import torch
+class _Run:
+    """One run and what it holds open: its directory's lock and its run.log."""
 
-    from experiments.options import typed
-    from experiments.session import RunOptions, Session
-    from experiments.summary import show
+    def __init__(self, cfg: DictConfig, directory: Path) -> None:
+        self.cfg, self.directory = cfg, directory
+        self._open = ExitStack()
+        self._store: RunStore | None = None
 
-    options = typed(RunOptions, cfg, "")
-    if options.threads is not None:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    def go(self) -> None:
+        """Checks everything that can be checked before anything is written, then runs."""
+        # Heavy imports start here.
+        import torch
+
+        from experiments.options import typed
+        from experiments.session import RunOptions, Session
+        from experiments.summary import show
+        from interp.run_directory import check_directory
+
+        cfg = self.cfg
+        options = typed(RunOptions, cfg, "")
+        if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
+            raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
+        check_directory(self.directory, resume=options.resume is not None)
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        torch.manual_seed(options.seed)
+        experiment = _experiment(cfg.experiment.name)
+        session = Session(cfg, self.directory)
+        if options.dry_run:
+            print(f"dry run: {experiment.plan(session)}")
+            return
+        self._open.callback(session.close)
+        self._store = session.store
+        self._open.enter_context(job_files(cfg, self._store.claim))
+        findings = experiment.run(session)
+        about = findings.title or f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}"
+        show(about, findings, self.directory)
+
+    @property
+    def _begun(self) -> bool:
+        return self._store is not None and (self.directory / ENVIRONMENT).is_file()
+
+    def advice(self) -> str:
+        """How to go on after an error, if that is possible."""
+        if not self._begun:
+            return "nothing was measured yet"
+        return f"what is done is kept: add {on_command_line('resume', self.directory)} to go on"
+
+    def discard(self) -> None:
+        """Removes what this run has made, if nothing was measured."""
+        if self._store is not None:
+            self._store.discard()
+
+    def discard_unless_begun(self) -> None:
+        """Removes what this run has made before it could be resumed."""
+        if not self._begun:
+            self.discard()
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def _experiment(name: str) -> ModuleType:
     try:
-        experiment = import_module(f"experiments.{cfg.experiment.name}")
+        return import_module(f"experiments.{name}")
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         install = f"pip install 'anchorlens[{EXTRAS[error.name]}]'"
-        raise UserError(f"{cfg.experiment.name} needs the package {error.name}: run `{install}`") from error
-    session = Session(cfg, directory)
-    if options.dry_run:
-        print(f"dry run: {experiment.plan(session)}")
-        return
-    try:
-        if options.resume is not None and session.store.finished:
-            raise UserError(f"{directory} is finished: there is nothing to resume")
-        findings = experiment.run(session)
-    finally:
-        session.close()
-    about = findings.title or f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}"
-    show(about, findings, directory)
-
-
-def _discard(directory: Path) -> None:
-    """Removes what a run has written into its directory, unless an example was measured; other files stay."""
-    statuses = [json.loads(status.read_text()) for status in directory.glob("parts/*/status.json")]
-    if any(status["skipped"] is None for status in statuses) or (directory / "summary.json").exists():
-        return
-    root = logging.getLogger()
-    for handler in [h for h in root.handlers if isinstance(h, logging.FileHandler)]:
-        handler.close()
-        root.removeHandler(handler)  # a closed one would open the file again with the next message
-    for name in (".hydra", "parts", "trial", "figures"):
-        shutil.rmtree(directory / name, ignore_errors=True)
-    for name in ("run.log", "environment.json", ".lock"):
-        (directory / name).unlink(missing_ok=True)
-    for folder in (directory, directory.parent, directory.parent.parent):
-        if folder.name == "outputs" or not folder.is_dir() or any(folder.iterdir()):
-            return
-        folder.rmdir()
+        raise UserError(f"{name} needs the package {error.name}: run `{install}`") from error
 
 
 def main() -> int:
@@ -205,18 +204,19 @@ def main() -> int:
         check_arguments(arguments)
         job()
     except UserError as error:
-        failures.append(str(error))
-        print(f"error: {error}", file=sys.stderr)
+        _say(str(error))
+    except ConfigCompositionException as error:
+        _say(unknown_option(str(error), arguments) or str(error))
     except (HydraException, OmegaConfBaseException) as error:
-        failures.append(str(error))
-        print(f"error: {'; '.join(line.strip() for line in str(error).splitlines() if line.strip())}", file=sys.stderr)
+        _say(str(error))
     except OSError as error:  # before the run has a directory
-        failures.append(str(error))
-        print(f"error: {_of_system(error)}", file=sys.stderr)
+        _say(_of_system(error))
     except KeyboardInterrupt:
         return INTERRUPTED
     except _LoggedError:
         return CRASHED
+    finally:
+        remove_new_directories()
     if crashes:
         return CRASHED
     return WRONG_INPUT if failures else 0
@@ -225,6 +225,13 @@ def main() -> int:
 def console() -> NoReturn:
     """The command `anchorlens`."""
     sys.exit(main())
+
+
+def _say(message: str) -> None:
+    """One line for what was wrong before the run began."""
+    failures.append(message)
+    line = "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    print(f"error: {printable(line)}", file=sys.stderr)
 
 
 if __name__ == "__main__":

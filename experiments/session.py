@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import shlex
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -24,7 +27,7 @@ from experiments.input import look_at_input
 from experiments.options import choice, typed
 from interp.answers import Grading
 from interp.datasets import Question, TraceText
-from interp.errors import UserError
+from interp.errors import UserError, on_command_line
 from interp.figures.redraw import redraw
 from interp.generate import Backend, Generator, HuggingFaceGenerator, Sampling
 from interp.grading import AnswerFormat
@@ -32,7 +35,8 @@ from interp.input_check import InputNotes
 from interp.instrument import check_instrument
 from interp.lens import Lens, ModelSource, ModelSpec, load_lens, load_tokenizer
 from interp.prompts import PromptStyle
-from interp.store import Identity, RunStore
+from interp.run_directory import ENVIRONMENT
+from interp.store import Identity, RunStore, written_tables
 from interp.trace import ThinkMarkers
 
 log = logging.getLogger(__name__)
@@ -50,6 +54,8 @@ PACKAGES = (
 )
 RESUMABLE = ("resume", "dry_run", "progress", "figures")
 """Options that may differ between a run and its continuation."""
+OWNER = ".run"
+"""File in a folder that a library fills: which run made it."""
 
 T = TypeVar("T")
 
@@ -203,19 +209,35 @@ class Session:
 
     @cached_property
     def store(self) -> RunStore:
-        """The run's directory with its environment.json; on resume, checked against the options of the first run."""
+        """The run's directory, locked; on resume, checked against the options and threads of the first run."""
         cfg = self.cfg
         identity = Identity(cfg.experiment.name, cfg.model.name, cfg.data.name, self.seed)
-        resume = cfg.resume is not None
-        store = RunStore(self.directory, identity, resume=resume)
-        if resume:
-            before = store.environment()
-            changed = sorted(_differences(before["options"], json.loads(json.dumps(self._options()))))
-            if changed:
-                raise UserError(
-                    f"cannot resume {self.directory}: {', '.join(changed)} differs from the run's own options"
-                )
+        store = RunStore(self.directory, identity, resume=cfg.resume is not None)
+        if cfg.resume is not None:
+            try:
+                self.check_same(store.environment(), f"cannot resume {self.directory}")
+            except BaseException:
+                store.close()
+                raise
         return store
+
+    def check_same(self, before: Mapping[str, Any], cannot: str) -> None:
+        """Raises UserError if a run with this environment.json was made by other options or threads than this one's."""
+        if not isinstance(before.get("options"), dict) or not isinstance(before.get("threads"), int):
+            raise UserError(f"{cannot}: {self.directory / ENVIRONMENT} is not that of a run")
+        changed = sorted(_differences(_deciding(before["options"]), json.loads(json.dumps(_deciding(self._options())))))
+        if changed:
+            raise UserError(f"{cannot}: {', '.join(changed)} differs from the run's own options")
+        if before["threads"] != torch.get_num_threads():
+            raise UserError(
+                f"{cannot}: it ran with {before['threads']} CPU threads and this process has "
+                f"{torch.get_num_threads()}, which decides the last bits: add threads={before['threads']}"
+            )
+
+    def check_same_model(self, before: Mapping[str, Any], cannot: str) -> None:
+        """Raises UserError if a run with this environment.json measured other weights."""
+        if (before.get("model") or {}).get("fingerprint") != self.lens.fingerprint:
+            raise UserError(f"{cannot}: the weights of {self.lens.name} have changed")
 
     def _options(self) -> dict[str, Any]:
         """All options that decide the results."""
@@ -224,14 +246,15 @@ class Session:
 
     def describe_environment(self, with_model: bool = True) -> None:
         """Writes environment.json; on resume, checks that the model is still the same one instead."""
-        model = {"name": self.lens.name, "fingerprint": self.lens.fingerprint} if with_model else None
         if self.cfg.resume is not None:
-            if model and self.store.environment()["model"]["fingerprint"] != model["fingerprint"]:
-                raise UserError(f"cannot resume {self.directory}: the weights of {self.lens.name} have changed")
+            if with_model:
+                self.check_same_model(self.store.environment(), f"cannot resume {self.directory}")
             return
+        model = {"name": self.lens.name, "fingerprint": self.lens.fingerprint} if with_model else None
         self.store.write_environment(
             {
-                "command": " ".join(["python", "-m", "experiments.run", *sys.argv[1:]]),
+                "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
+                "run": uuid.uuid4().hex,
                 "options": self._options(),
                 "seed": self.seed,
                 "model": model,
@@ -247,10 +270,32 @@ class Session:
             }
         )
 
+    def own_folder(self, name: str) -> Path:
+        """A folder of the run's directory for files that a library writes, such as checkpoints.
+
+        Raises UserError for one that was not made by this run: nothing in it is used or removed.
+        """
+        folder, mark = self.directory / name, self.store.environment()["run"]
+        folder.mkdir(exist_ok=True)
+        if not any(folder.iterdir()):
+            (folder / OWNER).write_text(mark)
+        if not (folder / OWNER).is_file() or (folder / OWNER).read_text(errors="replace") != mark:
+            raise UserError(f"{folder} was not made by this run: move it away to go on")
+        return folder
+
+    def finish(self, facts: Mapping[str, Any]) -> None:
+        """Ends the run: the tables first, then the figures, the summary last. `facts` is the summary's content."""
+        self.store.finish(facts, lambda: self.draw(facts))
+
     def draw(self, facts: Mapping[str, Any]) -> None:
-        """Draws the run's figures from its tables and the content of its summary, unless figures=false."""
+        """Draws the run's figures from its tables and the content of its summary, unless figures=false.
+
+        The measuring is done by now: what cannot be drawn is a warning.
+        """
         if self.cfg.figures:
-            redraw(self.cfg.experiment.name, self.store.table, facts, self.directory / "figures")
+            again = f"; try again by experiment=figures {on_command_line('run', self.directory)}"
+            with warned("all figures", again):
+                redraw(self.cfg.experiment.name, written_tables(self.directory), facts, self.directory / "figures")
 
     def close(self) -> None:
         """Gives the run's directory free."""
@@ -260,6 +305,16 @@ class Session:
     def bar(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The items, with a progress bar unless progress=false."""
         yield from tqdm(items, desc=what, total=total, disable=not self.cfg.progress, leave=False)
+
+
+@contextmanager
+def warned(what: str, remedy: str = "") -> Iterator[None]:
+    """For what comes after the measuring: an error there is a warning, and the run goes on to its end."""
+    try:
+        yield
+    except Exception as error:
+        log.warning("could not draw %s (%s: %s)%s", what, type(error).__name__, error, remedy)
+        log.debug("where it went wrong", exc_info=True)
 
 
 def git_commit() -> str | None:
@@ -280,6 +335,14 @@ def _version(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
+
+
+def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that decide the results, but for the number of threads, which is compared as it came out."""
+    decide = {name: value for name, value in options.items() if name not in (*RESUMABLE, "threads")}
+    if isinstance(decide.get("model"), Mapping):
+        decide["model"] = {name: value for name, value in decide["model"].items() if name != "threads"}
+    return decide
 
 
 def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:

@@ -12,6 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 FOLDER = "failed"
+BY_HYDRA = "multirun.yaml"
 
 failures: list[str] = []
 """What went wrong with the jobs of this process, or of the sweep that it started."""
@@ -49,3 +50,13 @@ class ListFailures(Callback):
             failures.append(one["message"])
             print(f"  {one['job']}: {one['message']}")
         crashes.extend(one["job"] for one in found if one["crashed"])
+        _remove_if_nothing_ran(Path(config.hydra.sweep.dir), files)
+
+
+def _remove_if_nothing_ran(directory: Path, noted: list[Path]) -> None:
+    """Takes away what stands beside the jobs if none of them has left anything."""
+    if {path.name for path in directory.iterdir()} <= {FOLDER, BY_HYDRA}:
+        for file in (*noted, directory / BY_HYDRA):
+            file.unlink(missing_ok=True)
+        if (directory / FOLDER).is_dir():
+            (directory / FOLDER).rmdir()

@@ -6,6 +6,8 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
@@ -73,7 +75,7 @@ def run(session: Session) -> Findings:
     recipe = _recipe(options, session.seed)
     store = session.store
     session.describe_environment(with_model=False)
-    work = session.directory / "checkpoints"
+    work = session.own_folder("checkpoints")
 
     def measure_step(step: int, model: LlamaForCausalLM) -> None:
         if not store.has(step):
@@ -95,8 +97,7 @@ def run(session: Session) -> Findings:
         early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
         headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
     facts = summary(headlines, recipe=asdict(recipe), early_step=early_step)
-    session.draw(facts)
-    store.finish(facts)
+    session.finish(facts)
     shutil.rmtree(work)
     kept = sorted(str(path) for path in session.directory.glob("reasoner*"))
     return Findings(headlines, [f"checkpoints: {', '.join(kept)}"])
@@ -108,8 +109,8 @@ def plan(session: Session) -> Plan:
     trial = 6
     model, tokenizer = new_reasoner(options.size, session.seed)
     few = replace(_recipe(options, session.seed), steps=trial, drill_steps=0)
-    with measured() as training:
-        train(few, session.directory / "trial", lambda *_: None, trial, use_cpu=_on_cpu(session))
+    with measured() as training, TemporaryDirectory() as folder:
+        train(few, Path(folder), lambda *_: None, trial, use_cpu=_on_cpu(session))
     with measured() as measuring:
         list(_measure(_lens(model, tokenizer), options.eval_problems, 0))
     measurements = options.steps // options.every + 2 * options.final_problems / options.eval_problems

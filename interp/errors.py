@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+import shlex
 from collections.abc import Iterable
 
 
@@ -19,3 +21,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
+
+
+def on_command_line(option: str, value: object) -> str:
+    """`option=value` as it is typed into a shell: quoted for Hydra, to which commas and brackets mean something, and
+    for the shell."""
+    text = str(value)
+    if not re.fullmatch(r"[A-Za-z0-9_./-]*/[A-Za-z0-9_./-]*", text):
+        text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+        text = re.sub(r'(\\*)("|$)', r"\1\1\2", text)  # backslashes before a quote, the closing one too
+        text = '"' + text.replace('"', r"\"") + '"'
+    return shlex.quote(f"{option}={text}")
+
+
+def printable(text: str) -> str:
+    """The text without what a terminal would obey or cannot show: control characters, lone surrogates."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)

@@ -22,7 +22,7 @@ from tests.command import NO_PROBES, ok, run
         (["data=trace"], "unknown data 'trace'; did you mean traces?"),
         (["-m", "model=planted,plantd"], "unknown model 'plantd'; did you mean planted?"),
         (["model=base"], "unknown model 'base'"),
-        (["experiment.top=3"], "Could not override 'experiment.top'"),
+        (["experiment.top=3"], "unknown option experiment.top: did you mean experiment.top_k?"),
         (["model=planted", "experiment.top_k=many"], "experiment.top_k"),
         (["model=planted", "experiment.top_k=17"], "experiment.top_k=17: planted has 16 heads"),
         (["model=planted", "experiment.score=best"], "experiment.score=best is not known: use mass, difference"),

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
-from interp.errors import UserError
+from interp.errors import UserError, on_command_line
 from interp.schema import COMMON, TABLES, arrow_schema, markdown
 from interp.store import Identity, RunStore, read_table
 
@@ -126,3 +131,59 @@ def test_environment_is_read_back(tmp_path: Path) -> None:
     store = new_store(tmp_path)
     store.write_environment({"options": {"seed": 3}})
     assert json.loads((tmp_path / "environment.json").read_text()) == store.environment() == {"options": {"seed": 3}}
+
+
+def test_what_is_lost_of_a_run_is_an_error(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    for i in range(3):
+        store.write(i, str(i), training=[training(i)])
+    table = tmp_path / "parts" / "000001" / "training.parquet"
+    whole = table.read_bytes()
+    pq.write_table(pq.read_table(table).slice(0, 0), table)
+    with pytest.raises(UserError, match="has lost rows of table training"):
+        store.table("training")
+    table.unlink()
+    with pytest.raises(UserError, match="training"):
+        store.finish({})
+    assert not (tmp_path / "summary.json").exists()
+    store.close()
+    with pytest.raises(UserError, match="has lost its table training"):
+        RunStore(tmp_path, ME, resume=True)
+    table.write_bytes(whole)
+    store = RunStore(tmp_path, ME, resume=True)
+    shutil.rmtree(table.parent)
+    with pytest.raises(UserError, match="000001 is gone"):
+        store.finish({})
+
+
+def test_only_what_this_run_made_is_removed(tmp_path: Path) -> None:
+    store = new_store(tmp_path / "run")
+    store.skip(0, "a", "too long", training=[training(0)])
+    (tmp_path / "run" / "parts" / "notes.txt").write_text("mine")
+    store.discard()
+    assert [p.name for p in (tmp_path / "run").rglob("*")] == ["parts", "notes.txt"]
+    store.close()
+    store = new_store(tmp_path / "measured")
+    store.write(0, "a", training=[training(0)])
+    store.discard()
+    assert store.has(0)
+    assert len(store.table("training")) == 1
+
+
+def test_the_remains_of_a_finished_run_are_its_own(tmp_path: Path) -> None:
+    store = new_store(tmp_path)
+    store.write(0, "a", training=[training(0)])
+    (tmp_path / "parts" / "notes.txt").write_text("mine")
+    store.finish({})
+    assert (tmp_path / "parts" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["/a/b", "2024", "null", "/a=b, c/d", "/it's", """/a\\'b\\""", "/x${y}", "/x\\${y}", '/q"q', "/[1] {2}", "/ü ~"],
+)
+def test_options_are_quoted_for_hydra_and_the_shell(value: str) -> None:
+    line = on_command_line("resume", value)
+    (argument,) = shlex.split(line)
+    (override,) = OverridesParser.create().parse_overrides([argument])
+    assert OmegaConf.create({"resume": override.value()})["resume"] == value

@@ -1,0 +1,107 @@
+"""What can be said of a command line before anything is loaded: group names, option names, the directory of a sweep."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from interp.errors import UserError, nearest
+
+_HERE = Path(__file__).resolve().parent
+CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
+"""The configuration: inside the installed package, or at the top of the repository."""
+GROUPS = ("experiment", "model", "data", "generation", "study")
+NOT_A_CHOICE = {"base"}
+
+
+def choices(group: str) -> dict[str, str]:
+    """The names of a config group, each with the first comment line of its file."""
+    files = sorted((CONF / group).glob("*.yaml"))
+    return {f.stem: _about(f) for f in files if f.stem not in NOT_A_CHOICE}
+
+
+def _about(file: Path) -> str:
+    """The first line that is not for Hydra."""
+    return next(line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @"))
+
+
+def check_arguments(arguments: list[str]) -> None:
+    """Raises UserError for a group choice that has no file, or a sweep into a directory that is not empty."""
+    overrides = _overrides(arguments)
+    for override in overrides:
+        if override.key_or_group in GROUPS:
+            known = choices(override.key_or_group)
+            for name in _values(override):
+                if name not in known:
+                    raise UserError(f"unknown {override.key_or_group} {name!r}; {nearest(name, known)}")
+    if any(override.key_or_group == "hydra.sweep.dir" for override in overrides):
+        _check_sweep(arguments, overrides)
+
+
+def unknown_option(complaint: str, arguments: list[str]) -> str | None:
+    """What Hydra's complaint about an option that does not exist should say: the names that come closest."""
+    found = re.search(r"Could not override '([^']+)'", complaint)
+    if not found:
+        return None
+    unknown = found[1]
+    known = list(_names(_compose([o for o in _overrides(arguments) if o.key_or_group in GROUPS], hydra=False)))
+    return f"unknown option {unknown}: {nearest_option(unknown, known)}"
+
+
+def nearest_option(unknown: str, known: list[str]) -> str:
+    """The known options closest to an unknown one: in its own group if there is one, else those of its last name."""
+    group, _, name = unknown.rpartition(".")
+    beside = [option.rpartition(".")[2] for option in known if option.rpartition(".")[0] == group]
+    if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.5):
+        return f"did you mean {'.'.join(filter(None, (group, *close)))}?"
+    elsewhere = [option for option in known if option.rpartition(".")[2] == name]
+    return nearest(unknown, elsewhere or (known if not beside else [f"{group}.{one}" for one in beside]))
+
+
+def _overrides(arguments: list[str]) -> list[Override]:
+    """The arguments as Hydra reads them."""
+    given = get_args_parser().parse_known_args(arguments)[0].overrides
+    return OverridesParser.create().parse_overrides(given)
+
+
+def _values(override: Override) -> list[str]:
+    """The names that a group is set to; those of a sweep one by one; none for what only Hydra can tell."""
+    value = override.value()
+    if override.is_sweep_override():
+        return [str(one) for one in override.sweep_string_iterator()] if override.is_choice_sweep() else []
+    return [value] if isinstance(value, str) and "$" not in value else []
+
+
+def _compose(overrides: list[Override], *, hydra: bool) -> Any:
+    single = [override.input_line for override in overrides if not override.is_sweep_override()]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", [str(line) for line in single], return_hydra_config=hydra)
+
+
+def _names(node: Any, prefix: str = "") -> Iterator[str]:
+    for name, value in node.items_ex(resolve=False):
+        yield f"{prefix}{name}"
+        if OmegaConf.is_dict(value) and not value._is_interpolation():
+            yield from _names(value, f"{prefix}{name}.")
+
+
+def _check_sweep(arguments: list[str], overrides: list[Override]) -> None:
+    try:
+        cfg = _compose(overrides, hydra=True)
+        directory = Path(str(OmegaConf.select(cfg, "hydra.sweep.dir")))
+    except (HydraException, OmegaConfBaseException):
+        return  # Hydra says it, with the whole command line at hand
+    sweeps = {"-m", "--multirun"} & set(arguments) or str(cfg.hydra.mode).endswith("MULTIRUN")
+    if sweeps and directory.is_dir() and any(directory.iterdir()):
+        raise UserError(f"{directory} is not empty: choose another hydra.sweep.dir for the sweep")
