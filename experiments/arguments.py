@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +25,24 @@ GROUPS = ("experiment", "model", "data", "generation", "study")
 NOT_A_CHOICE = {"base"}
 
 
-def choices(group: str) -> dict[str, str]:
-    """The names of a config group, each with the first comment line of its file."""
-    files = sorted((CONF / group).glob("*.yaml"))
+def choices(group: str, more: Sequence[Path] = ()) -> dict[str, str]:
+    """The names of a config group, each with the first comment line of its file; also those of `more` directories."""
+    files = [file for conf in (CONF, *more) for file in sorted((conf / group).glob("*.yaml"))]
     return {f.stem: _about(f) for f in files if f.stem not in NOT_A_CHOICE}
 
 
 def _about(file: Path) -> str:
     """The first line that is not for Hydra."""
-    return next(line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @"))
+    return next((line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @")), "")
 
 
 def check_arguments(arguments: list[str]) -> None:
     """Raises UserError for a group choice that has no file, or a sweep into a directory that is not empty."""
     overrides = _overrides(arguments)
+    more = _search_path(arguments, overrides)
     for override in overrides:
         if override.key_or_group in GROUPS:
-            known = choices(override.key_or_group)
+            known = choices(override.key_or_group, more)
             for name in _values(override):
                 if name not in known:
                     raise UserError(f"unknown {override.key_or_group} {name!r}; {nearest(name, known)}")
@@ -66,7 +67,16 @@ def nearest_option(unknown: str, known: list[str]) -> str:
     if close := difflib.get_close_matches(name, beside, n=1, cutoff=0.5):
         return f"did you mean {'.'.join(filter(None, (group, *close)))}?"
     elsewhere = [option for option in known if option.rpartition(".")[2] == name]
-    return nearest(unknown, elsewhere or (known if not beside else [f"{group}.{one}" for one in beside]))
+    return nearest(unknown, elsewhere or (known if not beside else [f"{group}.{one}".lstrip(".") for one in beside]))
+
+
+def _search_path(arguments: list[str], overrides: list[Override]) -> list[Path]:
+    """The user's own directories of configuration: `--config-dir`, and `hydra.searchpath` where it names files."""
+    directory = get_args_parser().parse_known_args(arguments)[0].config_dir
+    named = [one.value() for one in overrides if one.key_or_group == "hydra.searchpath"]
+    paths = [str(path) for value in named for path in (value if isinstance(value, list) else [value])]
+    files = [path.removeprefix("file://") for path in paths if path.startswith("file://")]
+    return [Path(path).expanduser() for path in ([directory] if directory else []) + files]
 
 
 def _overrides(arguments: list[str]) -> list[Override]:
