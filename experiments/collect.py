@@ -15,7 +15,7 @@ from interp.errors import TraceError
 from interp.generate import Response
 from interp.input_check import positions_of
 from interp.prompts import Condition, render
-from interp.trace import Segment, Trace, parse_ids, parse_response, parse_text
+from interp.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
 
 
 class Needs(StrEnum):
@@ -55,12 +55,16 @@ def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambd
         return
     for index, text in enumerate(session.given):
         if not done(index):
-            yield _given(session, index, text, needs)
+            yield given_trace(session, index, text, needs)
 
 
-def _given(session: Session, index: int, item: TraceText, needs: Needs) -> Collected:
+def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Needs.REASONING) -> Collected:
+    """A given trace, or why it is not measured."""
     lens, source = session.lens, Path(session.data_options.path or "given").name
-    trace = parse_text(item.text, lens.tokenizer, lens.markers, example=item.id, source=source)
+    try:
+        trace = parse_text(item.text, lens.tokenizer, lens.markers, example=item.id, source=source)
+    except TraceError as error:
+        return Collected(index, item.id, None, error.reason)
     reason = left_out(session, trace, needs)
     if reason:
         return Collected(index, item.id, None, reason)
@@ -96,7 +100,7 @@ def from_response(
 ) -> Collected:
     """A trace from a response; what lacks the needed part is left out."""
     lens = session.lens
-    text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
+    text = decode_response(lens.tokenizer, response.ids)
     answer = graded(
         question,
         condition_for(session, needs),
@@ -114,11 +118,10 @@ def from_response(
         if needs is Needs.RESPONSE:
             trace = parse_response(response.prompt_ids, response.ids, lens.tokenizer, lens.markers, **about)
         else:
-            trace = parse_ids([*response.prompt_ids, *response.ids], lens.tokenizer, lens.markers, **about)
-    except TraceError:
-        missing = "no closed think tag or nothing after it"
-        if needs is Needs.RESPONSE:
-            missing = "an empty response"
+            ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
+            trace = parse_ids(ids, lens.tokenizer, lens.markers, n_prompt=n_prompt, **about)
+    except TraceError as error:
+        missing = "an empty response" if needs is Needs.RESPONSE else error.reason
         return Collected(index, question.id, None, missing, tables)
     reason = left_out(session, trace, needs)
     if reason:
@@ -128,8 +131,12 @@ def from_response(
 
 def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> str | None:
     """Why a well-formed trace is not measured; None if it is."""
-    if needs is Needs.REASONING and not len(trace[Segment.REASONING]):
-        return "empty reasoning"
+    if needs is Needs.REASONING:
+        parts, markers = [trace.segment_text(s) for s in (Segment.REASONING, Segment.ANSWER)], session.lens.markers
+        if not parts[0].strip():
+            return "empty reasoning"
+        if any(tag in part for tag in (markers.open, markers.close) for part in parts):
+            return "several or nested think tags"
     positions = positions_of(session.lens.hf.config)
     if positions is not None and trace.n_measured > positions:
         return f"longer than the {positions} positions of {session.lens.name}"

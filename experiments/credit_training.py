@@ -28,6 +28,7 @@ from interp.generate import ends_of, plain_decoding
 from interp.lens import without_progress_bars
 from interp.prompts import render
 from interp.stats import binomial_estimate
+from interp.trace import decode_response
 
 log = logging.getLogger(__name__)
 
@@ -137,10 +138,13 @@ def reward(session: Session, asked: Sequence[Question]) -> Callable[..., list[fl
     ends = ends_of(session.lens)
     condition = condition_for(session, Needs.RESPONSE)
 
-    def correct(completions: list[str], completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
+    def correct(completion_ids: list[list[int]], index: list[int], **_: Any) -> list[float]:
+        tokenizer, grading = session.lens.tokenizer, session.grading
         rows = [
-            graded(asked[i], condition, text, session.grading, finished=bool(ids) and ids[-1] in ends)
-            for text, ids, i in zip(completions, completion_ids, index, strict=True)
+            graded(
+                asked[i], condition, decode_response(tokenizer, ids), grading, finished=bool(ids) and ids[-1] in ends
+            )
+            for ids, i in zip(completion_ids, index, strict=True)
         ]
         return [float(bool(row["correct"])) for row in rows]
 
@@ -166,7 +170,7 @@ def held_out_accuracy(
         prompts = [_prompt(session, question) for question in batch]
         responses = session.generator(prompts, session.generation, session.seed, "held out", first)
         for question, response in zip(batch, responses, strict=True):
-            text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
+            text = decode_response(lens.tokenizer, response.ids)
             row = graded(question, condition, text, session.grading, finished=response.finished)
             rows.append({**row, "n_tokens": len(response.ids), "writer": f"{lens.name} step {step}"})
     lens.hf.train(was_training)

@@ -21,7 +21,7 @@ from interp.grading import Outcome
 from interp.judge import Judge, JudgeOptions
 from interp.prompts import Condition, render
 from interp.reasoning_effect import accuracy_rows, filter_rows, paired_rows
-from interp.trace import ThinkMarkers, after_reasoning
+from interp.trace import ThinkMarkers, after_reasoning, decode_response, split_text
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def _respond(
         graded(
             question,
             condition,
-            str(tokenizer.decode(list(response.ids), skip_special_tokens=True)),
+            decode_response(tokenizer, response.ids),
             session.grading,
             finished=response.finished,
             n_tokens=len(response.ids),
@@ -117,7 +117,7 @@ def _grade_given(session: Session, judge: Judge | None) -> Iterator[tuple[int, l
     traces = (session.given or [])[: session.data_options.limit]
     for index, (trace, sample) in enumerate(zip(traces, samples_of(traces), strict=True)):
         if not session.store.has(index):
-            question = Question(trace.question, trace.text.partition(session.grading.markers.open)[0])
+            question = Question(trace.question, split_text(trace.text, session.grading.markers)[0])
             rows = [graded_trace(trace, session.grading, sample)]
             yield index, _judged(judge, question, rows, session.grading.markers)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from experiments.collect import Collected, collect, from_response, left_out, respond
+from experiments.collect import Collected, collect, from_response, given_trace, respond
 from experiments.heads_findings import FindingsOptions, findings
 from experiments.options import choice, typed
 from experiments.plan import Plan, measured, require_memory
@@ -29,7 +29,7 @@ from interp.ranking import (
     top_heads,
 )
 from interp.store import records
-from interp.trace import Trace, parse_text
+from interp.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -162,8 +162,8 @@ def _plan_given(session: Session, options: HeadsOptions, given: list[TraceText])
     for item in given:
         if session.data_options.limit is not None and len(lengths) == session.data_options.limit:
             break
-        trace = parse_text(item.text, session.lens.tokenizer, session.lens.markers, example=item.id)
-        if left_out(session, trace) is None:
+        trace = given_trace(session, len(lengths), item).trace
+        if trace is not None:
             lengths.append(trace.n_measured)
             shortest = min(shortest or trace, trace, key=lambda t: t.n_measured)
             longest = max(longest or trace, trace, key=lambda t: t.n_measured)

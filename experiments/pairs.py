@@ -137,7 +137,8 @@ class PairMaker:
     def _split(self, response: Response) -> tuple[str, str, bool]:
         """Reasoning and answer of a response; not finished counts as no answer, and so does a missing close tag."""
         try:
-            trace = parse_ids([*response.prompt_ids, *response.ids], self.lens.tokenizer, self.lens.markers)
+            ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
+            trace = parse_ids(ids, self.lens.tokenizer, self.lens.markers, n_prompt=n_prompt)
         except TraceError:
             return "", "", False
         texts = (trace.segment_text(segment).strip() for segment in (Segment.REASONING, Segment.ANSWER))

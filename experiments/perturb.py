@@ -28,7 +28,7 @@ from interp.rhythm import Peaks
 from interp.rhythm_measure import Sinks, measure_rhythm, response_of
 from interp.rhythm_tables import HeadSets, curve_rows, token_rows
 from interp.rollouts import Fork, rollouts, trunk
-from interp.trace import Trace, after_reasoning
+from interp.trace import Trace, after_reasoning, decode_response, end_ids
 
 log = logging.getLogger(__name__)
 
@@ -137,12 +137,13 @@ def _force(
     sampling = Sampling(options.rollout_temperature, options.max_new_tokens or session.generation.max_new_tokens)
     found = rollouts(lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch)
     whole = _answer(session, trace, trace.measured_ids)
+    ends = end_ids(lens.tokenizer)
     rows = []
     for n, (fork, (continuation, _)) in enumerate(zip(forks, found, strict=True)):
         old = trace.measured_ids[fork.position + 1 :]
-        new = [token for token in continuation if token not in _special(session)]
+        new = [token for token in continuation if token not in ends]
         answer = _answer(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
-        texts = [str(lens.tokenizer.decode(list(ids), skip_special_tokens=True)) for ids in (old, new)]
+        texts = [decode_response(lens.tokenizer, ids) for ids in (old, new)]
         values: dict[str, tuple[float | None, float | None, float | None]] = {
             "jaccard": (None, None, jaccard(*texts)),
             "edit_distance": (None, None, edit_distance(old, new)),
@@ -167,13 +168,9 @@ def _force(
     return rows
 
 
-def _special(session: Session) -> set[int]:
-    return set(session.lens.tokenizer.all_special_ids)
-
-
 def _answer(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
     """The answer that a sequence gives after its reasoning."""
-    text = str(session.lens.tokenizer.decode(list(ids)[response_of(trace).start :], skip_special_tokens=True))
+    text = decode_response(session.lens.tokenizer, ids[response_of(trace).start :])
     return extract_answer(after_reasoning(text, session.lens.markers), session.grading.where)
 
 

@@ -25,6 +25,7 @@ from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
 from interp.prompts import Condition, PromptStyle, render
 from interp.stats import Estimate, binomial_estimate
+from interp.trace import decode_response
 
 log = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ def _answers(
     sampling = Sampling(arm.temperature, MAX_NEW_TOKENS)
     responses = generate(lens, prompts, sampling, PROBLEM_SEED, arm.measure, first, *labels)
     for i, (problem, response) in enumerate(zip(batch, responses, strict=True)):
-        text = str(lens.tokenizer.decode(list(response.ids), skip_special_tokens=True))
+        text = decode_response(lens.tokenizer, response.ids)
         question = Question(
             f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}", problem.question, problem.answer, problem.kind
         )

@@ -21,7 +21,7 @@ from interp.ablation import Ablation, Batch, Knockout, Reference, acts_on_answer
 from interp.generate import Sampling, continue_ids
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
-from interp.trace import Segment, Trace
+from interp.trace import Segment, Trace, decode_response
 
 Intervention = Ablation | Knockout
 TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
@@ -215,7 +215,7 @@ class Subjects:
             written = continue_ids(
                 lens, self._before_answers, Sampling(max_new_tokens=self.max_new_tokens), past_key_values=cache
             )
-        return [str(lens.tokenizer.decode(list(one.ids), skip_special_tokens=True)) for one in written]
+        return [decode_response(lens.tokenizer, one.ids) for one in written]
 
     def _row(
         self, trace: Trace, labels: Labels, metric: str, clean: float | None, patched: float, value: float

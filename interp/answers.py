@@ -9,7 +9,7 @@ from typing import Any
 from interp.datasets import Question, TraceText
 from interp.grading import AnswerFormat, Outcome, extract_answer, outcome
 from interp.prompts import Condition
-from interp.trace import EOS_TEXTS, ThinkMarkers
+from interp.trace import EOS_TEXTS, ThinkMarkers, split_response, split_text
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,10 @@ def graded(
 
     With reasoning the prompt has opened the think tag; otherwise the text need not close one.
     """
-    reasoning, closed, answer = text.partition(grading.markers.close)
-    reasoning = reasoning.partition(grading.markers.open)[2] if grading.markers.open in reasoning else reasoning
-    if not closed:
-        opened = condition == Condition.WITH_REASONING or grading.markers.open in text
-        reasoning, answer = (reasoning, "") if opened else ("", text)
+    parts = split_response(text, grading.markers)
+    reasoning, answer, closed = parts.reasoning, parts.answer, parts.closed
+    if not (closed or condition == Condition.WITH_REASONING or grading.markers.open in text):
+        reasoning, answer = "", text
     # Without tags to close, an answer may stand anywhere.
     found = extract_answer(answer if answer else text, grading.where)
     needs_tags = condition == Condition.WITH_REASONING
@@ -50,7 +49,7 @@ def graded(
         found,
         question.gold,
         finished=finished,
-        closed=bool(closed) or not needs_tags,
+        closed=closed or not needs_tags,
         task=question.task,
         seconds=grading.seconds,
     )
@@ -74,15 +73,14 @@ def graded(
 
 
 def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[str, Any]:
-    """A row of answers.parquet from a given trace, whose text has the prompt before its first think tag."""
+    """A row of answers.parquet from a given trace. It counts as truncated only where its file says so."""
     condition = trace.condition or Condition.WITH_REASONING
-    prompt, opened, text = trace.text.partition(grading.markers.open)
-    stripped = text.rstrip() if opened else prompt.rstrip()
-    ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), None)
-    finished = trace.finished if trace.finished is not None else ended is not None
+    prompt, response = split_text(trace.text, grading.markers)
     question = Question(trace.question, prompt, trace.gold, trace.kind, trace.level)
-    body = stripped.removesuffix(ended) if ended else stripped
-    row = graded(question, condition, body, grading, finished=finished, writer=trace.writer, sample=sample)
+    stripped = response.rstrip()
+    ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), "")
+    text, finished = stripped.removesuffix(ended), trace.finished is not False
+    row = graded(question, condition, text, grading, finished=finished, writer=trace.writer, sample=sample)
     if condition == Condition.WITHOUT_REASONING:
         row["reasoning_words"] = 0  # the finished thought was put there
     return row

@@ -13,7 +13,11 @@ class UserError(Exception):
 
 
 class TraceError(UserError):
-    """A text or a token sequence that is not a trace."""
+    """A text or a token sequence that is not a trace; `reason` is the same for all traces with the same fault."""
+
+    def __init__(self, trace: str, reason: str) -> None:
+        super().__init__(f"trace {trace}: {reason}")
+        self.reason = reason
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -147,8 +147,7 @@ def _english(
         tokens += len(tokenizer(sentences[-1], add_special_tokens=False)["input_ids"])
     sentences.insert(round(depth * len(sentences)), needle[0])
     question = f"{' '.join(sentences)}\n\n{REQUEST} {needle[1]}"
-    plain = PromptStyle(system=style.system, finished_thought=style.finished_thought, separator=style.separator)
-    text = render(question, tokenizer, markers, plain, Condition.NO_TAGS)
+    text = render(question, tokenizer, markers, replace(style, instruction=""), Condition.NO_TAGS)
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
     start = text.index(needle[0])
     end = start + len(needle[0])

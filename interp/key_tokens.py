@@ -22,7 +22,7 @@ from interp.lens import Lens
 from interp.patching import Patch, record, sweep
 from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
-from interp.trace import Segment, Trace
+from interp.trace import Segment, Trace, decode_response
 
 METRICS = ("answer_changed", "follows_corrupted", "neither", "correct")
 ROLES = ("changed", "reasoning_after", "close", "answer_before", "predicting")
@@ -52,7 +52,7 @@ def write_answers(lens: Lens, prefixes: Sequence[Sequence[int]], max_new_tokens:
         written = continue_ids(lens, [prefixes[i] for i in part], Sampling(max_new_tokens=max_new_tokens))
         for i, one in zip(part, written, strict=True):
             ids = one.ids[:-1] if one.finished else one.ids
-            found[i] = Written(ids, str(lens.tokenizer.decode(list(ids), skip_special_tokens=True)))
+            found[i] = Written(ids, decode_response(lens.tokenizer, ids))
     return [found[i] for i in range(len(prefixes))]
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import cycle
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from interp.errors import UserError
 from interp.trace import ThinkMarkers
 
 
@@ -33,6 +36,12 @@ class PromptStyle:
     finished_thought: str = "Okay, I think I have finished thinking."
     separator: str = "\n"
     """Between a think tag and what stands beside it."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """What the chat template asks for by name, such as enable_thinking."""
+
+
+OURS = ("conversation", "tokenize", "add_generation_prompt", "continue_final_message", "return_dict", "return_tensors")
+"""Arguments of a chat template that are set here."""
 
 
 def render(
@@ -46,26 +55,51 @@ def render(
     """The prompt's text, special tokens included, up to where the model goes on.
 
     `earlier` are earlier turns of the conversation: user, assistant, user, ... Chat templates differ in whether they
-    open the think tag themselves; both kinds are understood.
+    open the think tag themselves, or close a thought of their own; what they put there is replaced where the condition
+    asks for something else. Raises UserError for a template that refuses the messages.
     """
     content = f"{question} {style.instruction}".strip()
     messages = [{"role": "system", "content": style.system}] if style.system else []
     messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
-    if tokenizer.chat_template:
-        text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    else:
-        turns = "".join(f"{message['content']}\n" for message in messages)
-        text = f"{tokenizer.bos_token or ''}{turns}"
+    asked, begun = conversation(messages, tokenizer, style.arguments)
     # Where the template opens the think tag itself, its own text stays untouched.
-    before = text.rstrip()
-    opens = before.endswith(markers.open)
-    before = before.removesuffix(markers.open) if opens else text
+    opens = begun.rstrip().endswith(markers.open)
+    if opens and condition is Condition.WITH_REASONING:
+        return asked + begun
+    tags = rf"(?:{re.escape(markers.open)}|(?:{re.escape(markers.open)}\s*)?{re.escape(markers.close)})\s*$"
+    before = asked + re.sub(tags, "", begun)
     match condition:
         case Condition.WITH_REASONING:
-            return text if opens else f"{before}{markers.open}{style.separator}"
+            return f"{before}{markers.open}{style.separator}"
         case Condition.WITHOUT_REASONING:
             thought = style.separator.join((markers.open, style.finished_thought, markers.close))
             return f"{before}{thought}{style.separator}"
         case Condition.NO_TAGS:
             return before
+
+
+def conversation(
+    messages: Sequence[dict[str, str]], tokenizer: PreTrainedTokenizerBase, arguments: dict[str, Any]
+) -> tuple[str, str]:
+    """Messages in the model's chat format, and what begins the assistant's turn behind them.
+
+    Without a chat template the messages stand on lines of their own and nothing begins the turn.
+    """
+    if not tokenizer.chat_template:
+        return f"{tokenizer.bos_token or ''}" + "".join(f"{message['content']}\n" for message in messages), ""
+    wrong = [name for name in arguments if name in OURS]
+    if wrong:
+        raise UserError(f"model.prompt.arguments.{wrong[0]} is not an argument of a chat template: leave it out")
+    try:
+        asked, whole = (
+            str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=begin, **arguments))
+            for begin in (False, True)
+        )
+    except Exception as error:  # a template is a program that came with the weights
+        first = (str(error) or type(error).__name__).strip().splitlines()[0]
+        system = any(message["role"] == "system" for message in messages)
+        remedy = "leave out model.prompt.system" if system else "see model.prompt.arguments"
+        raise UserError(f"the model's chat template refuses the messages: {first}; {remedy}") from error
+    # Some templates end the last turn otherwise when nobody is to answer: then all may be what begins the answer.
+    return (asked, whole.removeprefix(asked)) if whole.startswith(asked) else ("", whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -46,6 +47,19 @@ class ThinkMarkers:
 
 BOS_TEXTS = ("<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<bos>", "<s>")
 """Beginning-of-sequence texts of the model families, so that a trace of one can be read by another."""
+ASSISTANT_TEXTS = (
+    "<｜Assistant｜>",
+    "<|Assistant|>",
+    "<|assistant|>",
+    "<|im_start|>assistant",
+    "<|start_header_id|>assistant<|end_header_id|>",
+    "<|start_of_role|>assistant<|end_of_role|>",
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+    "<start_of_turn>model",
+    "[/INST]",
+    "\nAssistant:",
+)
+"""What begins the assistant's turn in the model families' chat formats."""
 EOS_TEXTS = ("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
@@ -106,7 +120,7 @@ class Trace:
         """Raises TraceError if one of these segments has no token."""
         for segment in segments:
             if not len(self[segment]):
-                raise TraceError(f"trace {self.example}: the {segment} segment is empty")
+                raise TraceError(self.example, f"the {segment} segment is empty")
 
 
 def parse_text(
@@ -120,18 +134,19 @@ def parse_text(
     """A trace from its whole text, special tokens included.
 
     A beginning-of-sequence text of any known family at the start is replaced by the tokenizer's own token (dropped
-    if it has none), and one at the end of the sequence likewise. Raises TraceError where there is no closed think tag
-    or nothing after it.
+    if it has none), and one at the end of the sequence likewise. The first markers of the last assistant turn count:
+    a system prompt may speak of them. Raises TraceError where there is no closed think tag or nothing after it.
     """
     body, has_eos = _strip_ends(text, tokenizer)
-    _find_markers(body, markers, example)
+    start = response_start(body, markers)
+    _find_markers(body, markers, example, start)
     encoded = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)
     ids, offsets = list(encoded["input_ids"]), _without_overlap(encoded["offset_mapping"])
     if tokenizer.bos_token_id is not None:
         ids, offsets = [tokenizer.bos_token_id, *ids], [(0, 0), *offsets]
     if has_eos and tokenizer.eos_token_id is not None:
         ids, offsets = [*ids, tokenizer.eos_token_id], [*offsets, (len(body), len(body))]
-    return _assemble(body, ids, offsets, tokenizer, markers, example, source)
+    return _assemble(body, ids, offsets, tokenizer, markers, example, source, start)
 
 
 def parse_ids(
@@ -141,11 +156,23 @@ def parse_ids(
     *,
     example: str = "ids",
     source: str = "ids",
+    n_prompt: int | None = None,
 ) -> Trace:
-    """A trace from token ids, exactly these: nothing is added, removed or tokenized again. Errors as `parse_text`."""
+    """A trace from token ids, exactly these: nothing is added, removed or tokenized again.
+
+    The first `n_prompt` of them are the prompt, whose own words about the markers do not count: the reasoning begins at
+    its end, where it opens the tag, or behind it. Not known (None) = the last assistant turn, as `parse_text`, and
+    errors likewise.
+    """
     text, offsets = decode_with_offsets(tokenizer, token_ids)
-    _find_markers(text, markers, example)
-    return _assemble(text, list(token_ids), offsets, tokenizer, markers, example, source)
+    if n_prompt is None:
+        start = response_start(text, markers)
+    else:
+        prompt = text[: offsets[n_prompt - 1][1] if n_prompt else 0]
+        opened = prompt.rstrip().endswith(markers.open)
+        start = prompt.rindex(markers.open) if opened else len(prompt)
+    _find_markers(text, markers, example, start)
+    return _assemble(text, list(token_ids), offsets, tokenizer, markers, example, source, start)
 
 
 def parse_response(
@@ -164,7 +191,7 @@ def parse_response(
     """
     ids = [*prompt_ids, *response_ids]
     try:
-        return parse_ids(ids, tokenizer, markers, example=example, source=source)
+        return parse_ids(ids, tokenizer, markers, example=example, source=source, n_prompt=len(prompt_ids))
     except TraceError:
         text, offsets = decode_with_offsets(tokenizer, ids)
     end = len(ids) - (1 if response_ids and ids[-1] in end_ids(tokenizer) else 0)
@@ -209,10 +236,62 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     return known | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
 
 
+def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
+    """The text that a model wrote: without beginning, end and padding tokens, all other special tokens kept.
+
+    Think tags are special tokens in some vocabularies, and without them reasoning and answer cannot be told apart.
+    """
+    ends = end_ids(tokenizer) | {tokenizer.bos_token_id, tokenizer.pad_token_id}
+    return str(tokenizer.decode([i for i in token_ids if i not in ends], skip_special_tokens=False))
+
+
+def response_start(text: str, markers: ThinkMarkers) -> int:
+    """Where the last assistant turn with a close marker begins in a whole text; 0 where no turns are marked."""
+    closed = text.rfind(markers.close)
+    turns = (text.rfind(turn, 0, closed) + len(turn) for turn in ASSISTANT_TEXTS if turn in text[: max(0, closed)])
+    return max(turns, default=0)
+
+
+def split_text(text: str, markers: ThinkMarkers) -> tuple[str, str]:
+    """Prompt and response of a whole text: the last assistant turn, or else all from the first open marker on."""
+    start = response_start(text, markers)
+    if not start:
+        at = text.find(markers.open)
+        start = at if at >= 0 else 0
+    return text[:start], text[start:]
+
+
+@dataclass(frozen=True)
+class ResponseParts:
+    """What a model wrote, cut at its think tags. `closed`: no reasoning is left open at the end."""
+
+    reasoning: str
+    answer: str
+    closed: bool
+
+
+def split_response(text: str, markers: ThinkMarkers) -> ResponseParts:
+    """Reasoning and answer of a response, whose prompt may have opened the tag.
+
+    The first close marker counts. Whole blocks of reasoning after it belong to neither; one that is left open leaves
+    the response without an answer. Without markers all is reasoning that is not closed.
+    """
+    reasoning, closed, answer = text.partition(markers.close)
+    before, opened, inside = reasoning.partition(markers.open)
+    reasoning = inside if opened else before
+    if not closed:
+        return ResponseParts(reasoning, "", closed=False)
+    block = f"{re.escape(markers.open)}.*?{re.escape(markers.close)}"
+    answer = re.sub(block, "", answer, flags=re.DOTALL)
+    if markers.open in answer:
+        return ResponseParts(reasoning, "", closed=False)
+    return ResponseParts(reasoning, answer, closed=True)
+
+
 def after_reasoning(text: str, markers: ThinkMarkers) -> str:
-    """What stands after the first close marker; the whole text if it has none."""
-    _, closed, answer = text.partition(markers.close)
-    return answer if closed else text
+    """The answer of a response; the whole text if no reasoning is closed in it."""
+    parts = split_response(text, markers)
+    return parts.answer if parts.closed else text
 
 
 def _without_overlap(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -236,17 +315,17 @@ def _strip_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, boo
     return text, False
 
 
-def _find_markers(text: str, markers: ThinkMarkers, example: str) -> tuple[int, int]:
-    """Where the first open and the first close marker start."""
-    opened, closed = text.find(markers.open), text.find(markers.close)
+def _find_markers(text: str, markers: ThinkMarkers, example: str, start: int) -> tuple[int, int]:
+    """Where the first open and the first close marker stand from `start` on."""
+    opened, closed = text.find(markers.open, start), text.find(markers.close, start)
+    if opened < 0 and closed >= 0:
+        raise TraceError(example, f"{markers.close} without {markers.open} before it")
     if opened < 0:
-        raise TraceError(f"trace {example}: no {markers.open} in it, so it has no reasoning segment")
+        raise TraceError(example, f"no {markers.open} in it, so it has no reasoning segment")
     if closed < 0:
-        raise TraceError(
-            f"trace {example}: {markers.open} is never closed by {markers.close} (cut off while reasoning?)"
-        )
+        raise TraceError(example, f"{markers.open} is never closed by {markers.close} (cut off while reasoning?)")
     if closed < opened:
-        raise TraceError(f"trace {example}: {markers.close} comes before the first {markers.open}")
+        raise TraceError(example, f"{markers.close} comes before the first {markers.open}")
     return opened, closed
 
 
@@ -258,12 +337,13 @@ def _assemble(
     markers: ThinkMarkers,
     example: str,
     source: str,
+    start: int,
 ) -> Trace:
     end = len(ids)
     if ids and ids[-1] in end_ids(tokenizer):
         end -= 1
     bos = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
-    opened, closed = _find_markers(text, markers, example)
+    opened, closed = _find_markers(text, markers, example, start)
     # A token that shares a character with a marker belongs to the marker.
     think = _overlapping(offsets, bos, end, opened, opened + len(markers.open))
     close = _overlapping(offsets, think[1], end, closed, closed + len(markers.close))

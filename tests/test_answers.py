@@ -46,8 +46,10 @@ def test_given_traces() -> None:
     row = graded_trace(TraceText("a", whole, "3", "q", "with_reasoning", "R1"), GRADING)
     assert (row["outcome"], row["reasoning_words"], row["answer_words"]) == (Outcome.CORRECT, 3, 4)
     assert (row["writer"], row["n_tokens"], row["finished"]) == ("R1", None, True)
-    cut = graded_trace(TraceText("a", whole.removesuffix("<｜end▁of▁sentence｜>"), "3", "q"), GRADING)
-    assert cut["outcome"] is Outcome.TRUNCATED  # neither the file nor the text says that it ended
+    bare = graded_trace(TraceText("a", whole.removesuffix("<｜end▁of▁sentence｜>"), "3", "q"), GRADING)
+    assert bare["outcome"] is Outcome.CORRECT  # many files leave end-of-sequence tokens out
+    cut = graded_trace(TraceText("a", whole, "3", "q", finished=False), GRADING)
+    assert cut["outcome"] is Outcome.TRUNCATED
     told = graded_trace(TraceText("a", whole.partition("</think>")[0], "3", "q", finished=True), GRADING)
     assert told["outcome"] is Outcome.UNCLOSED
     suppressed = graded_trace(TraceText("a", whole, "3", "q", "without_reasoning"), GRADING)
@@ -59,3 +61,32 @@ def test_given_traces() -> None:
 def test_samples_are_counted_by_question_writer_and_condition() -> None:
     traces = [TraceText("", "", None, q, c, w) for q, c, w in ["axm", "axm", "aym", "axn", "bxm", "axm"]]
     assert samples_of(traces) == [0, 1, 0, 0, 0, 2]
+
+
+def _whole(response: str) -> TraceText:
+    return TraceText("a", f"<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n{response}", "3", "q")
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ("<think>4</think> The answer is 4. <think>No.</think> The answer is 3.", Outcome.CORRECT),
+        ("<think>4</think> Wait. <think>The answer is 3.</think> I do not know.", Outcome.NO_ANSWER),
+        ("<think>4</think> The answer is 3. <think>Wait, the answer is 4.", Outcome.UNCLOSED),
+        ("<think><think>4</think> The answer is 3.", Outcome.CORRECT),
+        ("<think>4</think></think> The answer is 3.", Outcome.CORRECT),
+        ("4</think> The answer is 3.", Outcome.CORRECT),  # the prompt had opened the tag
+    ],
+)
+def test_reasoning_that_begins_again_is_no_answer(response: str, expected: Outcome) -> None:
+    assert graded_trace(_whole(response), GRADING)["outcome"] is expected
+
+
+def test_tags_that_the_prompt_mentions_are_no_reasoning() -> None:
+    system = "<|im_start|>system\nWrite <think> your reasoning </think> and the answer.<|im_end|>\n"
+    item = _whole("<think>one two three</think> The answer is 3.<|im_end|>")
+    row = graded_trace(TraceText("a", system + item.text, "3", "q"), GRADING)
+    assert (row["outcome"], row["reasoning_words"], row["answer_words"]) == (Outcome.CORRECT, 3, 4)
+    earlier = _whole("<think>x</think> 7<|im_end|>\n<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n")
+    row = graded_trace(TraceText("a", earlier.text + "<think>one two</think> The answer is 3.", "3", "q"), GRADING)
+    assert (row["outcome"], row["reasoning_words"]) == (Outcome.CORRECT, 2)

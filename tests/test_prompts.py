@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from interp.errors import UserError
 from interp.prompts import Condition, PromptStyle, render
 from interp.trace import ThinkMarkers
 
@@ -13,15 +14,19 @@ DOES_NOT = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_pro
 STYLE = PromptStyle(instruction="Think.")
 
 
-@pytest.mark.parametrize("template", [OPENS, DOES_NOT, None])
+CLOSES = DOES_NOT.replace("{{ '\\n' }}", "{{ '\\n</think>\\n' }}")
+THINKS = DOES_NOT.replace("{{ '\\n' }}", "\n{% if not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}")
+
+
+@pytest.mark.parametrize("template", [OPENS, DOES_NOT, CLOSES, THINKS, None])
 def test_both_kinds_of_template(r1_style: PreTrainedTokenizerFast, template: str | None) -> None:
     r1_style.chat_template = template
     texts = {c: render("Why?", r1_style, ThinkMarkers(), STYLE, c) for c in Condition}
     r1_style.chat_template = None
     begin = "<｜begin▁of▁sentence｜>Why? Think."
     assert all(text.startswith(begin) for text in texts.values())
-    own = {OPENS: " <think>\n", DOES_NOT: "\n<think>\n", None: "\n<think>\n"}
-    assert texts[Condition.WITH_REASONING] == begin + own[template], "the template's own text is untouched"
+    own = " <think>\n" if template == OPENS else "\n<think>\n"
+    assert texts[Condition.WITH_REASONING] == begin + own, "the template's own text is untouched"
     rest = {c: text.removeprefix(begin).lstrip() for c, text in texts.items()}
     assert rest[Condition.WITH_REASONING] == "<think>\n"
     assert rest[Condition.WITHOUT_REASONING] == "<think>\nOkay, I think I have finished thinking.\n</think>\n"
@@ -56,3 +61,46 @@ def test_the_embedded_models_format(words: PreTrainedTokenizerBase) -> None:
 def test_a_system_message_without_a_template(r1_style: PreTrainedTokenizerFast) -> None:
     text = render("Why?", r1_style, ThinkMarkers(), PromptStyle(system="Be brief."), Condition.NO_TAGS)
     assert text == "<｜begin▁of▁sentence｜>Be brief.\nWhy?\n"
+
+
+def test_arguments_of_a_template(r1_style: PreTrainedTokenizerFast) -> None:
+    r1_style.chat_template = "{{ messages[-1]['content'] }}{% if effort == 'low' %} briefly{% endif %}"
+    said = [
+        render("Why?", r1_style, ThinkMarkers(), PromptStyle(arguments=arguments), Condition.NO_TAGS)
+        for arguments in ({}, {"effort": "low"})
+    ]
+    with pytest.raises(UserError, match=r"model\.prompt\.arguments\.tokenize is not"):
+        render("Why?", r1_style, ThinkMarkers(), PromptStyle(arguments={"tokenize": True}), Condition.NO_TAGS)
+    r1_style.chat_template = None
+    assert said == ["Why?", "Why? briefly"]
+
+
+@pytest.mark.parametrize(
+    ("template", "system", "message"),
+    [
+        (
+            "{{ raise_exception('System role not supported') }}",
+            "Be brief.",
+            "System role not supported; leave out model",
+        ),
+        ("{% if %}", None, "see model.prompt.arguments"),
+        ("{{ messages[7].content.x }}", None, "refuses the messages"),
+        ("{{ ''.__class__.__mro__ }}", None, "refuses the messages"),
+    ],
+)
+def test_a_template_that_refuses(
+    r1_style: PreTrainedTokenizerFast, template: str, system: str | None, message: str
+) -> None:
+    r1_style.chat_template = template
+    with pytest.raises(UserError, match=message) as raised:
+        render("Why?", r1_style, ThinkMarkers(), PromptStyle(system=system), Condition.NO_TAGS)
+    r1_style.chat_template = None
+    assert "\n" not in str(raised.value)
+
+
+def test_a_question_about_the_tags_opens_none(r1_style: PreTrainedTokenizerFast) -> None:
+    for template in (None, DOES_NOT):
+        r1_style.chat_template = template
+        text = render("What is <think>", r1_style, ThinkMarkers(), PromptStyle(), Condition.WITH_REASONING)
+        r1_style.chat_template = None
+        assert text.endswith("What is <think>\n<think>\n")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,7 +13,16 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from interp.datasets import read_traces
 from interp.errors import TraceError
 from interp.lens import Lens
-from interp.trace import Segment, ThinkMarkers, Trace, after_reasoning, decode_with_offsets, parse_ids, parse_text
+from interp.trace import (
+    Segment,
+    ThinkMarkers,
+    Trace,
+    after_reasoning,
+    decode_response,
+    decode_with_offsets,
+    parse_ids,
+    parse_text,
+)
 
 TEXT = "<bos> How many? <think> Wait, 3. </think> The answer is 3. <eos>"
 
@@ -78,6 +90,7 @@ def test_the_first_markers_count(words: PreTrainedTokenizerBase) -> None:
         ("How many? The answer is 3.", "no <think>"),
         ("How many? <think> Wait, 3.", "never closed"),
         ("How many? </think> 3 <think> Wait", "comes before"),
+        ("Wait, 3. </think> 3 .", "without <think> before it"),
         ("How many? <think> Wait, 3. </think>", "answer segment is empty"),
         ("How many? <think> Wait, 3. </think> <eos>", "answer segment is empty"),
     ],
@@ -101,6 +114,42 @@ def test_an_end_of_turn_token_ends_a_trace_too(r1_style: PreTrainedTokenizerFast
 def test_the_answer_part_of_a_response() -> None:
     assert after_reasoning("So 3 </think> The answer </think> is 3", ThinkMarkers()) == " The answer </think> is 3"
     assert after_reasoning("never closed", ThinkMarkers()) == "never closed"
+
+
+SYSTEM = "<|im_start|>system\nReason within <think> </think> tags, i.e. <think> so </think> 3.<|im_end|>\n"
+USER, ASSISTANT = "<|im_start|>user\nWhy?<|im_end|>\n", "<|im_start|>assistant\n"
+
+
+def test_tags_that_a_prompt_mentions_are_not_the_reasoning(r1_style: PreTrainedTokenizerFast) -> None:
+    prompt, response = SYSTEM + USER + ASSISTANT, "<think>Because.</think>So."
+    earlier = USER + ASSISTANT + "<think>Hm.</think>No.<|im_end|>\n"
+    for before in (prompt, SYSTEM + earlier + USER + ASSISTANT):
+        trace = parse_text(before + response, r1_style)
+        assert [trace.segment_text(s) for s in (Segment.REASONING, Segment.ANSWER)] == ["Because.", "So."]
+    ids = [r1_style(part, add_special_tokens=False)["input_ids"] for part in (prompt, response)]
+    opened = r1_style(prompt + "<think>", add_special_tokens=False)["input_ids"]
+    for n_prompt, whole in ((len(ids[0]), ids[0] + ids[1]), (len(opened), opened + ids[1][1:])):
+        trace = parse_ids(whole, r1_style, n_prompt=n_prompt)
+        assert [trace.segment_text(s) for s in (Segment.REASONING, Segment.ANSWER)] == ["Because.", "So."]
+        assert trace[Segment.THINK].start == len(ids[0])
+    with pytest.raises(TraceError, match="without <think> before it"):
+        parse_ids(ids[0] + ids[1][2:-3], r1_style, n_prompt=len(ids[0]))
+
+
+def test_a_response_keeps_its_think_tags_and_loses_its_ends(r1_style: PreTrainedTokenizerFast) -> None:
+    """The tags are special tokens in some vocabularies: then `skip_special_tokens` makes one text of both parts."""
+    own = copy.deepcopy(r1_style)
+    own.add_special_tokens({"additional_special_tokens": ["<think>", "</think>", "<|im_end|>"]})
+    ids = own("<｜begin▁of▁sentence｜><think>So</think>3<|im_end|>", add_special_tokens=False)["input_ids"]
+    ids = [*ids, own.eos_token_id, own.eos_token_id]
+    assert "think" not in own.decode(ids, skip_special_tokens=True)
+    assert decode_response(own, ids) == "<think>So</think>3"
+
+
+def test_one_place_decodes_responses() -> None:
+    root = Path(__file__).resolve().parents[1]
+    files = [file for package in ("interp", "experiments") for file in (root / package).rglob("*.py")]
+    assert not [file.name for file in files if "skip_special_tokens=True" in file.read_text()]
 
 
 def test_the_family_of_the_text_does_not_matter(words: PreTrainedTokenizerBase) -> None:
