@@ -33,6 +33,7 @@ class VllmGenerator:
             revision=spec.revision,
             dtype=spec.dtype,
             trust_remote_code=spec.trust_remote_code,
+            load_format="safetensors",  # never a pickle
         )
 
     def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
