@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from experiments.ablate_findings import findings
 from experiments.collect import Needs, collect, examples
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of, typed
 from experiments.plan import Plan, measured
 from experiments.probing import HaystackOptions, needles_for, probes
 from experiments.session import Session
@@ -35,33 +36,34 @@ CLOSING_SECONDS = 10.0
 RFH = "rfh"
 LISTS = (RFH, HeadKind.INDUCTION, HeadKind.RETRIEVAL, HeadKind.RECEIVER, HeadKind.TRAJECTORY)
 EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
+CUT = [edge for edge, (source, _) in EDGES.items() if source in (Segment.REASONING, Segment.ANSWER)]
+"""Those that can be cut."""
 MOST_ALONE = 64
 """Up to so many heads are cut one by one unless told otherwise."""
 NO_ANSWER = "its answer gives nothing to look at"
 
 
-@dataclass(frozen=True)
-class AblateOptions:
+class AblateOptions(Options):
     """conf/experiment/ablate.yaml"""
 
-    name: str = "ablate"
-    score: str = HeadScore.DIFFERENCE.value
-    layers: str = "all"
-    doses: list[int] = field(default_factory=lambda: [1, 2, 5, 10, 20])
-    lists: list[str] = field(default_factory=lambda: [RFH])
-    random_sets: int = 5
-    kinds: list[str] = field(default_factory=lambda: [AblationKind.ZERO.value])
-    rows: list[str] = field(default_factory=lambda: [Rows.ANSWER.value])
-    each_head: bool | None = None
-    knockouts: list[str] = field(default_factory=list)
-    renormalise: list[bool] = field(default_factory=lambda: [True])
-    window: int | None = None
-    write: bool = True
-    max_answer_tokens: int = 64
-    batch: int = 16
-    reference_samples: int = 512
-    induction_prompts: int = 4
-    haystack: HaystackOptions = field(default_factory=HaystackOptions)
+    name: Text
+    score: Annotated[HeadScore, Lax]
+    layers: Layers
+    doses: list[AtLeastOne]
+    lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
+    random_sets: Count
+    kinds: Annotated[list[Annotated[AblationKind, Lax]], Field(min_length=1), AfterValidator(distinct)]
+    rows: Annotated[list[Annotated[Rows, Lax]], Field(min_length=1), AfterValidator(distinct)]
+    each_head: bool | None
+    knockouts: Annotated[list[Annotated[str, one_of(CUT)]], AfterValidator(distinct)]
+    renormalise: Annotated[list[bool], Field(min_length=1), AfterValidator(distinct)]
+    window: Count | None
+    write: bool
+    max_answer_tokens: AtLeastOne
+    batch: AtLeastOne
+    reference_samples: AtLeastOne
+    induction_prompts: Count
+    haystack: HaystackOptions
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,13 @@ class Step:
     write: bool
 
 
+OPTIONS = AblateOptions
+
+
 def run(session: Session) -> Findings:
     """Ranks the heads, then cuts them and the edges, batch of traces by batch."""
     options = typed(AblateOptions, session.cfg.experiment, "experiment")
-    needles = _check(session, options)
+    needles = check(session, options)
     store, lens = session.store, session.lens
     session.describe_environment()
     for item in session.bar(collect(session), "traces", total=session.n_examples):
@@ -212,43 +217,20 @@ def _cut(
         session.store.write_closing(name, effects=rows)
 
 
-def _check(session: Session, options: AblateOptions) -> Any:
+def check(session: Session, options: AblateOptions) -> Any:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
-    choice(HeadScore, options.score, "experiment.score")
-    for kind in options.kinds:
-        choice(AblationKind, kind, "experiment.kinds")
-    for rows in options.rows:
-        choice(Rows, rows, "experiment.rows")
-    for name in options.lists:
-        if name not in LISTS:
-            raise UserError(f"experiment.lists={name} is not known: use {', '.join(LISTS)}")
-    for edge in options.knockouts:
-        if edge not in EDGES or EDGES[edge][0] not in (Segment.REASONING, Segment.ANSWER):
-            known = ", ".join(e for e, (s, d) in EDGES.items() if s in (Segment.REASONING, Segment.ANSWER))
-            raise UserError(f"experiment.knockouts={edge} is not known: use {known}")
-    if not options.kinds or not options.rows:
-        raise UserError("experiment.kinds and experiment.rows must name at least one each")
     n_heads = len(layer_set(options.layers, session.lens.n_layers)) * session.lens.n_heads
-    for dose in options.doses:
-        if dose < 1:
-            raise UserError(f"experiment.doses={dose} must be at least 1")
     if options.doses and min(options.doses) > n_heads:
         raise UserError(f"experiment.doses={options.doses}: {session.lens.name} has {n_heads} heads in these layers")
     if options.window is not None and not 0 <= options.window <= session.lens.n_layers:
         raise UserError(f"experiment.window={options.window}: {session.lens.name} has {session.lens.n_layers} layers")
-    for name in ("random_sets", "induction_prompts"):
-        if getattr(options, name) < 0:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
-    for name in ("max_answer_tokens", "batch", "reference_samples"):
-        if getattr(options, name) < 1:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
     return needles_for(session, options.haystack)
 
 
 def plan(session: Session) -> Plan:
     """Makes the traces of one batch, runs two interventions on it and scales up."""
     options = typed(AblateOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     with measured() as making:
         items = list(islice(examples(session, Needs.REASONING), max(options.batch, session.generation.batch)))
     traces = [item.trace for item in items if item.trace is not None and answer_position(item.trace) is not None]

@@ -6,20 +6,20 @@ import glob
 import logging
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from omegaconf import ListConfig
 
 from experiments import compare_credit, compare_heads
 from experiments.compared import Run, RunsCompared, labels, number_rows, series
-from experiments.options import typed
+from experiments.options import Options, Text, one_of, typed
 from experiments.plan import Plan
 from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
 from interp.heads import HeadScore
+from interp.ranking import HeadKind
 from interp.run_directory import ENVIRONMENT
 from interp.stats import Estimate
 from interp.store import read_json, tables_of
@@ -35,12 +35,14 @@ COMPARE: dict[str, Callable[[list[Run], str], RunsCompared]] = {
 """What else runs of an experiment are compared by."""
 
 
-@dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(Options):
     """conf/experiment/compare.yaml"""
 
-    name: str = "compare"
-    kind: str = HeadScore.DIFFERENCE.value
+    name: Text
+    kind: Annotated[str, one_of([*HeadScore, *HeadKind])]
+
+
+OPTIONS = CompareOptions
 
 
 def run(session: Session) -> Findings:

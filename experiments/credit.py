@@ -6,10 +6,11 @@ import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+
+from omegaconf import OmegaConf
 
 from experiments.collect import Collected, Needs, from_response, respond
 from experiments.compared import TIMING
@@ -37,7 +38,6 @@ from interp.errors import UserError
 from interp.generate import Backend
 from interp.heads import Head
 from interp.layers import layer_set
-from interp.rhythm_measure import Sinks
 from interp.store import records, write_json
 from interp.trace import Trace
 
@@ -47,10 +47,13 @@ FIRST = "a-start"
 """The part that holds what is known before training."""
 
 
+OPTIONS = CreditOptions
+
+
 def run(session: Session) -> Findings:
     """Ranks heads on the model as it is, trains it, and measures it on held-out questions before, during and after."""
     options = typed(CreditOptions, session.cfg.experiment, "experiment")
-    train_set, test_set = _check(session, options)
+    train_set, test_set = check(session, options)
     store = session.store
     session.describe_environment()
     if not store.has_closing(FIRST):
@@ -73,8 +76,8 @@ def run(session: Session) -> Findings:
 def plan(session: Session) -> Plan:
     """Trains for two steps, measures once, and scales up."""
     options = typed(CreditOptions, session.cfg.experiment, "experiment")
-    train_set, test_set = _check(session, options)
-    trial = replace(options, steps=2, save_every=10**9)
+    train_set, test_set = check(session, options)
+    trial = options.model_copy(update={"steps": 2, "save_every": 10**9})
     head_sets = rank_heads_by_distance(session, options.ranking, _traces(session, options, train_set))
     with TemporaryDirectory() as folder:
         trainer = make_trainer(session, trial, train_set, _measuring(session, options, head_sets), Path(folder))
@@ -96,18 +99,17 @@ def plan(session: Session) -> Plan:
     )
 
 
-def _check(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
+def check(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
     """Everything that can be wrong is said before anything runs. The training and the held-out questions."""
-    options.check()
     layer_set(options.layers, session.lens.n_layers)
     if session.given is not None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
     if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
-    held_out = questions(_changed(session.data_options, options.test, "test"))
+    held_out = questions(_changed(session, options.test, "test"))
     texts = {question.text for question in held_out}
-    train_set = questions(_changed(session.data_options, options.train, "train"))
+    train_set = questions(_changed(session, options.train, "train"))
     fresh = [question for question in train_set if question.text not in texts]
     if len(fresh) < len(train_set):
         log.info("%d training questions are held out and left away", len(train_set) - len(fresh))
@@ -122,11 +124,9 @@ def _check(session: Session, options: CreditOptions) -> tuple[list[Question], li
     return fresh, held_out
 
 
-def _changed(data: DataOptions, changes: dict[str, Any], where: str) -> DataOptions:
-    unknown = changes.keys() - DataOptions.__dataclass_fields__.keys()
-    if unknown:
-        raise UserError(f"experiment.{where}: data has no option {', '.join(sorted(unknown))}")
-    return replace(data, **changes)
+def _changed(session: Session, changes: dict[str, Any], where: str) -> DataOptions:
+    data = OmegaConf.to_container(session.cfg.data, resolve=True)
+    return typed(DataOptions, {**data, **changes}, f"experiment.{where}")  # type: ignore[dict-item]
 
 
 def _traces(session: Session, options: CreditOptions, train_set: Sequence[Question]) -> list[Trace]:
@@ -155,4 +155,4 @@ def _measuring(session: Session, options: CreditOptions, head_sets: Sequence[dic
             for kind in ("local", "global")
         }
         heads = CreditHeads(kinds["local"], kinds["global"])
-    return Measuring(heads, options.ranking.settings, Sinks(options.sinks))
+    return Measuring(heads, options.ranking.settings, options.sinks)

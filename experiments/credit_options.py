@@ -2,79 +2,59 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import fields
+from typing import Annotated, Any
 
-from experiments.options import choice
-from experiments.rhythm import RhythmOptions
+from pydantic import AfterValidator, Field
+
+from experiments.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
+from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
 from interp.credit import CreditRule, End, Signs, Strategy
-from interp.errors import UserError
 from interp.rhythm_measure import Sinks
 
 TARGETED, ALL_HEADS = "targeted", "all"
 
 
-@dataclass(frozen=True)
-class CreditOptions:
+def _some(q: float) -> float:
+    if q == 0:
+        raise ValueError("chooses no token: use strategy=uniform for plain GRPO")
+    return q
+
+
+class CreditOptions(Options):
     """conf/experiment/credit.yaml"""
 
-    name: str = "credit"
-    strategy: str = Strategy.COUPLED.value
-    q: float = 0.4
-    end: str = End.TOP.value
-    gamma_amp: float = 1.5
-    alpha: float = 0.5
-    k: int = 3
-    tau_waad: float = 0.5
-    tau_delta: float = 0.5
-    signs: str = Signs.BOTH.value
-    preserve_mass: bool = False
-    heads: str = TARGETED
-    layers: str = "five"
-    share: float = 0.3
-    sinks: str = Sinks.KEPT.value
-    window: int = 10
-    horizon: list[int] = field(default_factory=lambda: [10, 100])
-    ranking_traces: int = 16
-    steps: int = 60
-    eval_every: int = 10
-    eval_batch: int = 100
-    save_every: int = 20
-    train: dict[str, Any] = field(default_factory=dict)
-    test: dict[str, Any] = field(default_factory=dict)
-    grpo: dict[str, Any] = field(default_factory=dict)
+    name: Text
+    strategy: Annotated[Strategy, Lax]
+    q: Annotated[Share, AfterValidator(_some)]
+    end: Annotated[End, Lax]
+    gamma_amp: Annotated[float, Field(ge=0, le=10**6)]
+    alpha: Share
+    k: AtLeastOne
+    tau_waad: Share
+    tau_delta: Share
+    signs: Annotated[Signs, Lax]
+    preserve_mass: bool
+    heads: Annotated[str, one_of((TARGETED, ALL_HEADS))]
+    layers: Layers
+    share: HeadShare
+    sinks: Annotated[Sinks, Lax]
+    window: AtLeastOne
+    horizon: Horizon
+    ranking_traces: AtLeastOne
+    steps: AtLeastOne
+    eval_every: AtLeastOne
+    eval_batch: AtLeastOne
+    save_every: AtLeastOne
+    train: dict[str, Any]
+    test: dict[str, Any]
+    grpo: dict[str, Any]
 
     @property
     def rule(self) -> CreditRule:
-        """Raises UserError for values out of range."""
-        rule = CreditRule(
-            strategy=choice(Strategy, self.strategy, "experiment.strategy"),
-            end=choice(End, self.end, "experiment.end"),
-            signs=choice(Signs, self.signs, "experiment.signs"),
-            **{name: getattr(self, name) for name in ("q", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta")},
-            preserve_mass=self.preserve_mass,
-        )
-        rule.check()
-        return rule
+        return CreditRule(**{field.name: getattr(self, field.name) for field in fields(CreditRule)})
 
     @property
-    def ranking(self) -> RhythmOptions:
+    def ranking(self) -> Ranking:
         """How heads are ranked: as in the rhythm experiment."""
-        return RhythmOptions(
-            layers=[self.layers],
-            sinks=[self.sinks],
-            share=self.share,
-            ranking_traces=self.ranking_traces,
-            window=self.window,
-            horizon=self.horizon,
-        )
-
-    def check(self) -> None:
-        """Raises UserError for values out of range."""
-        _ = self.rule
-        self.ranking.check()
-        if self.heads not in (TARGETED, ALL_HEADS):
-            raise UserError(f"experiment.heads={self.heads} is not known: use {TARGETED} or {ALL_HEADS}")
-        for name in ("steps", "eval_every", "eval_batch", "save_every"):
-            if getattr(self, name) < 1:
-                raise UserError(f"experiment.{name}={getattr(self, name)} must be at least 1")
+        return ranking_of(self, [self.layers], [self.sinks], None, None)

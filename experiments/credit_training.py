@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from datasets import Dataset
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.grpo_config import GRPOConfig
@@ -38,6 +41,14 @@ OURS = (
     *("report_to", "use_cpu", "disable_tqdm", "remove_unused_columns"),
 )
 """Options of TRL that follow from others here."""
+LEAST = {
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations"), 1),
+    **dict.fromkeys(("num_iterations", "steps_per_generation", "generation_batch_size", "max_completion_length"), 1),
+    **dict.fromkeys(("learning_rate", "beta", "weight_decay", "warmup_steps", "max_grad_norm"), 0),
+    "temperature": 1e-6,
+    "top_p": 1e-6,
+}
+"""The least values of numbers that TRL would take as they are, and fail on in the middle of a training."""
 LOGGED = {
     "reward": "reward",
     "entropy": "entropy",
@@ -51,30 +62,57 @@ LOGGED = {
 
 def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GRPOConfig:
     """TRL's configuration from experiment.grpo. Raises UserError for what TRL refuses or what is set elsewhere."""
-    known = [f.name for f in fields(GRPOConfig) if f.name not in OURS]
-    for name in options.grpo:
-        if name not in known:
-            hint = "set it by the experiment's own options" if name in OURS else nearest(name, known)
-            raise UserError(f"experiment.grpo.{name} is not an option of TRL's GRPOConfig here; {hint}")
+    for name, value in options.grpo.items():
+        if name in OURS:
+            raise UserError(f"experiment.grpo.{name}: set it by the experiment's own options")
+        _check_grpo(name, value)
     chosen = {"max_completion_length": session.generation.max_new_tokens, **options.grpo}
+    with _one_line():
+        return GRPOConfig(
+            output_dir=str(directory),
+            max_steps=options.steps,
+            save_steps=options.save_every,
+            save_strategy="steps",
+            save_total_limit=1,
+            logging_steps=1,
+            seed=session.seed,
+            report_to=[],
+            use_cpu=session.lens.device.type == "cpu",
+            disable_tqdm=True,
+            remove_unused_columns=False,
+            **chosen,
+        )
+
+
+def _check_grpo(name: str, value: Any) -> None:
+    """Raises UserError for an option that TRL does not have, or a value that is not of its type or range."""
+    known = [f.name for f in fields(GRPOConfig) if f.name not in OURS]
+    option = f"experiment.grpo.{name}"
+    if name not in known:
+        raise UserError(f"unknown option {option} of TRL's GRPOConfig; {nearest(name, known)}")
+    hint = get_type_hints(GRPOConfig)[name]
+    try:
+        TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False)).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].replace("Input should", "must")
+        if not (isinstance(value, str) and _takes_names(hint)):  # an enum by its value: TRL looks it up
+            raise UserError(f"{option}={value} {message}") from error
+    if isinstance(value, int | float) and not isinstance(value, bool) and value < (least := LEAST.get(name, -math.inf)):
+        raise UserError(f"{option}={value} must be at least {least:g}")
+
+
+def _takes_names(hint: Any) -> bool:
+    return any(isinstance(one, type) and issubclass(one, Enum) for one in (hint, *get_args(hint)))
+
+
+@contextmanager
+def _one_line() -> Iterator[None]:
+    """What TRL refuses, as a UserError."""
     try:
         with _without_future_warnings():
-            return GRPOConfig(
-                output_dir=str(directory),
-                max_steps=options.steps,
-                save_steps=options.save_every,
-                save_strategy="steps",
-                save_total_limit=1,
-                logging_steps=1,
-                seed=session.seed,
-                report_to=[],
-                use_cpu=session.lens.device.type == "cpu",
-                disable_tqdm=True,
-                remove_unused_columns=False,
-                **chosen,
-            )
-    except (ValueError, TypeError, ImportError) as error:
-        raise UserError(f"experiment.grpo: {str(error).splitlines()[0]}") from error
+            yield
+    except (ValueError, TypeError, ImportError, AttributeError, KeyError) as error:
+        raise UserError(f"experiment.grpo: {' '.join(str(error).split()) or type(error).__name__}") from error
 
 
 def make_trainer(
@@ -87,18 +125,19 @@ def make_trainer(
 ) -> CreditTrainer:
     """A trainer of the session's own model: what is measured later through the session is the trained one."""
     model = session.lens.hf.requires_grad_(True)
-    trainer = CreditTrainer(
-        model=model,
-        reward_funcs=reward(session, train_set),
-        args=grpo_config(session, options, directory),
-        train_dataset=Dataset.from_list(
-            [{"prompt": _prompt(session, question), "index": i} for i, question in enumerate(train_set)]
-        ),
-        processing_class=session.lens.tokenizer,
-        callbacks=list(callbacks),
-        rule=options.rule,
-        measuring=measuring,
-    )
+    with _one_line():
+        trainer = CreditTrainer(
+            model=model,
+            reward_funcs=reward(session, train_set),
+            args=grpo_config(session, options, directory),
+            train_dataset=Dataset.from_list(
+                [{"prompt": _prompt(session, question), "index": i} for i, question in enumerate(train_set)]
+            ),
+            processing_class=session.lens.tokenizer,
+            callbacks=list(callbacks),
+            rule=options.rule,
+            measuring=measuring,
+        )
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
     return trainer
 

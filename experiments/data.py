@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from experiments.options import choice
+from pydantic import AfterValidator, Field
+
+from experiments.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
+from interp.contrast.align import Pads, Scenario
+from interp.contrast.sources import PairSource, Template, known_phrase
 from interp.datasets import (
     Fields,
     Question,
@@ -22,24 +26,45 @@ from interp.errors import UserError
 from interp.files import Malformed
 from interp.organisms.word_problems import Split
 
+CONTRAST = "contrast"
 
-@dataclass(frozen=True)
-class DataOptions:
-    """One file of conf/data/; which fields matter depends on `kind`."""
 
-    name: str
-    kind: str
-    path: str | None = None
-    subset: str | None = None
-    fields: Fields = field(default_factory=Fields)
-    malformed: str = Malformed.ERROR.value
-    where: dict[str, Any] = field(default_factory=dict)
-    task: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    split: str = Split.HELD_OUT.value
-    seed: int = 0
-    limit: int | None = None
-    max_tokens: int | None = None
+class FieldOptions(Options):
+    """The `fields` of questions; what a file leaves out is called as usual."""
+
+    question: Text = Fields.question
+    conversation: Text | None = Fields.conversation
+    id: Text = Fields.id
+    gold: Text | None = Fields.gold
+    gold_after: Text | None = Fields.gold_after
+    kind: Text = Fields.kind
+    level: Text = Fields.level
+    checklist: Text = Fields.checklist
+
+
+def _known_kind(kind: str) -> str:
+    known = [*QUESTIONS, "traces"]
+    if kind not in known:
+        raise UserError(f"unknown data.kind {kind!r}; known: {', '.join(known)}")
+    return kind
+
+
+class DataOptions(Options):
+    """One file of conf/data/. Which fields matter depends on `kind`, and its file has no others: hence the defaults."""
+
+    name: Text
+    kind: Annotated[Text, AfterValidator(_known_kind)]
+    path: Text | None = None
+    subset: Text | None = None
+    fields_: Annotated[Fields, By(FieldOptions)] = Field(default=Fields(), alias="fields")
+    malformed: Annotated[Malformed, Lax] = Malformed.ERROR
+    where: dict[str, Any] = Field(default_factory=dict)
+    task: Text | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    split: Text = Split.HELD_OUT.value
+    seed: Seed = 0
+    limit: AtLeastOne | None = None
+    max_tokens: AtLeastOne | None = None
 
     def require(self, name: str) -> Any:
         """The value of an option that this kind of data needs."""
@@ -48,16 +73,44 @@ class DataOptions:
             raise UserError(f"data.{name} must be set for data.kind={self.kind}")
         return value
 
-    @property
-    def on_malformed(self) -> Malformed:
-        return Malformed(choice(Malformed, self.malformed, "data.malformed"))
+
+class ResponseFrom(StrEnum):
+    """Who wrote the reasoning of contrast pairs."""
+
+    GENERATE = "generate"
+    TEMPLATE = "template"
+
+
+class TemplateOptions(Options):
+    """A given reasoning and answer."""
+
+    reasoning: Text = Template.reasoning
+    answer: Text = Template.answer
+
+
+class ContrastOptions(Options):
+    """conf/data/contrast.yaml"""
+
+    name: Text
+    kind: Text
+    source: Annotated[str, one_of(("auto", *PairSource))]
+    path: Text | None
+    seed: Seed
+    limit: AtLeastOne | None
+    response: Annotated[str, one_of(("auto", *ResponseFrom))]
+    template: Annotated[Template, By(TemplateOptions)]
+    instruction: Text | None
+    scenario: Annotated[Scenario, Lax]
+    phrase: Annotated[Text, AfterValidator(known_phrase)] | None
+    pads: Annotated[Pads, Lax]
+    min_ld: float
 
 
 def given_traces(options: DataOptions) -> list[TraceText] | None:
     """The given traces; None if the data is questions."""
     if options.kind != "traces":
         return None
-    traces = list(read_traces(Path(options.require("path")).expanduser(), options.where, options.on_malformed))
+    traces = list(read_traces(Path(options.require("path")).expanduser(), options.where, options.malformed))
     if not traces:
         raise UserError(f"{options.path} has no trace with {options.where or 'text'}: change data.where")
     return traces
@@ -65,15 +118,12 @@ def given_traces(options: DataOptions) -> list[TraceText] | None:
 
 def questions(options: DataOptions) -> list[Question]:
     """What the model is asked."""
-    if options.kind not in QUESTIONS:
-        known = ", ".join([*QUESTIONS, "traces"])
-        raise UserError(f"unknown data.kind {options.kind!r}; known: {known}")
     return QUESTIONS[options.kind](options)
 
 
 def _from_file_or_hub(options: DataOptions) -> list[Question]:
-    path, malformed = options.require("path"), options.on_malformed
-    return read_questions(path, options.limit, options.fields, malformed, options.subset, options.split)
+    path, malformed = options.require("path"), options.malformed
+    return read_questions(path, options.limit, options.fields_, malformed, options.subset, options.split)
 
 
 def _word_problems(options: DataOptions) -> list[Question]:

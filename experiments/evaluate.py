@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from experiments.evaluate_findings import findings
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, typed
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, summary
@@ -29,20 +30,34 @@ CLOSING_SECONDS = 10.0
 """About what statistics and figures take."""
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+class JudgeSettings(Options):
+    """Who judges; no `url` = nobody."""
+
+    url: Annotated[Text, Field(pattern=r"^https?://[^\s/]+")] | None
+    model: Text | None
+    key_variable: Annotated[Text, Field(min_length=1)]
+    parallel: Annotated[int, Field(ge=1, le=1000)]
+    timeout: Annotated[float, Field(gt=0, le=86400)]
+    retries: Annotated[int, Field(ge=0, le=1000)]
+    max_tokens: AtLeastOne
+
+
+class EvaluateOptions(Options):
     """conf/experiment/evaluate.yaml"""
 
-    name: str = "evaluate"
-    conditions: list[str] | None = None
-    samples: int = 1
-    judge: JudgeOptions = field(default_factory=JudgeOptions)
+    name: Text
+    conditions: Annotated[list[Annotated[Condition, Lax]], Field(min_length=1), AfterValidator(distinct)] | None
+    samples: AtLeastOne
+    judge: Annotated[JudgeOptions, By(JudgeSettings)]
+
+
+OPTIONS = EvaluateOptions
 
 
 def run(session: Session) -> Findings:
     """Answers and grades every question, or grades given traces; then filters, tests and draws."""
     options = typed(EvaluateOptions, session.cfg.experiment, "experiment")
-    conditions, judge = _check(session, options)
+    conditions, judge = check(session, options)
     store = session.store
     given = session.given
     # Given texts need no model, and vLLM has its own copy.
@@ -135,17 +150,10 @@ def _judged(
     return rows
 
 
-def _check(session: Session, options: EvaluateOptions) -> tuple[list[Condition], Judge | None]:
+def check(session: Session, options: EvaluateOptions) -> tuple[list[Condition], Judge | None]:
     """Everything that can be wrong is said before anything runs."""
     thinks = Condition.WITH_REASONING if session.model_options.reasons else Condition.NO_TAGS
-    names = options.conditions if options.conditions is not None else [thinks, Condition.WITHOUT_REASONING]
-    conditions = [Condition(choice(Condition, name, "experiment.conditions")) for name in names]
-    if not conditions or len(set(conditions)) < len(conditions):
-        raise UserError(
-            "experiment.conditions must name each condition once: with_reasoning, without_reasoning, no_tags"
-        )
-    if options.samples < 1:
-        raise UserError(f"experiment.samples={options.samples} must be at least 1")
+    conditions = options.conditions or [thinks, Condition.WITHOUT_REASONING]
     if options.samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.samples=1")
     if session.data_options.max_tokens is not None:
@@ -163,7 +171,7 @@ def _check(session: Session, options: EvaluateOptions) -> tuple[list[Condition],
 def plan(session: Session) -> Plan:
     """Answers one batch under one condition, or grades a few traces, and scales up."""
     options = typed(EvaluateOptions, session.cfg.experiment, "experiment")
-    conditions, _ = _check(session, options)
+    conditions, _ = check(session, options)
     if session.given is not None:
         traces = session.given[: session.data_options.limit]
         part = traces[:10]

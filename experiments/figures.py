@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from experiments.options import Options, Text
 from experiments.plan import Plan
 from experiments.session import Session
 from experiments.summary import Findings
@@ -14,6 +15,15 @@ from interp.run_directory import ENVIRONMENT, SUMMARY
 from interp.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
+
+
+class FiguresOptions(Options):
+    """conf/experiment/figures.yaml"""
+
+    name: Text
+
+
+OPTIONS = FiguresOptions
 
 
 def run(session: Session) -> Findings:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 from experiments.collect import Collected, collect, from_response, given_trace, respond
 from experiments.heads_findings import FindingsOptions, findings
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text, typed
 from experiments.plan import Plan, measured, require_memory
 from experiments.probing import HaystackOptions, needles_for, probes
 from experiments.session import Session
@@ -37,24 +36,23 @@ CLOSING_SECONDS = 10.0
 """About what the self-check, statistics and figures take on any model."""
 
 
-@dataclass(frozen=True)
-class HeadsOptions:
+class HeadsOptions(Options):
     """conf/experiment/heads.yaml"""
 
-    name: str = "heads"
-    top_k: int | None = None
-    score: str = HeadScore.DIFFERENCE.value
-    layers: str = "all"
-    random_sets: int = 200
-    resamples: int = 1000
-    reflection_words: list[str] = field(default_factory=list)
-    permutations: int = 200
-    min_mass: float = 0.05
-    induction_prompts: int = 8
-    haystack: HaystackOptions = field(default_factory=HaystackOptions)
-    maps: int = 3
-    map_heads: int = 1
-    block_mb: int | None = None
+    name: Text
+    top_k: AtLeastOne | None
+    score: Annotated[HeadScore, Lax]
+    layers: Layers
+    random_sets: Count
+    resamples: Count
+    reflection_words: list[Text]
+    permutations: Count
+    min_mass: Share
+    induction_prompts: Count
+    haystack: HaystackOptions
+    maps: Count
+    map_heads: Count
+    block_mb: Megabytes | None
 
     def k(self, n_heads: int) -> int:
         """How many of so many heads the ranking takes."""
@@ -69,10 +67,13 @@ class HeadsOptions:
         return None if self.block_mb is None else self.block_mb * 2**20
 
 
+OPTIONS = HeadsOptions
+
+
 def run(session: Session) -> Findings:
     """Measures every trace, probes and ranks the heads, keeps the maps of a few traces, draws all figures."""
     options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    needles = _check(session, options)
+    needles = check(session, options)
     store, lens = session.store, session.lens
     session.describe_environment()
     for item in session.bar(collect(session), "traces", total=session.n_examples):
@@ -132,7 +133,7 @@ def _keep_maps(session: Session, options: HeadsOptions, top: Sequence[Any]) -> N
 def plan(session: Session) -> Plan:
     """Runs one batch of generation, a trace or two and a probe of each kind, and scales up."""
     options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    needles = _check(session, options)
+    needles = check(session, options)
     traces = (
         _plan_generated(session, options) if session.given is None else _plan_given(session, options, session.given)
     )
@@ -205,10 +206,9 @@ def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
     )
 
 
-def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
+def check(session: Session, options: HeadsOptions) -> list[Haystack]:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
     lens, haystack = session.lens, options.haystack
-    choice(HeadScore, options.score, "experiment.score")
     n_heads = len(layer_set(options.layers, lens.n_layers)) * lens.n_heads
     if not 1 <= options.k(n_heads) <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads in these layers")
@@ -216,11 +216,6 @@ def _check(session: Session, options: HeadsOptions) -> list[Haystack]:
         raise UserError(
             f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"
         )
-    for name in ("random_sets", "resamples", "permutations", "induction_prompts", "maps"):
-        if getattr(options, name) < 0:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
     if options.block_bytes is not None:
-        if options.block_bytes <= 0:
-            raise UserError(f"experiment.block_mb={options.block_mb} must be positive")
         require_memory(session, 3 * options.block_bytes, "the block of attention weights", "lower experiment.block_mb")
     return needles_for(session, haystack)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from experiments.data import CONTRAST, ResponseFrom
 from interp.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.lens import load_config, load_tokenizer
 from interp.prompts import Condition, render
@@ -23,8 +24,8 @@ def look_at_input(session: Session) -> InputNotes | None:
     model = session.model_options
     positions = positions_of(load_config(session.model_spec))
     reader = Reader(model.name, load_tokenizer(session.model_spec), model.markers, positions)
-    if session.cfg.data.kind == "contrast":
-        from experiments.pairs import PairMaker, ResponseFrom  # pairs are made in a session
+    if session.cfg.data.kind == CONTRAST:
+        from experiments.pairs import PairMaker  # pairs are made in a session
 
         pairs = PairMaker(session)
         texts: list[tuple[str, tuple[str, ...]]] = [

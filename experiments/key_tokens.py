@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, Field
 
 from experiments.collect import Needs, collect, examples
 from experiments.key_tokens_findings import findings
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, typed
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
@@ -29,24 +30,36 @@ NO_ANSWER = "the model gives no answer after its own reasoning"
 NOTHING = "nothing in its reasoning can be changed"
 
 
-@dataclass(frozen=True)
-class KeyTokensOptions:
+def _with_place(template: str) -> str:
+    if "{}" not in template:
+        raise ValueError("needs {} where the sentence stands")
+    try:
+        template.format("")
+    except (IndexError, KeyError, ValueError) as error:
+        raise ValueError(f"must hold no braces but {{}}: {error}") from error
+    return template
+
+
+class KeyTokensOptions(Options):
     """conf/experiment/key_tokens.yaml"""
 
-    name: str = "key_tokens"
-    kinds: list[str] = field(default_factory=lambda: [kind.value for kind in Corruption])
-    paraphrase: str = "Wait, {}"
-    each: int | None = 12
-    traced: int = 2
-    layers: str = "all"
-    max_answer_tokens: int = 64
-    batch: int = 32
+    name: Text
+    kinds: Annotated[list[Annotated[Corruption, Lax]], Field(min_length=1), AfterValidator(distinct)]
+    paraphrase: Annotated[Text, AfterValidator(_with_place)]
+    each: AtLeastOne | None
+    traced: Count
+    layers: Layers
+    max_answer_tokens: AtLeastOne
+    batch: AtLeastOne
+
+
+OPTIONS = KeyTokensOptions
 
 
 def run(session: Session) -> Findings:
     """Changes each trace in many ways, one at a time, and watches the answer."""
     options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     store = session.store
     session.describe_environment()
     golds = session.golds
@@ -98,7 +111,7 @@ def corrupt(
 def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Corrupted]:
     rng = rng_for(session.seed, "corruptions", trace.example)
     chosen: list[Corrupted] = []
-    for kind in (Corruption(name) for name in options.kinds):
+    for kind in options.kinds:
         found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], options.paraphrase))
         if options.each is not None and len(found) > options.each:
             found = [found[i] for i in sorted(rng.permutation(len(found))[: options.each].tolist())]
@@ -106,28 +119,15 @@ def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Co
     return chosen
 
 
-def _check(session: Session, options: KeyTokensOptions) -> None:
+def check(session: Session, options: KeyTokensOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.lens.n_layers)
-    for kind in options.kinds:
-        choice(Corruption, kind, "experiment.kinds")
-    if not options.kinds:
-        raise UserError(f"experiment.kinds must name at least one of {', '.join(Corruption)}")
-    if "{}" not in options.paraphrase:
-        raise UserError(f"experiment.paraphrase={options.paraphrase!r} needs {{}} where the sentence stands")
-    if options.each is not None and options.each < 1:
-        raise UserError(f"experiment.each={options.each} must be at least 1")
-    if options.traced < 0:
-        raise UserError(f"experiment.traced={options.traced} must not be negative")
-    for name in ("max_answer_tokens", "batch"):
-        if getattr(options, name) < 1:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
 
 
 def plan(session: Session) -> Plan:
     """Makes one batch of traces, changes one of them and scales up."""
     options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     with measured() as making:
         items = list(islice(examples(session, Needs.REASONING), session.generation.batch))
     traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: t.n_measured)

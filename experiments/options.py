@@ -1,29 +1,142 @@
-"""Options as typed values: a wrong one is a UserError that names it."""
+"""Options as typed values: a wrong one is a UserError that names it.
+
+Each experiment declares its options once, as a frozen pydantic model; defaults and comments stand in conf/ alone.
+"""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any, TypeVar, cast
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast
 
-from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+)
+from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from interp.errors import UserError
+from interp.errors import UserError, nearest
+from interp.layers import check_layer_name
 
-T = TypeVar("T")
+
+class Options(BaseModel):
+    """A group of options. Strict: true is no number, "3" neither, and what is not finite is refused."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        hide_input_in_errors=True,
+    )
 
 
-def typed(kind: type[T], node: DictConfig, where: str) -> T:
-    """The options of a group as a dataclass. A missing, unknown or ill-typed one is a UserError that names it."""
-    path = f"{where}." if where else ""
+MOST = 10**6
+"""Of anything that is counted one by one: far beyond what a run could do, far below what a machine could not hold."""
+Count = Annotated[int, Field(ge=0, le=MOST)]
+AtLeastOne = Annotated[int, Field(ge=1, le=MOST)]
+Megabytes = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(ge=0, le=100)]
+Lax = Field(strict=False)
+"""For enums: members are given by their values."""
+
+
+def _as_text(value: Any) -> Any:
+    """Hydra reads `model.revision=1234` as a number."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+def _usable(text: str) -> str:
+    if "\0" in text or (not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text)):
+        raise ValueError("holds characters that no file or model can hold")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_as_text), AfterValidator(_usable)]
+
+
+def _layer_name(text: str) -> str:
     try:
-        schema = OmegaConf.structured(kind)
-        _make_writable(schema)  # frozen dataclasses make read-only nodes
-        return cast(T, OmegaConf.to_object(OmegaConf.merge(schema, _plain(node, kind))))
-    except MissingMandatoryValue as error:
-        raise UserError(f"{path}{error.full_key} must be set") from error
+        return check_layer_name(text)
+    except UserError as error:
+        raise ValueError(str(error).partition(" ")[2]) from error
+
+
+def one_of(names: Iterable[str]) -> AfterValidator:
+    """For a text that must be one of some names."""
+    known = [str(name) for name in names]
+
+    def check(value: str) -> str:
+        if value not in known:
+            raise ValueError(f"is not known: use {', '.join(known)}")
+        return value
+
+    return AfterValidator(check)
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """A validator for lists in which nothing may stand twice."""
+    if any(values.count(value) > 1 for value in values):
+        raise ValueError("must name each once")
+    return values
+
+
+Layers = Annotated[Text, AfterValidator(_layer_name)]
+"""A set of layers by name: see interp/layers.py."""
+
+
+def listed(value: Any) -> Any:
+    """A validator for lists that may be given as their only member."""
+    return value if isinstance(value, list) else [value]
+
+
+Threads = Annotated[int, Field(ge=1, le=4096)]
+LayerList = Annotated[list[Layers], BeforeValidator(listed), Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class By:
+    """Validated by an options model, then made into the annotated class of the library."""
+
+    model: type[Options]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            lambda values: source(**dict(values)), handler.generate_schema(self.model)
+        )
+
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def typed(kind: type[T], node: DictConfig | dict[str, Any], where: str) -> T:
+    """The options of a group. A missing, unknown or wrong one is a UserError that names it."""
+    values = plain(node, where) if isinstance(node, DictConfig) else node
+    try:
+        return kind.model_validate(_given(values))
+    except ValidationError as error:
+        raise UserError(_message(error.errors()[0], kind, where)) from error
+
+
+def plain(node: DictConfig, where: str) -> dict[str, Any]:
+    """The values of a group. Raises UserError for one that refers to an option that does not exist."""
+    try:
+        return cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}{error.full_key or where}: {str(error).splitlines()[0]}") from error
+        option = error.full_key or where
+        raise UserError(f"{option}: {str(error).splitlines()[0]}") from error
 
 
 def choice(kind: Any, value: str, option: str) -> Any:
@@ -34,15 +147,54 @@ def choice(kind: Any, value: str, option: str) -> Any:
         raise UserError(f"{option}={value} is not known: use {', '.join(kind)}") from error
 
 
-def _plain(node: DictConfig, kind: Any) -> dict[str, Any]:
-    """The node's values; at the top of the configuration, only those that `kind` has."""
-    values = cast(dict[str, Any], OmegaConf.to_container(node, resolve=True))
-    known = {f.name for f in fields(kind)} if node._get_parent() is None else values
-    return {name: value for name, value in values.items() if name in known}
+def _given(values: Any) -> Any:
+    """Without what still has to be set (??? in conf/), so that it counts as missing."""
+    if not isinstance(values, dict):
+        return values
+    return {name: _given(value) for name, value in values.items() if value != "???"}
 
 
-def _make_writable(node: DictConfig) -> None:
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        if not OmegaConf.is_missing(node, key) and isinstance(node[key], DictConfig):
-            _make_writable(node[key])
+def _message(error: ErrorDetails, kind: type[BaseModel], where: str) -> str:
+    """One line for one of pydantic's complaints."""
+    path = [str(part) for part in error["loc"] if not isinstance(part, int)]
+    option = ".".join(filter(None, (where, *path)))
+    value, about = error["input"], error.get("ctx", {})
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    said = f"{option}={shown if len(shown) <= 80 else shown[:80] + '...'}"
+    match error["type"]:
+        case "missing":
+            return f"{option} must be set"
+        case "extra_forbidden":
+            known = _fields(kind, path[:-1])
+            return f"unknown option {option}: {_close(where, path, known)}"
+        case "enum" | "literal_error":
+            return f"{said} is not known: use {_alternatives(str(about['expected']))}"
+        case "greater_than_equal" if about["ge"] == 0:
+            return f"{said} must not be negative"
+        case "greater_than_equal":
+            return f"{said} must be at least {about['ge']}"
+        case "value_error":
+            return f"{said} {about['error']}"
+        case _ if value is None:
+            return f"{option} must not be null"
+        case _:
+            complaint = re.sub(r"^(Input|List|Value|String|Dictionary) should", "must", error["msg"])
+            return f"{said} {re.sub(r' or instance of .*| after validation.*', '', complaint)}"
+
+
+def _alternatives(expected: str) -> str:
+    return expected.replace(" or ", ", ").replace("'", "")
+
+
+def _close(where: str, path: list[str], known: list[str]) -> str:
+    found = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {'.'.join(filter(None, (where, *path[:-1], *found)))}?" if found else nearest(path[-1], known)
+
+
+def _fields(kind: Any, path: list[str]) -> list[str]:
+    """The options of a group within a model."""
+    for name in path:
+        field = kind.model_fields.get(name) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        by = next((one.model for one in (field.metadata if field else ()) if isinstance(one, By)), None)
+        kind = by or (field.annotation if field else None)
+    return list(kind.model_fields) if isinstance(kind, type) and issubclass(kind, BaseModel) else []

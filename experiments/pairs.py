@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.options import choice, typed
+from experiments.data import CONTRAST, ContrastOptions, ResponseFrom
+from experiments.options import typed
 from experiments.session import Session
 from interp.answers import graded
 from interp.contrast.align import (
     ContrastPair,
-    Pads,
     PairError,
     PairStyle,
-    Scenario,
     Side,
     align,
     build_side,
 )
 from interp.contrast.questions import ContrastQuestion
-from interp.contrast.sources import PairSource, Template, questions_from, style_of
+from interp.contrast.sources import PairSource, questions_from, style_of
 from interp.datasets import Question
 from interp.errors import TraceError, UserError
 from interp.generate import Response
@@ -29,32 +27,6 @@ from interp.grading import Outcome
 from interp.lens import Lens
 from interp.prompts import Condition, PromptStyle, render
 from interp.trace import Segment, parse_ids
-
-
-class ResponseFrom(StrEnum):
-    """Who wrote the reasoning."""
-
-    GENERATE = "generate"
-    TEMPLATE = "template"
-
-
-@dataclass(frozen=True)
-class ContrastOptions:
-    """conf/data/contrast.yaml"""
-
-    name: str
-    kind: str
-    source: str = "auto"
-    path: str | None = None
-    seed: int = 1
-    limit: int | None = None
-    response: str = "auto"
-    template: Template = field(default_factory=Template)
-    instruction: str | None = None
-    scenario: str = Scenario.KEPT.value
-    phrase: str | None = None
-    pads: str = Pads.MASKED.value
-    min_ld: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -73,15 +45,13 @@ class PairMaker:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        if session.cfg.data.kind != "contrast":
+        if session.cfg.data.kind != CONTRAST:
             raise UserError(
                 f"data={session.cfg.data.name} has no contrast pairs: use data=contrast or object_comparison"
             )
         self.options = typed(ContrastOptions, session.cfg.data, "data")
         self.source = self._source()
-        choice(Pads, self.options.pads, "data.pads")
-        scenario = choice(Scenario, self.options.scenario, "data.scenario")
-        self.style: PairStyle = replace(style_of(self.source, self.options.phrase), scenario=scenario)
+        self.style: PairStyle = replace(style_of(self.source, self.options.phrase), scenario=self.options.scenario)
         self.response = self._response()
         self.prompt_style: PromptStyle = session.prompt_style
         if self.options.instruction is not None:
@@ -99,13 +69,13 @@ class PairMaker:
         if self.options.path is not None and self.options.source in ("auto", PairSource.OBJECT_COMPARISON):
             return PairSource.FILE
         if self.options.source != "auto":
-            return choice(PairSource, self.options.source, "data.source")
+            return PairSource(self.options.source)
         by_model = {"planted": PairSource.PLANTED, "embedded": PairSource.WORD_PROBLEMS}
         return by_model.get(self.session.cfg.model.source, PairSource.OBJECT_COMPARISON)
 
     def _response(self) -> ResponseFrom:
         if self.options.response != "auto":
-            return choice(ResponseFrom, self.options.response, "data.response")
+            return ResponseFrom(self.options.response)
         return ResponseFrom.GENERATE if self.session.cfg.model.reasons else ResponseFrom.TEMPLATE
 
     def drafts(self, done: Any = lambda _: False) -> Iterator[Drafted]:

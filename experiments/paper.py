@@ -6,21 +6,21 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
+from pydantic import AfterValidator
 
-from experiments.options import typed
-from experiments.parts import EXPERIMENTS
+from experiments.options import AtLeastOne, Options, Text, distinct, one_of, typed
+from experiments.parts import experiment
 from experiments.plan import Plan
 from experiments.session import Session, warned
 from experiments.summary import Findings, Headline, summary
 from interp.datasets import Question
-from interp.errors import UserError, nearest
+from interp.errors import UserError
 from interp.grading import Outcome
 from interp.prompts import Condition, render
 from interp.report import Part, Report, report_page
@@ -40,21 +40,23 @@ NOT_ASKED = "It is not among experiment.parts."
 WHY_NOT = {"credit": "A training takes longer than a report should: run experiment=credit study=strategies."}
 
 
-@dataclass(frozen=True)
-class PaperOptions:
+class PaperOptions(Options):
     """conf/experiment/paper.yaml"""
 
-    name: str = "paper"
-    parts: list[str] = field(default_factory=lambda: list(ABOUT))
-    questions: int = 200
-    traces: int = 32
-    options: dict[str, Any] = field(default_factory=dict)
+    name: Text
+    parts: Annotated[list[Annotated[str, one_of(ABOUT)]], AfterValidator(distinct)]
+    questions: AtLeastOne
+    traces: AtLeastOne
+    options: dict[Annotated[str, one_of(ABOUT)], dict[str, Any]]
+
+
+OPTIONS = PaperOptions
 
 
 def run(session: Session) -> Findings:
     """Runs the parts that are not finished yet, then gathers figures, headline numbers and the report."""
     options = typed(PaperOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     session.describe_environment()
     parts = []
     for name in ABOUT:
@@ -101,11 +103,11 @@ def _report(session: Session, options: PaperOptions, parts: list[Part]) -> None:
 def plan(session: Session) -> Plan:
     """The sum of the parts' own plans, those on shared traces as if each made its own."""
     options = typed(PaperOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     plans = []
     for name in options.parts:
         part = _session(session, options, name, session.directory / name, own_data=True)
-        plans.append(EXPERIMENTS[name]().plan(part))
+        plans.append(experiment(name).plan(part))
     return Plan(
         max(one.examples for one in plans),
         sum(one.passes for one in plans),
@@ -116,23 +118,24 @@ def plan(session: Session) -> Plan:
     )
 
 
-def _check(session: Session, options: PaperOptions) -> None:
+def check(session: Session, options: PaperOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     if not options.parts:
         raise UserError(f"experiment.parts must name some of: {', '.join(ABOUT)}")
-    for name in (*options.parts, *options.options):
-        if name not in ABOUT:
-            raise UserError(f"experiment.parts: {nearest(name, ABOUT)}")
     needy = [name for name in options.parts if name in ON_TRACES]
     if needy and session.given is None and "evaluate" not in options.parts:
         raise UserError(
             f"{needy[0]} measures the answers of evaluate: add evaluate to experiment.parts, or set data=traces"
         )
-    for name in ("questions", "traces"):
-        if getattr(options, name) < 1:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
-    for name in options.parts:
-        _config(session, options, name, Path(), own_data=True)
+    for name in dict.fromkeys((*options.parts, *options.options)):
+        module, cfg = experiment(name), _config(session, options, name, Path(), own_data=True)
+        where = f"experiment.options.{name}"
+        theirs = typed(module.OPTIONS, cfg.experiment, where)
+        if name in options.parts and options.options.get(name):
+            try:
+                module.check(_session(session, options, name, Path(), own_data=True), theirs)
+            except UserError as error:
+                raise UserError(f"{where}: {error}") from error
 
 
 def _begin(session: Session, options: PaperOptions, name: str, directory: Path) -> Session:
@@ -163,7 +166,7 @@ def _run_part(session: Session, options: PaperOptions, part: Session, name: str)
     try:
         if name not in ON_TRACES:  # its own questions; the shared traces are the model's own
             part.input  # noqa: B018 - said, or refused
-        EXPERIMENTS[name]().run(part)
+        experiment(name).run(part)
     except UserError:
         if "store" in part.__dict__:
             part.store.discard()
@@ -197,15 +200,12 @@ def _config(
         elif name in ON_TRACES and own_data:
             cfg.data, cfg.data.limit = ours.data, options.traces
         elif name in ON_TRACES:
-            data = compose("config", ["data=traces", f"data.path='{session.directory / TRACES}'"]).data
-            cfg.data, cfg.data.limit = data, options.traces
+            cfg.data = compose("config", ["data=traces"]).data
+            cfg.data.path, cfg.data.limit = str(session.directory / TRACES), options.traces
         if (directory / ENVIRONMENT).is_file():
             cfg.resume = str(directory)
-    OmegaConf.set_struct(cfg, True)
-    try:
         cfg.experiment.merge_with(options.options.get(name, {}))
-    except OmegaConfBaseException as error:
-        raise UserError(f"experiment.options.{name}: {str(error).splitlines()[0]}") from error
+    OmegaConf.set_struct(cfg, True)
     return cfg
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator
 from tqdm import tqdm
 
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct, typed
 from experiments.pairs import Drafted, PairMaker
 from experiments.patching_findings import findings
 from experiments.plan import Plan, measured
@@ -34,31 +35,50 @@ CLOSING_SECONDS = 10.0
 """About what statistics and figures take on any model."""
 
 
-@dataclass(frozen=True)
-class PatchingOptions:
+def _with_resid_pre(sites: list[Site]) -> list[Site]:
+    if Site.RESID_PRE not in sites:
+        raise UserError("experiment.sites must contain resid_pre: the figures are drawn from it")
+    return sites
+
+
+def _with_denoise(directions: list[Direction]) -> list[Direction]:
+    if Direction.DENOISE not in directions:
+        raise UserError("experiment.directions must contain denoise: the figures are drawn from it")
+    return directions
+
+
+def _known_roles(roles: list[str]) -> list[str]:
+    roles_of(roles)
+    return roles
+
+
+class PatchingOptions(Options):
     """conf/experiment/patching.yaml"""
 
-    name: str = "patching"
-    directions: list[str] = field(default_factory=lambda: [Direction.DENOISE.value])
-    sites: list[str] = field(default_factory=lambda: [Site.RESID_PRE.value])
-    layers: str = "all"
-    head_roles: list[str] = field(default_factory=list)
-    answer_tokens: int = 3
-    random_positions: int = 2
-    unrelated: bool = True
-    attribution: bool = True
-    random_sets: int = 2
-    top_k: int | None = None
-    score: str = HeadScore.DIFFERENCE.value
-    maps: int = 1
-    map_stride: int = 1
-    budget_mb: int = 1024
+    name: Text
+    directions: Annotated[list[Annotated[Direction, Lax]], AfterValidator(distinct), AfterValidator(_with_denoise)]
+    sites: Annotated[list[Annotated[Site, Lax]], AfterValidator(distinct), AfterValidator(_with_resid_pre)]
+    layers: Layers
+    head_roles: Annotated[list[Text], AfterValidator(distinct), AfterValidator(_known_roles)]
+    answer_tokens: Count
+    random_positions: Count
+    unrelated: bool
+    attribution: bool
+    random_sets: Count
+    top_k: AtLeastOne | None
+    score: Annotated[HeadScore, Lax]
+    maps: Count
+    map_stride: AtLeastOne
+    budget_mb: Megabytes
+
+
+OPTIONS = PatchingOptions
 
 
 def run(session: Session) -> Findings:
     """Drafts the pairs, finds their RFHs, makes all patches, draws Figs. 6 to 8."""
     options = typed(PatchingOptions, session.cfg.experiment, "experiment")
-    patch_options, k = _check(session, options)
+    patch_options, k = check(session, options)
     maker, store = PairMaker(session), session.store
     session.describe_environment()
     pads = Pads(maker.options.pads)
@@ -186,7 +206,7 @@ def patches_a_pair(session: Session, patch_options: PatchOptions, options: Patch
 def plan(session: Session) -> Plan:
     """Drafts one batch of pairs and patches one of them."""
     options = typed(PatchingOptions, session.cfg.experiment, "experiment")
-    patch_options, _ = _check(session, options)
+    patch_options, _ = check(session, options)
     maker = PairMaker(session)
     drafted, pair = 0, None
     tokens = 0
@@ -244,28 +264,16 @@ def cost(
     return depth * (len(patch_options.directions) * a_direction + more)
 
 
-def _check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
+def check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
     """The options in the library's terms, and how many heads count as RFHs."""
     lens = session.lens
-    choice(HeadScore, options.score, "experiment.score")
     n_heads = lens.n_layers * lens.n_heads
     k = options.top_k or usual_count(n_heads)
     if not 1 <= k <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
-    sites = [choice(Site, site, "experiment.sites") for site in options.sites]
-    if Site.RESID_PRE not in sites:
-        raise UserError("experiment.sites must contain resid_pre: the figures are drawn from it")
-    directions = [choice(Direction, one, "experiment.directions") for one in options.directions]
-    if Direction.DENOISE not in directions:
-        raise UserError("experiment.directions must contain denoise: the figures are drawn from it")
-    for name in ("answer_tokens", "random_positions", "random_sets", "maps"):
-        if getattr(options, name) < 0:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must not be negative")
-    if options.map_stride < 1:
-        raise UserError(f"experiment.map_stride={options.map_stride} must be at least 1")
-    if options.budget_mb <= 0:
-        raise UserError(f"experiment.budget_mb={options.budget_mb} must be positive")
     roles = roles_of(options.head_roles)
     layers = None if options.layers == "all" else layer_set(options.layers, lens.n_layers)
     budget = options.budget_mb * 2**20
-    return PatchOptions(sites, directions, layers, roles, options.random_positions, options.answer_tokens, budget), k
+    return PatchOptions(
+        options.sites, options.directions, layers, roles, options.random_positions, options.answer_tokens, budget
+    ), k

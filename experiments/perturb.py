@@ -5,17 +5,29 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import AfterValidator, Field
 
 from experiments.collect import Needs, examples
-from experiments.options import typed
+from experiments.options import (
+    AtLeastOne,
+    Layers,
+    Megabytes,
+    Options,
+    Temperature,
+    Text,
+    distinct,
+    one_of,
+    typed,
+)
 from experiments.perturb_findings import findings
 from experiments.plan import Plan, measured
-from experiments.rhythm import RhythmOptions, rank_heads_by_distance, ranked_first, sets_of
+from experiments.rhythm import rank_heads_by_distance, ranked_first, sets_of
+from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
 from experiments.session import Session
 from experiments.summary import Findings, summary
 from interp.errors import UserError
@@ -38,41 +50,41 @@ SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy")
 _STEPS = re.compile(r"[.!?](?:\s|$)|\n+")
 
 
-@dataclass(frozen=True)
-class PerturbOptions:
+class PerturbOptions(Options):
     """conf/experiment/perturb.yaml"""
 
-    name: str = "perturb"
-    k: int = 5
-    candidates: int = 3
-    positions: str | None = None
-    max_all: int = 200
-    scores: list[str] = field(default_factory=lambda: list(SCORES))
-    rollout_temperature: float = 0.0
-    max_new_tokens: int | None = None
-    batch: int = 64
-    layers: str = "all"
-    share: float = 0.3
-    receivers: int | None = None
-    ranking_traces: int = 8
-    window: int = 10
-    horizon: list[int] = field(default_factory=lambda: [10, 100])
-    block_mb: int | None = None
+    name: Text
+    k: AtLeastOne
+    candidates: AtLeastOne
+    positions: Annotated[str, one_of(("all", "groups"))] | None
+    max_all: AtLeastOne
+    scores: Annotated[list[Annotated[str, one_of(SCORES)]], Field(min_length=1), AfterValidator(distinct)]
+    rollout_temperature: Temperature
+    max_new_tokens: AtLeastOne | None
+    batch: AtLeastOne
+    layers: Layers
+    share: HeadShare
+    receivers: AtLeastOne | None
+    ranking_traces: AtLeastOne
+    window: AtLeastOne
+    horizon: Horizon
+    block_mb: Megabytes | None
 
     @property
-    def rhythm(self) -> RhythmOptions:
-        """The options by which heads are ranked and tokens measured."""
-        names = ("share", "receivers", "ranking_traces", "window", "horizon", "block_mb")
-        return RhythmOptions(layers=[self.layers], **{name: getattr(self, name) for name in names})
+    def ranking(self) -> Ranking:
+        return ranking_of(self, [self.layers], [Sinks.KEPT], self.receivers, self.block_mb)
+
+
+OPTIONS = PerturbOptions
 
 
 def run(session: Session) -> Findings:
     """Measures every trace, forces tokens in it, compares groups of positions and scores."""
     options = typed(PerturbOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     store = session.store
     session.describe_environment()
-    (heads,), items = ranked_first(session, options.rhythm)
+    (heads,), items = ranked_first(session, options.ranking)
     golds = session.golds
     for item in items:
         if item.trace is None:
@@ -98,7 +110,7 @@ def perturb(
     session: Session, options: PerturbOptions, trace: Trace, heads: HeadSets, gold: str | None
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of one trace: its tokens' scores, and what each forced token did."""
-    rhythm = options.rhythm
+    rhythm = options.ranking
     curves, entropy = measure_rhythm(session.lens, trace, rhythm.settings, [Sinks.KEPT], rhythm.block_bytes)
     (curve,) = curve_rows(trace, curves, [heads])
     tokens = token_rows(trace, curve, entropy, Peaks())
@@ -179,33 +191,22 @@ def _steps(text: str) -> float:
     return float(len(_STEPS.findall(text.strip() + "\n")))
 
 
-def _check(session: Session, options: PerturbOptions) -> None:
+def check(session: Session, options: PerturbOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    unknown = [name for name in options.scores if name not in SCORES]
-    if unknown or not options.scores:
-        raise UserError(f"experiment.scores={unknown or 'nothing'} is not known: use {', '.join(SCORES)}")
-    if options.positions not in (None, "all", "groups"):
-        raise UserError(f"experiment.positions={options.positions} is not known: use all or groups")
-    for name in ("k", "candidates", "batch", "max_all", "ranking_traces", "window"):
-        if getattr(options, name) < 1:
-            raise UserError(f"experiment.{name}={getattr(options, name)} must be at least 1")
-    if options.rollout_temperature < 0:
-        raise UserError(f"experiment.rollout_temperature={options.rollout_temperature} must not be negative")
-    options.rhythm.check()
     layer_set(options.layers, session.lens.n_layers)
 
 
 def plan(session: Session) -> Plan:
     """Makes one batch of traces, forces tokens in the shortest and scales up by length."""
     options = typed(PerturbOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     with measured() as making:
         items = list(islice(examples(session, Needs.RESPONSE), session.generation.batch))
     traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: len(response_of(t)))
     if not traces:
         raise UserError("no trace would be measured: raise data.max_tokens or change the data")
     short = traces[0]
-    ranking = replace(options.rhythm, ranking_traces=1)
+    ranking = replace(options.ranking, ranking_traces=1)
     (heads,) = sets_of_rows(rank_heads_by_distance(session, ranking, [short]))
     with measured() as forcing:
         rows = perturb(session, options, short, heads, None)

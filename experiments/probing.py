@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from experiments.options import choice
+from experiments.options import AtLeastOne, Lax, Options, Share
 from experiments.session import Session
 from interp.errors import UserError
 from interp.haystack import Haystack, haystacks
@@ -15,19 +14,17 @@ from interp.probes import Decoding, induction_scores, retrieval_scores
 from interp.ranking import HeadKind
 
 
-@dataclass(frozen=True)
-class HaystackOptions:
+class HaystackOptions(Options):
     """The haystacks for retrieval heads; no lengths = retrieval heads are not measured."""
 
-    lengths: list[int] = field(default_factory=lambda: [150, 300])
-    depths: list[float] = field(default_factory=lambda: [0.1, 0.5, 0.9])
-    decoding: str = Decoding.GENERATED.value
-    max_new_tokens: int = 40
+    lengths: list[AtLeastOne]
+    depths: list[Share]
+    decoding: Annotated[Decoding, Lax]
+    max_new_tokens: AtLeastOne
 
 
 def needles_for(session: Session, haystack: HaystackOptions) -> list[Haystack]:
     """The haystacks. Raises UserError for options that do not suit the model."""
-    choice(Decoding, haystack.decoding, "experiment.haystack.decoding")
     lens = session.lens
     needles = haystacks(
         lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
@@ -51,7 +48,7 @@ def probes(
 
     def retrieval(needle: Haystack) -> Callable[[], list[dict[str, Any]]]:
         def score() -> list[dict[str, Any]]:
-            copied = retrieval_scores(lens, needle, Decoding(settings.decoding), settings.max_new_tokens)
+            copied = retrieval_scores(lens, needle, settings.decoding, settings.max_new_tokens)
             return _rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
 
         return score

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from pydantic import AfterValidator, Field
 
 from experiments.collect import Collected, Needs, collect, examples
-from experiments.options import choice, typed
+from experiments.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct, typed
 from experiments.plan import Plan, measured
 from experiments.rhythm_findings import findings
+from experiments.rhythm_options import HeadShare, Horizon, Portion, Ranking, ranking_of
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.errors import UserError
 from interp.heads import Head, head_array, usual_count
 from interp.layers import layer_sets
 from interp.rhythm import PeakRule, Peaks
-from interp.rhythm_measure import Settings, Sinks, map_of_sets, measure_rhythm
+from interp.rhythm_measure import Sinks, map_of_sets, measure_rhythm
 from interp.rhythm_tables import (
     Analysis,
     HeadSets,
@@ -47,80 +48,52 @@ CLOSING_SECONDS = 20.0
 MEASURES = ("distance", "kurtosis", "distance_no_sinks", "kurtosis_no_sinks")
 
 
-@dataclass(frozen=True)
-class PeakOptions:
+class PeakOptions(Options):
     """How peaks are found."""
 
-    rule: str = PeakRule.PROMINENCE.value
-    prominence: float = 0.5
-    share: float = 0.2
+    rule: Annotated[PeakRule, Lax]
+    prominence: Annotated[float, Field(ge=0)]
+    share: Portion
 
 
-@dataclass(frozen=True)
-class RhythmOptions:
+class RhythmOptions(Options):
     """conf/experiment/rhythm.yaml"""
 
-    name: str = "rhythm"
-    layers: Any = "all"  # a name or a list of them: see interp/layers.py
-    sinks: list[str] = field(default_factory=lambda: [Sinks.KEPT.value])
-    share: float = 0.3
-    receivers: int | None = None
-    ranking_traces: int = 8
-    window: int = 10
-    horizon: list[int] = field(default_factory=lambda: [10, 100])
-    peaks: PeakOptions = field(default_factory=PeakOptions)
-    shares: list[float] = field(default_factory=list)
-    lags: int = 10
-    sentence_draws: int = 200
-    tolerances: list[int] = field(default_factory=lambda: [1])
-    map_tokens: int = 160
-    block_mb: int | None = None
+    name: Text
+    layers: LayerList
+    sinks: Annotated[list[Annotated[Sinks, Lax]], Field(min_length=1), AfterValidator(distinct)]
+    share: HeadShare
+    receivers: AtLeastOne | None
+    ranking_traces: AtLeastOne
+    window: AtLeastOne
+    horizon: Horizon
+    peaks: PeakOptions
+    shares: list[Portion]
+    lags: Count
+    sentence_draws: Count
+    tolerances: list[Count]
+    map_tokens: Count
+    block_mb: Megabytes | None
 
     @property
-    def settings(self) -> Settings:
-        return Settings(self.window, *self.horizon)
-
-    @property
-    def sink_choices(self) -> list[Sinks]:
-        return [Sinks(choice(Sinks, name, "experiment.sinks")) for name in self.sinks]
-
-    @property
-    def block_bytes(self) -> int | None:
-        return None if self.block_mb is None else self.block_mb * 2**20
-
-    def check(self) -> None:
-        """Raises UserError for values out of range."""
-        choice(PeakRule, self.peaks.rule, "experiment.peaks.rule")
-        if not self.sink_choices:
-            raise UserError("experiment.sinks must name kept, removed or both")
-        if not 0 < self.share <= 0.5:
-            raise UserError(f"experiment.share={self.share} must lie above 0 and not above 0.5")
-        for share in [*self.shares, self.peaks.share]:
-            if not 0 < share < 1:
-                raise UserError(f"a share of {share} of the tokens: experiment.shares must lie between 0 and 1")
-        if len(self.horizon) != 2 or not 0 <= self.horizon[0] <= self.horizon[1]:
-            raise UserError(f"experiment.horizon={self.horizon} must be [H_lo, H_hi] with 0 <= H_lo <= H_hi")
-        for name in ("ranking_traces", "window"):
-            if getattr(self, name) < 1:
-                raise UserError(f"experiment.{name}={getattr(self, name)} must be at least 1")
-        for name in ("lags", "sentence_draws", "map_tokens"):
-            if getattr(self, name) < 0:
-                raise UserError(f"experiment.{name}={getattr(self, name)} must not be negative")
-        if self.receivers is not None and self.receivers < 1:
-            raise UserError(f"experiment.receivers={self.receivers} must be at least 1")
+    def ranking(self) -> Ranking:
+        return ranking_of(self, self.layers, self.sinks, self.receivers, self.block_mb)
 
     def analysis(self, seed: int) -> Analysis:
-        peaks = Peaks(PeakRule(self.peaks.rule), self.peaks.prominence, self.peaks.share)
+        peaks = Peaks(self.peaks.rule, self.peaks.prominence, self.peaks.share)
         return Analysis(peaks, self.shares, self.lags, self.sentence_draws, self.tolerances, seed)
+
+
+OPTIONS = RhythmOptions
 
 
 def run(session: Session) -> Findings:
     """Ranks heads on the first traces, measures every trace, then couplings, nulls and figures over all of them."""
     options = typed(RhythmOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     store = session.store
     session.describe_environment()
-    sets, items = ranked_first(session, options)
+    sets, items = ranked_first(session, options.ranking)
     for item in items:
         if item.trace is None:
             store.skip(item.index, item.example, item.reason or "", **item.tables)
@@ -134,7 +107,7 @@ def run(session: Session) -> Findings:
     return Findings(headlines, lines)
 
 
-def ranked_first(session: Session, options: RhythmOptions) -> tuple[list[HeadSets], Iterator[Collected]]:
+def ranked_first(session: Session, options: Ranking) -> tuple[list[HeadSets], Iterator[Collected]]:
     """The sets of heads, ranked on the first traces unless the store has them, and all examples that are not done.
 
     Which heads count must be known before the first trace is averaged over them.
@@ -155,11 +128,11 @@ def ranked_first(session: Session, options: RhythmOptions) -> tuple[list[HeadSet
     return sets_of(store.table("head_sets")), chain(early, items)
 
 
-def rank_heads_by_distance(session: Session, options: RhythmOptions, traces: Sequence[Trace]) -> list[dict[str, Any]]:
+def rank_heads_by_distance(session: Session, options: Ranking, traces: Sequence[Trace]) -> list[dict[str, Any]]:
     """The rows of head_sets.parquet from the mean distance and kurtosis of each head over the ranking traces."""
     rows: list[dict[str, Any]] = []
     for trace in session.bar(traces, "ranking heads", total=len(traces)):
-        curves, _ = measure_rhythm(session.lens, trace, options.settings, options.sink_choices, options.block_bytes)
+        curves, _ = measure_rhythm(session.lens, trace, options.settings, options.sinks, options.block_bytes)
         rows += head_rows(trace.example, curves)
     table = pd.DataFrame(rows)
     means = {name: _mean(head_array(table, table[name].astype(float))) for name in MEASURES if name in table}
@@ -167,7 +140,7 @@ def rank_heads_by_distance(session: Session, options: RhythmOptions, traces: Seq
     receivers = options.receivers if options.receivers is not None else usual_count(n_heads)
     sets = []
     for layers, numbers in layer_sets(options.layers, session.lens.n_layers).items():
-        for sinks in options.sink_choices:
+        for sinks in options.sinks:
             suffix = "" if sinks is Sinks.KEPT else "_no_sinks"
             distance, kurtosis = means[f"distance{suffix}"], means[f"kurtosis{suffix}"]
             chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
@@ -197,7 +170,8 @@ def _measure(
     session: Session, options: RhythmOptions, trace: Trace, sets: Sequence[HeadSets]
 ) -> dict[str, list[dict[str, Any]]]:
     """The rows of one trace."""
-    curves, entropy = measure_rhythm(session.lens, trace, options.settings, options.sink_choices, options.block_bytes)
+    ranking = options.ranking
+    curves, entropy = measure_rhythm(session.lens, trace, ranking.settings, ranking.sinks, ranking.block_bytes)
     of_sets = curve_rows(trace, curves, sets)
     peaks = options.analysis(session.seed).peaks
     return {
@@ -224,30 +198,30 @@ def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets])
     if options.map_tokens and not store.has_closing("c-maps"):
         trace = Trace.from_row(records(store.table("traces").head(1))[0])
         shown = {"local": sets[0].local, "global": sets[0].far}
-        rows = map_of_sets(session.lens, trace, shown, options.map_tokens, options.block_bytes)
+        rows = map_of_sets(session.lens, trace, shown, options.map_tokens, options.ranking.block_bytes)
         store.write_closing("c-maps", maps=rows)
 
 
-def _check(session: Session, options: RhythmOptions) -> None:
+def check(session: Session, options: RhythmOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    options.check()
     layer_sets(options.layers, session.lens.n_layers)
 
 
 def plan(session: Session) -> Plan:
     """Generates one batch (or takes the first given traces), measures two traces and scales up by squared length."""
     options = typed(RhythmOptions, session.cfg.experiment, "experiment")
-    _check(session, options)
+    check(session, options)
     with measured() as generation:
         first = list(islice(examples(session, Needs.RESPONSE), session.generation.batch))
     traces = sorted((item.trace for item in first if item.trace is not None), key=lambda t: t.n_measured)
     if not traces:
         raise UserError("no trace would be measured: raise data.max_tokens or change the data")
     middle = traces[len(traces) // 2]
-    settings, sinks = options.settings, options.sink_choices
-    measure_rhythm(session.lens, middle, settings, sinks, options.block_bytes)  # pays for what later ones find ready
+    ranking = options.ranking
+    settings, sinks = ranking.settings, ranking.sinks
+    measure_rhythm(session.lens, middle, settings, sinks, ranking.block_bytes)  # pays for what later ones find ready
     with measured() as passes:
-        measure_rhythm(session.lens, middle, settings, sinks, options.block_bytes)
+        measure_rhythm(session.lens, middle, settings, sinks, ranking.block_bytes)
     share = session.n_examples / len(first)
     mean_square = float(np.mean([t.n_measured**2 for t in traces])) / middle.n_measured**2
     n = round(len(traces) * share) + min(options.ranking_traces, round(len(traces) * share))

@@ -13,7 +13,6 @@ from datetime import datetime
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, NoReturn
 
 import hydra
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("run")
 
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
-
-EXTRAS = {"trl": "rl"}
-"""Packages that some experiments need, and the extra that installs them."""
 
 
 def help_text() -> str:
@@ -128,21 +124,22 @@ class _Run:
         # Heavy imports start here.
         import torch
 
-        from experiments.options import typed
-        from experiments.session import RunOptions, Session
+        from experiments.parts import experiment as experiment_of
+        from experiments.session import Session
         from experiments.summary import show
         from interp.run_directory import check_directory
 
         cfg = self.cfg
-        options = typed(RunOptions, cfg, "")
+        session = Session(cfg, self.directory)
+        experiment = experiment_of(cfg.experiment.name)
+        session.check_options(experiment.OPTIONS)
+        options = session.run_options
         if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
             raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
         check_directory(self.directory, resume=options.resume is not None)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
-        experiment = _experiment(cfg.experiment.name)
-        session = Session(cfg, self.directory)
         if options.dry_run:
             print(f"dry run: {experiment.plan(session)}")
             return
@@ -175,16 +172,6 @@ class _Run:
 
     def close(self) -> None:
         self._open.close()
-
-
-def _experiment(name: str) -> ModuleType:
-    try:
-        return import_module(f"experiments.{name}")
-    except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
-            raise
-        install = f"pip install 'anchorlens[{EXTRAS[error.name]}]'"
-        raise UserError(f"{name} needs the package {error.name}: run `{install}`") from error
 
 
 def main() -> int:

@@ -11,20 +11,34 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from pydantic import BeforeValidator, Field, model_validator
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.data import DataOptions, given_traces, questions
+from experiments.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
 from experiments.input import look_at_input
-from experiments.options import choice, typed
+from experiments.options import (
+    AtLeastOne,
+    By,
+    Lax,
+    Options,
+    Seed,
+    Temperature,
+    Text,
+    Threads,
+    listed,
+    one_of,
+    plain,
+    typed,
+)
 from interp.answers import Grading
 from interp.datasets import Question, TraceText
 from interp.errors import UserError, on_command_line
@@ -52,6 +66,8 @@ PACKAGES = (
     "matplotlib",
     "hydra-core",
 )
+PARTS = ("generation", "grading")
+"""Groups that every experiment has beside its experiment, model and data."""
 RESUMABLE = ("resume", "dry_run", "progress", "figures")
 """Options that may differ between a run and its continuation."""
 OWNER = ".run"
@@ -60,52 +76,83 @@ OWNER = ".run"
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class ModelOptions:
+class MarkerOptions(Options):
+    """The `markers` of a model."""
+
+    open: Annotated[Text, Field(min_length=1)]
+    close: Annotated[Text, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _two(self) -> MarkerOptions:
+        if self.open == self.close:
+            raise ValueError("must be two different texts")
+        return self
+
+
+class PromptOptions(Options):
+    """The `prompt` of a model."""
+
+    instruction: Text
+    system: Text | None
+    finished_thought: Text
+    separator: Text
+
+
+class ModelOptions(Options):
     """One file of conf/model/: see conf/model/base.yaml."""
 
-    name: str
-    source: str
-    path: str | None = None
-    package: str | None = None
-    revision: str | None = None
-    dtype: str = "auto"
-    device: str = "auto"
-    device_map: str | None = None
-    trust_remote_code: bool = False
-    markers: ThinkMarkers = field(default_factory=ThinkMarkers)
-    prompt: PromptStyle = field(default_factory=PromptStyle)
-    threads: int | None = None
-    max_new_tokens: int = 1024
-    reasons: bool = True
+    name: Annotated[Text, Field(min_length=1)]
+    source: Annotated[ModelSource, Lax]
+    path: Text | None
+    package: Text | None
+    revision: Text | None
+    dtype: Annotated[str, one_of(("auto", "float32", "bfloat16", "float16", "float64"))]
+    device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")]
+    device_map: Annotated[str, one_of(("auto", "balanced", "balanced_low_0", "sequential"))] | None
+    trust_remote_code: bool
+    markers: Annotated[ThinkMarkers, By(MarkerOptions)]
+    prompt: Annotated[PromptStyle, By(PromptOptions)]
+    threads: Threads | None
+    max_new_tokens: AtLeastOne
+    reasons: bool
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(Options):
     """The options of conf/config.yaml outside its groups."""
 
-    seed: int = 0
-    dry_run: bool = False
-    resume: str | None = None
-    progress: bool = True
-    figures: bool = True
-    threads: int | None = None
+    seed: Seed
+    dry_run: bool
+    resume: Text | None
+    run: Text | None
+    runs: Annotated[list[Text], BeforeValidator(listed)] | None
+    progress: bool
+    figures: bool
+    threads: Threads | None
+
+
+class SamplingOptions(Options):
+    """The `generation` group."""
+
+    temperature: Temperature
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: AtLeastOne
+    batch: AtLeastOne
+    backend: Annotated[Backend, Lax]
 
 
 @dataclass(frozen=True)
 class GenerationOptions(Sampling):
-    """The `generation` part of conf/config.yaml."""
+    """How prompts are continued, how many at a time, and by what."""
 
     batch: int = 16
-    backend: str = Backend.HUGGING_FACE.value
+    backend: Backend = Backend.HUGGING_FACE
 
 
-@dataclass(frozen=True)
-class GradingOptions:
+class GradingOptions(Options):
     """The `grading` part of conf/config.yaml."""
 
-    where: str = AnswerFormat.STATED.value
-    seconds: float = 5.0
+    where: Annotated[AnswerFormat, Lax]
+    seconds: Annotated[float, Field(gt=0, le=3600)]
 
 
 @dataclass
@@ -117,7 +164,11 @@ class Session:
 
     @property
     def seed(self) -> int:
-        return int(self.cfg.seed)
+        return self.run_options.seed
+
+    @cached_property
+    def run_options(self) -> RunOptions:
+        return typed(RunOptions, _outside_groups(self.cfg), "")
 
     @cached_property
     def model_options(self) -> ModelOptions:
@@ -127,9 +178,8 @@ class Session:
     def model_spec(self) -> ModelSpec:
         """What `lens` is loaded from."""
         model = self.model_options
-        names = [name for name in ModelSpec.__dataclass_fields__ if name != "source"]
-        source = choice(ModelSource, model.source, "model.source")
-        return ModelSpec(source=source, **{name: getattr(model, name) for name in names})
+        names = list(ModelSpec.__dataclass_fields__)
+        return ModelSpec(**{name: getattr(model, name) for name in names})
 
     @cached_property
     def lens(self) -> Lens:
@@ -152,7 +202,7 @@ class Session:
 
     @property
     def backend(self) -> Backend:
-        return Backend(choice(Backend, self.generation.backend, "generation.backend"))
+        return self.generation.backend
 
     @cached_property
     def generator(self) -> Generator:
@@ -167,10 +217,7 @@ class Session:
     @cached_property
     def grading(self) -> Grading:
         options = typed(GradingOptions, self.cfg.grading, "grading")
-        if options.seconds <= 0:
-            raise UserError(f"grading.seconds={options.seconds} must be positive")
-        where = choice(AnswerFormat, options.where, "grading.where")
-        return Grading(self.model_options.markers, where, options.seconds)
+        return Grading(self.model_options.markers, options.where, options.seconds)
 
     @property
     def prompt_style(self) -> PromptStyle:
@@ -178,11 +225,26 @@ class Session:
 
     @cached_property
     def generation(self) -> GenerationOptions:
-        return typed(GenerationOptions, self.cfg.generation, "generation")
+        return GenerationOptions(**dict(typed(SamplingOptions, self.cfg.generation, "generation")))
 
     @cached_property
     def data_options(self) -> DataOptions:
+        if self.cfg.data.get("kind") == CONTRAST:
+            raise UserError(f"data={self.cfg.data.name} has contrast pairs, which only experiment=patching measures")
         return typed(DataOptions, self.cfg.data, "data")
+
+    def check_options(self, kind: type[Options]) -> None:
+        """Raises UserError for the first wrong option of the run, whose experiment has options of this kind.
+
+        Nothing is read or loaded for it.
+        """
+        _ = self.run_options
+        typed(kind, self.cfg.experiment, "experiment")
+        _ = self.model_spec, self.generation, self.grading
+        if self.cfg.data.get("kind") == CONTRAST:
+            typed(ContrastOptions, self.cfg.data, "data")
+        else:
+            _ = self.data_options
 
     @cached_property
     def given(self) -> list[TraceText] | None:
@@ -305,6 +367,12 @@ class Session:
     def bar(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
         """The items, with a progress bar unless progress=false."""
         yield from tqdm(items, desc=what, total=total, disable=not self.cfg.progress, leave=False)
+
+
+def _outside_groups(cfg: DictConfig) -> dict[str, Any]:
+    """What stands in conf/config.yaml itself; groups are checked by themselves."""
+    groups = ("experiment", "model", "data", "study", *PARTS)
+    return {name: value for name, value in plain(cfg, "").items() if name not in groups}
 
 
 @contextmanager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import Field, model_validator
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from experiments.options import typed
+from experiments.options import AtLeastOne, By, Count, Options, Share, Text, typed
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
@@ -36,21 +37,38 @@ PROBLEM_SEED = 1
 EVALUATION_BATCH = 100
 
 
-@dataclass(frozen=True)
-class TrainOptions:
+class SizeOptions(Options):
+    """How large the model is."""
+
+    layers: Annotated[int, Field(ge=1, le=1000)]
+    hidden: Annotated[int, Field(ge=2, le=10**5)]
+    heads: Annotated[int, Field(ge=1, le=1000)]
+    mlp: Annotated[int, Field(ge=1, le=10**6)]
+    positions: AtLeastOne
+    rope_base: Annotated[float, Field(gt=0)]
+    initial_scale: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="after")
+    def _heads_of_even_width(self) -> SizeOptions:
+        if self.hidden % (2 * self.heads):
+            raise ValueError(f"hidden={self.hidden} must be a multiple of twice heads={self.heads}")
+        return self
+
+
+class TrainOptions(Options):
     """conf/experiment/train_reasoner.yaml"""
 
-    name: str = "train_reasoner"
-    steps: int = 2600
-    drill_steps: int = 500
-    batch: int = 64
-    learning_rate: float = 3e-3
-    warmup_steps: int = 100
-    every: int = 100
-    eval_problems: int = 50
-    final_problems: int = 1000
-    early_accuracy: list[float] = field(default_factory=lambda: [0.3, 0.6])
-    size: ReasonerSize = field(default_factory=ReasonerSize)
+    name: Text
+    steps: AtLeastOne
+    drill_steps: Count
+    batch: AtLeastOne
+    learning_rate: Annotated[float, Field(gt=0, le=1000)]
+    warmup_steps: Count
+    every: AtLeastOne
+    eval_problems: AtLeastOne
+    final_problems: AtLeastOne
+    early_accuracy: Annotated[list[Share], Field(min_length=2, max_length=2)]
+    size: Annotated[ReasonerSize, By(SizeOptions)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +86,9 @@ ARMS = (
     Arm("accuracy_without_reasoning", Condition.WITHOUT_REASONING, 0.0),
     Arm("accuracy_no_tags", Condition.NO_TAGS, 0.0),
 )
+
+
+OPTIONS = TrainOptions
 
 
 def run(session: Session) -> Findings:
@@ -126,7 +147,7 @@ def plan(session: Session) -> Plan:
 
 
 def _recipe(options: TrainOptions, seed: int) -> Recipe:
-    if not 0 < options.every <= options.steps or options.batch < 1:
+    if options.every > options.steps:
         raise UserError(f"experiment.every={options.every} must lie between 1 and experiment.steps={options.steps}")
     return Recipe(
         seed=seed,

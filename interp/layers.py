@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -31,12 +32,13 @@ def layer_set(spec: str | int, n_layers: int) -> list[int]:
     elif name == "thirds":
         raise UserError("layers=thirds names three sets: sweep over bottom,middle,top")
     else:
-        layers = _numbers(name)
+        ranges = [part for part in _ranges(name) if part]
+        last = max((part[-1] for part in ranges), default=0)
+        if last >= n_layers:
+            raise UserError(f"layers={name}: layer {last} is out of range, the model has layers 0 to {n_layers - 1}")
+        layers = sorted({layer for part in ranges for layer in part})
     if not layers:
         raise UserError(f"layers={name}: a model with {n_layers} layers has none there")
-    for layer in layers:
-        if not 0 <= layer < n_layers:
-            raise UserError(f"layers={name}: layer {layer} is out of range, the model has layers 0 to {n_layers - 1}")
     return layers
 
 
@@ -49,12 +51,17 @@ def layer_sets(specs: str | int | Sequence[str | int], n_layers: int) -> dict[st
     return {str(name): layer_set(name, n_layers) for name in flat}
 
 
-def _numbers(name: str) -> list[int]:
-    layers: list[int] = []
-    try:
-        for part in name.split("+"):
-            first, dash, last = part.partition("-")
-            layers += range(int(first), int(last) + 1) if dash else [int(first)]
-    except ValueError as error:
-        raise UserError(f"layers={name} is not known: use {KNOWN}") from error
-    return sorted(set(layers))
+def check_layer_name(name: str) -> str:
+    """The name itself. Raises UserError for one that stands for no layers in any model."""
+    if name.strip() not in ("all", *THIRDS, "five", "thirds"):
+        _ranges(name.strip())
+    return name
+
+
+def _ranges(name: str) -> list[range]:
+    """The ranges that a name such as 1+4-8 lists."""
+    found = re.fullmatch(r"\d{1,9}(-\d{1,9})?(\+\d{1,9}(-\d{1,9})?)*", name, re.ASCII)
+    if not found:
+        raise UserError(f"layers={name} is not known: use {KNOWN}")
+    ends = [part.partition("-") for part in name.split("+")]
+    return [range(int(first), int(last or first) + 1) for first, _, last in ends]

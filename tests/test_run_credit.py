@@ -147,7 +147,7 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.end=middle", "use top, bottom"),
         ("experiment.signs=none", "use both, positive, negative"),
         ("experiment.q=0", "q=0 chooses no token"),
-        ("experiment.heads=some", "use targeted or all"),
+        ("experiment.heads=some", "use targeted, all"),
         ("experiment.layers=9", "layer 9 is out of range"),
         ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
         ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
@@ -156,7 +156,7 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.grpo.num_generations=5", "experiment.grpo: "),
         ("experiment.train={limit:3,split:held_out,seed:1}", "no question is left: change experiment.train"),
         ("experiment.train={limit:1}", "one step asks 2"),
-        ("+experiment.test.lines=3", "data has no option lines"),
+        ("+experiment.test.lines=3", "unknown option experiment.test.lines"),
         ("data=traces", "data.path must be set"),
     ],
 )

@@ -68,7 +68,7 @@ def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
         ("experiment.doses=[99]", "reasoner has 24 heads"),
         ("experiment.window=9", "reasoner has 4 layers"),
         ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
-        ("experiment.kinds=[]", "must name at least one each"),
+        ("experiment.kinds=[]", "must have at least 1 item"),
     ],
 )
 def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) -> None:
@@ -127,7 +127,7 @@ def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
         ("experiment.k=0", "experiment.k=0 must be at least 1"),
         ("experiment.rollout_temperature=-1", "must not be negative"),
         ("experiment.layers=roof", "layers=roof is not known"),
-        ("experiment.share=0", "experiment.share=0.0 must lie"),
+        ("experiment.share=0", "experiment.share=0 must be greater than 0"),
     ],
 )
 def test_wrong_options_of_perturb(tmp_path: Path, option: str, complaint: str) -> None:

@@ -74,10 +74,18 @@ def style_of(source: PairSource, phrase: str | None) -> PairStyle:
     style = STYLES[source]
     if phrase is None:
         return style
-    text = PHRASES.get(phrase, phrase)
-    if "{x}" not in text:
+    return replace(style, phrase=PHRASES.get(phrase, known_phrase(phrase)))
+
+
+def known_phrase(phrase: str) -> str:
+    """The phrase itself. Raises UserError for one in which no answer could stand."""
+    try:
+        fits = PHRASES.get(phrase, phrase).format(x="\0").count("\0") == 1
+    except (IndexError, KeyError, ValueError):
+        fits = False
+    if not fits:
         raise UserError(f"data.phrase={phrase!r} must be 1, 2 or a text with {{x}} where the answer stands")
-    return replace(style, phrase=text)
+    return phrase
 
 
 def questions_from(source: PairSource, path: str | None, seed: int, limit: int | None) -> list[ContrastQuestion]:
