@@ -35,7 +35,7 @@ def _with_place(template: str) -> str:
         raise ValueError("needs {} where the sentence stands")
     try:
         template.format("")
-    except (IndexError, KeyError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
         raise ValueError(f"must hold no braces but {{}}: {error}") from error
     return template
 

@@ -141,7 +141,7 @@ class _Run:
             torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
         if options.dry_run:
-            print(f"dry run: {experiment.plan(session)}")
+            print(printable(f"dry run: {experiment.plan(session)}"))
             return
         self._open.callback(session.close)
         self._store = session.store

@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from interp.errors import printable
 from interp.stats import Estimate
 
 
@@ -57,30 +58,31 @@ def reasons(skipped: dict[str, int]) -> str:
 
 
 def show(title: str, findings: Findings, directory: Path) -> None:
-    """The headline table and where the run is."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    """The headline table and where the run is. Texts may quote models and files: nothing in them is markup."""
+    table = Table(title=printable(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     for column in ("", "value", "95 % interval", "n", "control"):
         table.add_column(column, justify="left" if column in ("", "control") else "right", overflow="fold")
     for h in findings.headlines:
         control = f"{h.control_kind}: {_text(h.control)}" if h.control else ""
-        table.add_row(h.name, f"{h.estimate.value:.3f}", _interval(h.estimate), str(h.estimate.n), control)
-    console = Console()
+        row = (h.name, f"{h.estimate.value:.3f}", _interval(h.estimate), str(h.estimate.n), control)
+        table.add_row(*map(printable, row))
+    console = Console(markup=False, emoji=False)
     if not console.is_terminal:
-        console = Console(width=140)  # a log or a pipe
+        console = Console(markup=False, emoji=False, width=140)  # a log or a pipe
     if findings.headlines:
         console.print(table)
     else:
-        console.print(title)
+        console.print(printable(title))
     for line in findings.lines:
-        console.print(line, highlight=False)
-    console.print(f"run:     {directory}", soft_wrap=True)
+        console.print(printable(line), highlight=False)
+    console.print(printable(f"run:     {directory}"), soft_wrap=True)
     figures = sorted(p for p in directory.glob("figures/*") if p.suffix in (".png", ".html"))
     for label, figure in zip(["figures:"] + ["        "] * len(figures), figures, strict=False):
-        console.print(f"{label} {figure}", soft_wrap=True)
+        console.print(printable(f"{label} {figure}"), soft_wrap=True)
 
 
 def _interval(estimate: Estimate) -> str:
-    return "" if estimate.low is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]".replace("[", r"\[")
+    return "" if estimate.low is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
 def _text(estimate: Estimate) -> str:

@@ -11,6 +11,8 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from interp.errors import printable
+
 FOLDER = "failed"
 BY_HYDRA = "multirun.yaml"
 
@@ -48,7 +50,7 @@ class ListFailures(Callback):
             print(f"{len(found)} jobs of this sweep failed:")
         for one in found:
             failures.append(one["message"])
-            print(f"  {one['job']}: {one['message']}")
+            print(printable(f"  {one['job']}: {one['message']}"))
         crashes.extend(one["job"] for one in found if one["crashed"])
         _remove_if_nothing_ran(Path(config.hydra.sweep.dir), files)
 

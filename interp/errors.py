@@ -39,5 +39,9 @@ def on_command_line(option: str, value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """The text without what a terminal would obey or cannot show: control characters, lone surrogates."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    """The text without what a terminal would obey or cannot show: control characters, lone surrogates, and characters
+    that turn the direction of writing."""
+    return _UNSHOWN.sub("�", text)
+
+
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

@@ -65,7 +65,7 @@ class Template:
         }
         try:
             return self.reasoning.format(**words), self.answer.format(**words)
-        except (KeyError, IndexError, ValueError) as error:
+        except (AttributeError, KeyError, IndexError, ValueError) as error:
             raise UserError(f"data.template: {error} is not known; use {', '.join(words)}") from error
 
 
@@ -81,7 +81,7 @@ def known_phrase(phrase: str) -> str:
     """The phrase itself. Raises UserError for one in which no answer could stand."""
     try:
         fits = PHRASES.get(phrase, phrase).format(x="\0").count("\0") == 1
-    except (IndexError, KeyError, ValueError):
+    except (AttributeError, IndexError, KeyError, ValueError):
         fits = False
     if not fits:
         raise UserError(f"data.phrase={phrase!r} must be 1, 2 or a text with {{x}} where the answer stands")

@@ -188,6 +188,7 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
     axis.set_xscale("log", base=2)
     ks = sorted({int(m.removeprefix("pass@")) for m in rows["measure"]})
     axis.set_xticks(ks, [str(k) for k in ks])
+    axis.minorticks_off()
     axis.set_xlabel("k, answers to each question")
     axis.set_ylabel("pass@k, with 95 % interval")
     axis.set_ylim(0, 1.02)

@@ -56,7 +56,9 @@ def _draw_heads(table: Tables, facts: Mapping[str, Any], directory: Path) -> Non
     if map_figures.mapped_heads(maps):
         style.save(map_figures.attention_maps(maps, heads, traces, words, model), directory, "a_fig4_maps")
     style.save(token_attention(maps, traces[0], model), directory, "a_fig5_tokens")
-    (directory / "a_fig5_tokens.html").write_text(token_page(maps, traces, words, model), encoding="utf-8")
+    (directory / "a_fig5_tokens.html").write_text(
+        token_page(maps, traces, words, model), encoding="utf-8", errors="replace"
+    )
 
 
 def _draw_training(table: Tables, facts: Mapping[str, Any], directory: Path) -> None:  # noqa: ARG001 - all draw alike

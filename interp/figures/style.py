@@ -10,6 +10,9 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from interp.errors import printable
 
 SEQUENTIAL = "cividis"
 """Colour map for masses; uniform in lightness for all readers."""
@@ -28,6 +31,7 @@ plt.rcParams.update(
         "axes.spines.right": False,
         "pdf.fonttype": 42,
         "svg.hashsalt": "anchorlens",
+        "text.parse_math": False,  # ids, names and tokens are shown as they are: $ is no mathematics
     }
 )
 
@@ -35,6 +39,9 @@ plt.rcParams.update(
 def save(figure: Figure, directory: Path, name: str) -> Path:
     """Writes NAME.png and NAME.pdf and closes the figure; the files carry no date, so the same run gives the same."""
     directory.mkdir(parents=True, exist_ok=True)
+    for text in figure.findobj(Text):
+        if text.get_text() != (shown := printable(text.get_text())):
+            text.set_text(shown)
     # Measured once for both files: laying a figure out costs as much as drawing it.
     figure.draw_without_rendering()
     box = figure.get_tightbbox().padded(0.1)
@@ -45,11 +52,11 @@ def save(figure: Figure, directory: Path, name: str) -> Path:
 
 
 def label(token: str | None) -> str:
-    """A token's text as a label: line breaks and inner spaces made visible, nothing read as mathematics, pads named."""
+    """A token's text as a label: line breaks and inner spaces made visible, pads named."""
     if token is None:
         return "pad"
     shown = (token.strip(" ") or token).replace("\n", "⏎").replace("\t", "⇥").replace(" ", "·")
-    return "".join(c if c.isprintable() else "�" for c in shown).replace("$", r"\$") or "∅"
+    return "".join(c if c.isprintable() else "�" for c in shown) or "∅"
 
 
 def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
@@ -59,7 +66,7 @@ def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
     flat = table.copy()
     if isinstance(table.columns, pd.MultiIndex):
         flat.columns = pd.Index([", ".join(map(str, names)) for names in table.columns])
-    flat.to_csv(directory / f"{name}.csv", index=index)
+    flat.to_csv(directory / f"{name}.csv", index=index, errors="replace")
     text = table.to_latex(index=index, float_format="%.3g", escape=True, na_rep="--")
-    (directory / f"{name}.tex").write_text(text)
+    (directory / f"{name}.tex").write_text(text, encoding="utf-8", errors="replace")
     return directory / f"{name}.csv"
