@@ -14,7 +14,7 @@ from interp.datasets import Question, TraceText
 from interp.errors import TraceError
 from interp.generate import Response
 from interp.input_check import positions_of
-from interp.prompts import Condition, render
+from interp.prompts import Condition, render, with_response
 from interp.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
 
 
@@ -62,13 +62,21 @@ def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Ne
     """A given trace, or why it is not measured."""
     lens, source = session.lens, Path(session.data_options.path or "given").name
     try:
-        trace = parse_text(item.text, lens.tokenizer, lens.markers, example=item.id, source=source)
+        trace = parse_text(_text(session, item), lens.tokenizer, lens.markers, example=item.id, source=source)
     except TraceError as error:
         return Collected(index, item.id, None, error.reason)
     reason = left_out(session, trace, needs)
     if reason:
         return Collected(index, item.id, None, reason)
     return Collected(index, item.id, trace, None, {"traces": [trace_row(trace)]})
+
+
+def _text(session: Session, item: TraceText) -> str:
+    """The whole text of a given trace: messages are put into the model's own chat format."""
+    lens, arguments = session.lens, session.prompt_style.arguments
+    if not item.turns:
+        return item.text
+    return with_response(item.turns, item.response, lens.tokenizer, lens.markers, arguments)
 
 
 def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> Iterator[Collected]:

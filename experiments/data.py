@@ -25,6 +25,7 @@ from interp.datasets import (
 from interp.errors import UserError
 from interp.files import Malformed
 from interp.organisms.word_problems import Split
+from interp.trace import DEFAULT_MARKERS, ThinkMarkers
 
 CONTRAST = "contrast"
 
@@ -106,11 +107,12 @@ class ContrastOptions(Options):
     min_ld: float
 
 
-def given_traces(options: DataOptions) -> list[TraceText] | None:
-    """The given traces; None if the data is questions."""
+def given_traces(options: DataOptions, markers: ThinkMarkers = DEFAULT_MARKERS) -> list[TraceText] | None:
+    """The given traces; None if the data is questions. `markers` go round the reasoning of messages."""
     if options.kind != "traces":
         return None
-    traces = list(read_traces(Path(options.require("path")).expanduser(), options.where, options.malformed))
+    path = Path(options.require("path")).expanduser()
+    traces = list(read_traces(path, options.where, options.malformed, markers))
     if not traces:
         raise UserError(f"{options.path} has no trace with {options.where or 'text'}: change data.where")
     return traces

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 CLOSING_SECONDS = 10.0
 """About what the self-check, statistics and figures take."""
 NO_ANSWER = "the model gives no answer after its own reasoning"
+TOO_LONG = "its answer is longer than experiment.max_answer_tokens"
 NOTHING = "nothing in its reasoning can be changed"
 
 
@@ -95,13 +96,15 @@ def corrupt(
         return [], NOTHING
     prefixes = [trace.token_ids[: trace[Segment.ANSWER].start], *(case.ids for case in cases)]
     clean, *written = write_answers(lens, prefixes, options.max_answer_tokens, options.batch)
+    if not clean.finished:
+        return [], TOO_LONG
     if clean.answer is None:
         return [], NO_ANSWER
     rows = effect_rows(trace, cases, clean, written, gold)
     # The first changes that alter the answer, in the order of the kinds.
     told = 0
     for case, new in zip(cases, written, strict=True):
-        if told < options.traced and case.aligned and new.answer != clean.answer:
+        if told < options.traced and case.aligned and new.finished and new.answer != clean.answer:
             found = traced(lens, trace, case, clean, new, layer_set(options.layers, lens.n_layers))
             told += bool(found)
             rows += found

@@ -164,7 +164,7 @@ def _keep(session: Session, maker: PairMaker, draft: Drafted, pads: Pads) -> Non
         "corrupted_answer_id": pair.corrupted.answer_id, "clean_tokens": _texts(pair, 0),
         "corrupted_tokens": _texts(pair, 1), "roles": _roles(pair),
     }  # fmt: skip
-    masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=1), session.seed)
+    masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
     for mass in masses:
         mass["example"] = pair.id
     store.write(draft.index, pair.id, answers=draft.answers, pairs=[row], heads=masses)

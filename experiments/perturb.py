@@ -133,9 +133,8 @@ def _chosen(session: Session, options: PerturbOptions, trace: Trace, scores: Sco
     everywhere = options.positions == "all" or (options.positions is None and len(response) <= options.max_all)
     if everywhere:
         return list(response)
-    # The analysis draws the same groups again, from the index of the trace among those measured.
-    index = 0 if session.cfg.dry_run else session.store.n_measured
-    groups = [groups_of(scores, score, options.k, session.seed, index) for score in options.scores]
+    # The analysis draws the same groups again.
+    groups = [groups_of(scores, score, options.k, session.seed, trace.example) for score in options.scores]
     places = {place for of_score in groups for chosen in of_score.values() for place in chosen}
     return [response.start + i for i in sorted(places)]
 
@@ -151,18 +150,20 @@ def _force(
     whole = _answer(session, trace, trace.measured_ids)
     ends = end_ids(lens.tokenizer)
     rows = []
-    for n, (fork, (continuation, _)) in enumerate(zip(forks, found, strict=True)):
-        old = trace.measured_ids[fork.position + 1 :]
+    for n, (fork, (continuation, finished)) in enumerate(zip(forks, found, strict=True)):
+        # Both up to the limit of a rollout: what it cuts off is no difference.
+        old = trace.measured_ids[fork.position + 1 :][: sampling.max_new_tokens]
         new = [token for token in continuation if token not in ends]
         answer = _answer(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
         texts = [decode_response(lens.tokenizer, ids) for ids in (old, new)]
+        known = finished and whole is not None
         values: dict[str, tuple[float | None, float | None, float | None]] = {
             "jaccard": (None, None, jaccard(*texts)),
             "edit_distance": (None, None, edit_distance(old, new)),
-            "answer_changed": (None, None, float(answer != whole)),
+            "answer_changed": (None, None, float(answer != whole) if known else None),
             "steps_changed": (_steps(texts[0]), _steps(texts[1]), abs(_steps(texts[1]) - _steps(texts[0]))),
         }
-        if gold is not None:
+        if gold is not None and finished:
             before, after = (float(is_correct(a, gold, session.grading.seconds)) for a in (whole, answer))
             values["correct_changed"] = (before, after, abs(after - before))
         about = {

@@ -249,7 +249,7 @@ class Session:
     @cached_property
     def given(self) -> list[TraceText] | None:
         """The given traces; None if the model is to generate them from `questions`."""
-        return given_traces(self.data_options)
+        return given_traces(self.data_options, self.model_options.markers)
 
     @cached_property
     def questions(self) -> list[Question]:

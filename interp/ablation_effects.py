@@ -18,14 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.ablation import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
-from interp.generate import Sampling, continue_ids
+from interp.generate import Sampling, Written, continue_ids
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
-from interp.trace import Segment, Trace, decode_response
+from interp.trace import Segment, Trace
 
 Intervention = Ablation | Knockout
 TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
-WRITTEN = ("correct", "same_answer")
+WRITTEN = ("correct", "same_answer", "finished")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Subjects:
     """Which of the answer tokens is the answer's first."""
     own: list[int] = field(init=False)
     """That token."""
-    written: list[str] | None = None
+    written: list[Written] | None = None
     _shared: dict[bool, _Before] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -187,17 +187,28 @@ class Subjects:
         self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
     ) -> list[dict[str, Any]]:
         """`correct`: the new answer is the gold answer; `same_answer`: it is the one that the model writes when nothing
-        is cut. Both 0 or 1, `value` = cut minus clean for `correct`."""
+        is cut; `finished`: it ends within the limit of tokens. All 0 or 1, `value` = cut minus clean for `correct`.
+
+        An answer that the limit cuts off is not right, and what it would have been is not known: `same_answer` is None
+        where one of the two is cut off, or where the model gives no answer when nothing is cut; `correct` is None where
+        that one is cut off.
+        """
         if self.written is None:
             self.written = self._write(())
         cut = self._write(interventions, reference, seed)
         rows = []
         for trace, gold, before, after in zip(self.traces, self.golds, self.written, cut, strict=True):
-            same = float(extract_answer(before) is not None and extract_answer(before) == extract_answer(after))
-            rows.append(self._row(trace, labels, "same_answer", 1.0, same, same))
-            if gold is not None:
-                old, new = (float(_right(text, gold)) for text in (before, after))
+            same = None
+            if before.finished and after.finished and before.answer is not None:
+                same = float(before.answer == after.answer)
+            rows.append(self._row(trace, labels, "same_answer", None if same is None else 1.0, same, same))
+            ended = float(after.finished)
+            rows.append(self._row(trace, labels, "finished", float(before.finished), ended, ended))
+            if gold is not None and before.finished:
+                old, new = (float(_right(one, gold)) for one in (before, after))
                 rows.append(self._row(trace, labels, "correct", old, new, new - old))
+            elif gold is not None:
+                rows.append(self._row(trace, labels, "correct", None, None, None))
         return rows
 
     @property
@@ -208,25 +219,25 @@ class Subjects:
     @torch.no_grad()
     def _write(
         self, interventions: Sequence[Intervention], reference: Reference | None = None, seed: int = 0
-    ) -> list[str]:
+    ) -> list[Written]:
         lens, prompts = self.lens, self.prompts
         _, cache = self._before(prompts, interventions)
         with intervened(lens, prompts, interventions, reference, seed):
             written = continue_ids(
                 lens, self._before_answers, Sampling(max_new_tokens=self.max_new_tokens), past_key_values=cache
             )
-        return [decode_response(lens.tokenizer, one.ids) for one in written]
+        return [Written.of(lens, one) for one in written]
 
     def _row(
-        self, trace: Trace, labels: Labels, metric: str, clean: float | None, patched: float, value: float
+        self, trace: Trace, labels: Labels, metric: str, clean: float | None, patched: float | None, value: float | None
     ) -> dict[str, Any]:
         about = {"example": trace.example, **labels.as_row()}
         return {**about, "metric": metric, "clean": clean, "patched": patched, "value": value}
 
 
-def _right(text: str, gold: str) -> bool:
-    found = extract_answer(text)
-    return outcome(text, found, gold, finished=True, closed=True) is Outcome.CORRECT
+def _right(written: Written, gold: str) -> bool:
+    found = written.answer
+    return outcome(written.text, found, gold, finished=written.finished, closed=True) is Outcome.CORRECT
 
 
 def _required(position: int | None) -> int:

@@ -54,6 +54,11 @@ class Corrupted:
     aligned: bool
     """Whether both runs have the same number of tokens."""
 
+    def may_follow(self, answer: str) -> bool:
+        """Whether an answer could become the new word: both are numbers, or both names, and it is not that already."""
+        kinds = {Corruption.NUMBER: _NUMBER, Corruption.NAME: _NAME}
+        return self.kind in kinds and answer != self.new and kinds[self.kind].fullmatch(answer) is not None
+
 
 def corruptions(
     trace: Trace,
@@ -141,7 +146,7 @@ def _steps(
                 order = rng.permutation(len(words))
             new = lead + " ".join(words[i] for i in order) + body[len(body.rstrip(".!?")) :] + tail
         else:
-            new = lead + template.format(body) + tail
+            new = lead + template.replace("{}", body) + tail
         ids = tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
         changed = (*trace.token_ids[:start], *ids, *trace.token_ids[stop:close])
         aligned = len(changed) == close

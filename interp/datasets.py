@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from interp.errors import UserError, nearest
 from interp.files import Malformed, looks_like_file, read_rows, text_field
 from interp.grading import Task
+from interp.ids import own_ids
 from interp.organisms import planted, word_problems
 from interp.organisms.word_problems import Split
 from interp.scorers import rule_of
+from interp.trace import DEFAULT_MARKERS, ThinkMarkers
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,10 @@ class TraceText:
     kind: str | None = None
     level: str | None = None
     finished: bool | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    """(role, content) of the turns before the last, where the file holds messages: the chat format is the reader's."""
+    response: str = ""
+    """The last turn, where there are such turns."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +139,8 @@ def read_questions(
     """Questions from JSON lines or Parquet, or from a data set of the Hugging Face hub (or a local copy of one)."""
     local = looks_like_file(path)
     rows = read_rows(Path(path).expanduser(), malformed) if local else _hub_rows(path, subset, split)
-    questions: list[Question] = []
-    for number, row in rows:
-        if limit is not None and len(questions) == limit:
-            break
-        questions.append(_question(row, fields, number, f"{path}, row {number}"))
+    first = islice(rows, limit)
+    questions = list(own_ids(_question(row, fields, number, f"{path}, row {number}") for number, row in first))
     if not questions:
         raise UserError(f"{path} has no question")
     return questions
@@ -153,13 +157,13 @@ def _question(row: Mapping[str, Any], fields: Fields, number: int, where: str) -
         *earlier_turns, last = (str(turn["content"]) for turn in turns)
         earlier, text = tuple(earlier_turns), last
     gold = None if fields.gold is None else row.get(fields.gold)
-    if gold is not None and fields.gold_after is not None:
-        gold = str(gold).rpartition(fields.gold_after)[2].strip().replace(",", "")
+    if isinstance(gold, str) and fields.gold_after is not None:
+        gold = gold.rpartition(fields.gold_after)[2].strip().replace(",", "")
     checklist = row.get(fields.checklist) or []
     return Question(
-        str(row.get(fields.id, number)),
+        str(number if row.get(fields.id) is None else row[fields.id]),
         text,
-        None if gold is None else str(gold),
+        gold_of(gold),
         _text_or_none(row.get(fields.kind)),
         _text_or_none(row.get(fields.level)),
         earlier=earlier,
@@ -179,27 +183,113 @@ def _hub_rows(path: str, subset: str | None, split: str) -> Iterator[tuple[int, 
         yield number, dict(row)
 
 
-def read_traces(path: Path, where: dict[str, Any], malformed: Malformed = Malformed.ERROR) -> Iterator[TraceText]:
+def read_traces(
+    path: Path,
+    where: dict[str, Any],
+    malformed: Malformed = Malformed.ERROR,
+    markers: ThinkMarkers = DEFAULT_MARKERS,
+) -> Iterator[TraceText]:
     """Traces from a file of rows with `text` and, if known, `id`, `gold`, `model`, `condition`, `subject`, `level` and
-    `finished`; only rows whose fields equal `where`."""
+    `finished` or `finish_reason`; only rows whose fields equal `where`, 5 and "5" being the same.
+
+    Instead of `text` a row may have `messages` (the last one the assistant's, perhaps with `reasoning_content`), or
+    `prompt` and `completion`. Each trace has an id of its own.
+    """
+    yield from own_ids(_traces(path, where, malformed, markers))
+
+
+def _traces(path: Path, where: dict[str, Any], malformed: Malformed, markers: ThinkMarkers) -> Iterator[TraceText]:
+    found: set[str] = set()
+    fields: set[str] = set()
     for number, row in read_rows(path, malformed):
-        missing = where.keys() - row.keys()
-        if missing:
-            raise UserError(f"{path}, line {number}: no field {min(missing)!r} to select by; it has {', '.join(row)}")
-        if all(row[key] == value for key, value in where.items()):
-            parts = [str(row[key]) for key in ("model", "id", "condition") if key in row]
-            finished = row.get("finished")
-            yield TraceText(
-                "/".join(parts) or str(number),
-                text_field(row, "text", f"{path}, line {number}"),
-                _text_or_none(row.get("gold")),
-                str(row.get("id", number)),
-                _text_or_none(row.get("condition")),
-                _text_or_none(row.get("model")),
-                _text_or_none(row.get("subject")),
-                _text_or_none(row.get("level")),
-                finished if isinstance(finished, bool) else None,
-            )
+        found |= where.keys() & row.keys()
+        fields |= row.keys()
+        if not all(key in row and _same(row[key], value) for key, value in where.items()):
+            continue
+        given = {name: row[name] for name in ("model", "id", "condition") if row.get(name) is not None}
+        question = str(given.get("id", number))
+        text, turns, response = _trace_text(row, markers, f"{path}, line {number}")
+        yield TraceText(
+            "/".join(map(str, given.values())) or str(number),
+            text,
+            gold_of(row.get("gold")),
+            question,
+            _text_or_none(row.get("condition")),
+            _text_or_none(row.get("model")),
+            _text_or_none(row.get("subject")),
+            _text_or_none(row.get("level")),
+            _finished(row),
+            turns,
+            response,
+        )
+    missing = where.keys() - found
+    if missing:
+        raise UserError(f"{path}: no field {min(missing)!r} to select by; it has {', '.join(sorted(fields))}")
+
+
+def gold_of(value: Any) -> str | None:
+    """A gold answer as text; None where there is none: null, NaN, an empty text, or several values."""
+    if isinstance(value, list | tuple) and len(value) == 1:
+        (value,) = value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if value is None or isinstance(value, list | tuple | dict) or value != value or not str(value).strip():
+        return None
+    return str(value)
+
+
+def _trace_text(
+    row: Mapping[str, Any], markers: ThinkMarkers, where: str
+) -> tuple[str, tuple[tuple[str, str], ...], str]:
+    """(whole text, turns before the assistant's last, that last turn): the turns only where the row has messages."""
+    messages, prompt = row.get("messages"), row.get("prompt")
+    completion = next((row[name] for name in ("completion", "response") if isinstance(row.get(name), str)), None)
+    if isinstance(row.get("text"), str):
+        text = row["text"]
+        cut = isinstance(prompt, str) and markers.open not in text and not text.startswith(prompt)
+        return (f"{prompt}{text}" if cut else text), (), ""
+    if isinstance(prompt, str) and completion is not None:
+        return prompt + completion, (), ""
+    if messages is None:
+        return text_field(row, "text", where), (), ""
+    if (
+        not isinstance(messages, list)
+        or not messages
+        or not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in messages)
+        or messages[-1]["role"] != "assistant"
+    ):
+        raise UserError(
+            f"{where}: 'messages' is not a list of turns with `role` and `content`, the last the assistant's"
+        )
+    *earlier, last = messages
+    turns = tuple((str(turn["role"]), _content(turn)) for turn in earlier)
+    response, reasoning = _content(last), last.get("reasoning_content") or last.get("reasoning")
+    if isinstance(reasoning, str) and markers.open not in response:
+        response = f"{markers.open}\n{reasoning.strip()}\n{markers.close}\n\n{response.lstrip()}"
+    elif markers.close in response and markers.open not in response:  # the chat template had opened the tag
+        response = f"{markers.open}\n{response.lstrip()}"
+    return "".join(f"{content}\n" for _, content in turns) + response, turns, response
+
+
+def _content(turn: Mapping[str, Any]) -> str:
+    """The text of a turn, which may be cut into parts."""
+    content = turn.get("content")
+    if isinstance(content, list):
+        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+    return "" if content is None else str(content)
+
+
+def _finished(row: Mapping[str, Any]) -> bool | None:
+    """What a row says of its end: `finished`, or `finish_reason` as servers give it. None = nothing."""
+    finished, reason = row.get("finished"), row.get("finish_reason")
+    if isinstance(finished, bool):
+        return finished
+    return None if not isinstance(reason, str) else reason.lower() not in ("length", "max_tokens", "max_length")
+
+
+def _same(value: Any, wanted: Any) -> bool:
+    """Whether a field has a value, whatever kind of number or text either is."""
+    return value == wanted or str(value) == str(wanted)
 
 
 def _text_or_none(value: Any) -> str | None:

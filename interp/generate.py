@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel
 
+from interp.grading import extract_answer
 from interp.lens import Lens
 from interp.stats import seed_for
-from interp.trace import end_ids
+from interp.trace import decode_response, end_ids
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,25 @@ class Continuation:
 
     ids: tuple[int, ...]
     finished: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """The answer that a model writes after some reasoning, without an end token."""
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+    @classmethod
+    def of(cls, lens: Lens, continuation: Continuation) -> Written:
+        ids = continuation.ids[:-1] if continuation.finished else continuation.ids
+        return cls(ids, decode_response(lens.tokenizer, ids), continuation.finished)
+
+    @property
+    def answer(self) -> str | None:
+        found = extract_answer(self.text)
+        return None if found is None else found.strip()
 
 
 def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:

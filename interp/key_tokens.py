@@ -8,7 +8,6 @@ patched into the corrupted run: which positions and layers carry the change to t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,31 +15,18 @@ import pandas as pd
 from interp.blocks import Site
 from interp.corruptions import Corrupted, Corruption, sentences
 from interp.effects import Answers
-from interp.generate import Sampling, continue_ids
-from interp.grading import extract_answer, is_correct
+from interp.generate import Sampling, Written, continue_ids
+from interp.grading import is_correct
 from interp.lens import Lens
 from interp.patching import Patch, record, sweep
 from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
-from interp.trace import Segment, Trace, decode_response
+from interp.trace import Segment, Trace
 
 METRICS = ("answer_changed", "follows_corrupted", "neither", "correct")
 ROLES = ("changed", "reasoning_after", "close", "answer_before", "predicting")
 """Parts of the sequence that are patched: the changed tokens, the reasoning after them, the close tag, the answer up to
 the last token, and the token that predicts the difference."""
-
-
-@dataclass(frozen=True)
-class Written:
-    """The answer that a model writes after some reasoning."""
-
-    ids: tuple[int, ...]
-    text: str
-
-    @property
-    def answer(self) -> str | None:
-        found = extract_answer(self.text)
-        return None if found is None else found.strip()
 
 
 def write_answers(lens: Lens, prefixes: Sequence[Sequence[int]], max_new_tokens: int, batch: int) -> list[Written]:
@@ -51,8 +37,7 @@ def write_answers(lens: Lens, prefixes: Sequence[Sequence[int]], max_new_tokens:
         part = order[first : first + batch]
         written = continue_ids(lens, [prefixes[i] for i in part], Sampling(max_new_tokens=max_new_tokens))
         for i, one in zip(part, written, strict=True):
-            ids = one.ids[:-1] if one.finished else one.ids
-            found[i] = Written(ids, decode_response(lens.tokenizer, ids))
+            found[i] = Written.of(lens, one)
     return [found[i] for i in range(len(prefixes))]
 
 
@@ -62,19 +47,23 @@ def effect_rows(
     """What each change did to the answer.
 
     `answer_changed`: it is not the clean one; `follows_corrupted`: it is the new number or name, `neither`: it is
-    neither that nor the clean one (both only where a word became one that is not the clean answer anyway); `correct`.
+    neither that nor the clean one (both only where an answer could follow: a number changed where the clean answer is a
+    number, a name where it is a name, and the new one is not the clean answer anyway); `correct`. An answer that the
+    limit of tokens cut off is not right, and what it would have been is not known: the others are None. The clean
+    answer must be whole.
     """
     rows = []
     for case, new in zip(cases, written, strict=True):
-        values: dict[str, tuple[float | None, float, float]] = {}
-        changed = float(new.answer != clean.answer)
+        values: dict[str, tuple[float | None, float | None, float | None]] = {}
+        changed = float(new.answer != clean.answer) if new.finished else None
         values["answer_changed"] = (None, changed, changed)
-        if case.kind in (Corruption.NUMBER, Corruption.NAME) and case.new != clean.answer:
-            follows = float(new.answer == case.new)
+        if clean.answer is not None and case.may_follow(clean.answer):
+            follows = float(new.answer == case.new) if new.finished else None
+            neither = None if changed is None or follows is None else changed - follows
             values["follows_corrupted"] = (None, follows, follows)
-            values["neither"] = (None, changed - follows, changed - follows)
+            values["neither"] = (None, neither, neither)
         if gold is not None:
-            before, after = (float(is_correct(text.answer, gold)) for text in (clean, new))
+            before, after = (float(text.finished and is_correct(text.answer, gold)) for text in (clean, new))
             values["correct"] = (before, after, after - before)
         for metric, (before_value, after_value, value) in values.items():
             rows.append(
@@ -169,6 +158,9 @@ def summary_rows(effects: pd.DataFrame, traces: dict[str, Trace], seed: int) -> 
         for group in ("third", "step_from_end"):
             pieces += [(group, str(value), piece) for value, piece in part.groupby(group)]
         for group, value, piece in pieces:
+            piece = piece.dropna(subset=["value"])
+            if piece.empty:
+                continue
             by_trace = piece.groupby("example")["value"].mean()
             estimate = bootstrap_mean(
                 by_trace.to_numpy(dtype=float), rng_for(seed, "corrupted", kind, metric, group, value)

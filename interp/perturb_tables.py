@@ -22,23 +22,21 @@ MIN_POSITIONS = 8
 class Problem:
     """One trace: the scores of its response's tokens and the mean effect of forcing each of them (NaN = not forced)."""
 
+    example: str
     scores: Scores
     effects: dict[str, np.ndarray]
 
 
-def groups_of(scores: Scores, score: str, k: int, seed: int, index: int) -> dict[Group, list[int]]:
-    """All groups of the index-th trace, drawn alike whenever they are asked for."""
-    return {g: scores.group(score, g, k, rng_for(seed, "groups", index, score, g)) for g in Group}
+def groups_of(scores: Scores, score: str, k: int, seed: int, example: str) -> dict[Group, list[int]]:
+    """All groups of a trace, drawn alike whenever they are asked for, whatever other traces there are."""
+    return {g: scores.group(score, g, k, rng_for(seed, "groups", example, score, g)) for g in Group}
 
 
 def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: int) -> list[dict[str, Any]]:
     """The rows of perturbed.parquet: each group's effect, and the top group's difference from it, paired by problem."""
     rows = []
     for score in names:
-        chosen = [
-            {g: p.scores.group(score, g, k, rng_for(seed, "groups", i, score, g)) for g in Group}
-            for i, p in enumerate(problems)
-        ]
+        chosen = [groups_of(p.scores, score, k, seed, p.example) for p in problems]
         for metric in METRICS:
             means = {
                 g: np.array([_mean(p.effects[metric][c[g]]) for p, c in zip(problems, chosen, strict=True)])
@@ -148,5 +146,5 @@ def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str
         for metric, rows in means.groupby("metric"):
             places = rows["position"].to_numpy(dtype=int) - first
             measured[str(metric)][places] = rows["value"].to_numpy(dtype=float)
-        problems.append(Problem(Scores(values, entropy), measured))
+        problems.append(Problem(str(example), Scores(values, entropy), measured))
     return problems

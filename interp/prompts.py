@@ -67,8 +67,7 @@ def render(
     opens = begun.rstrip().endswith(markers.open)
     if opens and condition is Condition.WITH_REASONING:
         return asked + begun
-    tags = rf"(?:{re.escape(markers.open)}|(?:{re.escape(markers.open)}\s*)?{re.escape(markers.close)})\s*$"
-    before = asked + re.sub(tags, "", begun)
+    before = asked + re.sub(_tags(markers), "", begun)
     match condition:
         case Condition.WITH_REASONING:
             return f"{before}{markers.open}{style.separator}"
@@ -77,6 +76,24 @@ def render(
             return f"{before}{thought}{style.separator}"
         case Condition.NO_TAGS:
             return before
+
+
+def with_response(
+    turns: Sequence[tuple[str, str]],
+    response: str,
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers,
+    arguments: dict[str, Any],
+) -> str:
+    """A conversation of (role, content) with the response that a model gave, in another model's chat format."""
+    asked, begun = conversation([{"role": role, "content": content} for role, content in turns], tokenizer, arguments)
+    return asked + (re.sub(_tags(markers), "", begun) if markers.open in response else begun) + response
+
+
+def _tags(markers: ThinkMarkers) -> str:
+    """A pattern for what a template itself says of thinking where the response begins."""
+    opened, closed = re.escape(markers.open), re.escape(markers.close)
+    return rf"(?:{opened}|(?:{opened}\s*)?{closed})\s*$"
 
 
 def conversation(

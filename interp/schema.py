@@ -88,7 +88,12 @@ TABLES: dict[str, tuple[Column, ...]] = {
             "one-sided p-value of `trajectory` in this trace, circular-shift null; optimistic",
             null=NO_TRAJECTORY,
         ),
-        Column("trajectory_p_permutation", FLOAT, "the same, permutation null; more optimistic", null=NO_TRAJECTORY),
+        Column(
+            "trajectory_p_permutation",
+            FLOAT,
+            "the same, permutation null; more optimistic",
+            null=f"{NO_TRAJECTORY}, or nothing was permuted",
+        ),
         Column("stops", INT, "number of forward runs of the most attended reasoning position", null=TOO_LITTLE_MASS),
         Column("stops_at_reflection", INT, "how many of them end within 3 tokens of a reflection word", null=NO_STOP),
         Column("stops_expected", FLOAT, "mean of that over all circular shifts of the reflection words", null=NO_STOP),

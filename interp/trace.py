@@ -45,6 +45,8 @@ class ThinkMarkers:
     close: str = "</think>"
 
 
+DEFAULT_MARKERS = ThinkMarkers()
+
 BOS_TEXTS = ("<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<bos>", "<s>")
 """Beginning-of-sequence texts of the model families, so that a trace of one can be read by another."""
 ASSISTANT_TEXTS = (
@@ -126,7 +128,7 @@ class Trace:
 def parse_text(
     text: str,
     tokenizer: PreTrainedTokenizerBase,
-    markers: ThinkMarkers = ThinkMarkers(),
+    markers: ThinkMarkers = DEFAULT_MARKERS,
     *,
     example: str = "text",
     source: str = "text",
@@ -152,7 +154,7 @@ def parse_text(
 def parse_ids(
     token_ids: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
-    markers: ThinkMarkers = ThinkMarkers(),
+    markers: ThinkMarkers = DEFAULT_MARKERS,
     *,
     example: str = "ids",
     source: str = "ids",
@@ -179,7 +181,7 @@ def parse_response(
     prompt_ids: Sequence[int],
     response_ids: Sequence[int],
     tokenizer: PreTrainedTokenizerBase,
-    markers: ThinkMarkers = ThinkMarkers(),
+    markers: ThinkMarkers = DEFAULT_MARKERS,
     *,
     example: str = "ids",
     source: str = "ids",

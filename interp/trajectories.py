@@ -29,12 +29,13 @@ class Trajectory:
     Two one-sided p-values of this one trace. Neighbouring queries look alike, so both are optimistic for heads that
     wander slowly: `p_permutation` permutes the answer positions and ignores that likeness altogether; `p_shift` takes
     all circular shifts of the attended positions, which keep it but for the place where the ends meet (smallest value
-    1 / number of answer tokens). What several traces say together is judged by `forward_p`, which assumes neither.
+    1 / number of answer tokens). `p_permutation` is None where nothing was permuted. What several
+    traces say together is judged by `forward_p`, which assumes neither.
     """
 
     rho: float
     slope: float
-    p_permutation: float
+    p_permutation: float | None
     p_shift: float
 
 
@@ -56,12 +57,15 @@ def trajectory(
     rho = float(ranks @ along)
     at_least = rho - 1e-9
     shifted = np.lib.stride_tricks.sliding_window_view(np.concatenate([ranks, ranks[:-1]]), n) @ along
-    permuted = rng.permuted(np.tile(ranks, (permutations, 1)), axis=1) @ along
+    p_permutation = None
+    if permutations:
+        permuted = rng.permuted(np.tile(ranks, (permutations, 1)), axis=1) @ along
+        p_permutation = float(((permuted >= at_least).sum() + 1) / (permutations + 1))
     slope = np.polyfit(known / (len(centre) - 1), (values - reasoning.start) / max(1, len(reasoning) - 1), 1)[0]
     return Trajectory(
         rho=rho,
         slope=float(slope),
-        p_permutation=float(((permuted >= at_least).sum() + 1) / (permutations + 1)),
+        p_permutation=p_permutation,
         p_shift=float((shifted >= at_least).mean()),
     )
 

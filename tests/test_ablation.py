@@ -206,6 +206,18 @@ def test_attention_is_not_influence(planted: Lens, planted_traces: list[Trace]) 
             assert value["same_answer"] == [1.0] * 4
 
 
+def test_an_answer_longer_than_its_limit_is_not_judged(planted: Lens, planted_traces: list[Trace]) -> None:
+    """With two tokens nothing is answered, whatever is cut: that is no total effect of every intervention."""
+    golds = [t.token_text(answer_position(t) or 0).strip() for t in planted_traces]
+    one = (Ablation(frozenset({Head(0, 0)}), AblationKind.ZERO, Rows.ANSWER),)
+    rows = Subjects(planted, planted_traces, list(golds), 2).written_anew(one, Labels("x"))
+    assert {(r["metric"], r["clean"], r["value"]) for r in rows} == {
+        ("same_answer", None, None),
+        ("correct", None, None),
+        ("finished", 0.0, 0.0),
+    }
+
+
 def test_cutting_the_planted_edge_and_others(planted: Lens, planted_traces: list[Trace]) -> None:
     subjects = Subjects(planted, planted_traces, [None] * 4, 8)
     rfh = frozenset({Head(*CIRCUIT.rfh)})

@@ -173,3 +173,45 @@ def test_reasoning_gym_options() -> None:
     for options in ({"no_such": 1}, {"min_terms": -1}):
         with pytest.raises(UserError, match="does not suit the task chain_sum"):
             reasoning_gym_questions("chain_sum", 1, 1, options)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"PAR1",
+        b"PAR1" + b"\x00" * 100 + b"PAR1",
+        gzip.compress(b'{"text": "a"}\n' * 3000)[:60],
+        b"\x1f\x8b\x08\x00 not gzip",
+        gzip.compress(b'{"text": "a"}')[:10] + b"\xff" * 30,
+        b"\xff\xfe{\x00}\x00",
+        b"[1, 2",
+        b"[[[[",
+        b"[" * 100_000,
+        b'{"text": ' + b"9" * 5000 + b"}",
+        b'"a text"',
+        b"null",
+        b'{"a": ' * 30_000,
+        b"\x00\x01\x02",
+        b'[{"text": 1}]',
+        b'{"messages": [{"role": "user", "content": "x"}]}',
+        b'{"messages": "x"}',
+        b'{"messages": [1]}',
+        b'{"messages": []}',
+    ],
+)
+def test_broken_files_of_any_shape_end_in_one_line(tmp_path: Path, content: bytes) -> None:
+    for name in ("t.jsonl", "t.parquet", "t.json.gz"):
+        (tmp_path / name).write_bytes(content)
+        for read in (lambda f: list(read_traces(f, {})), lambda f: read_questions(str(f))):
+            with pytest.raises(UserError) as caught:
+                read(tmp_path / name)
+            assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [10, 400, -4, -30])
+def test_a_parquet_file_cut_anywhere(tmp_path: Path, cut: int) -> None:
+    pd.DataFrame([ROW] * 50).to_parquet(tmp_path / "whole.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "whole.parquet").read_bytes()[:cut])
+    with pytest.raises(UserError, match="cannot read"):
+        list(read_traces(tmp_path / "cut.parquet", {}))
+    assert len(list(read_traces(tmp_path / "whole.parquet", {}))) == 50

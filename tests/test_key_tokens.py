@@ -95,7 +95,7 @@ def test_where_a_change_lies(trace: Trace, words: PreTrainedTokenizerBase) -> No
 
 
 def written(text: str) -> Written:
-    return Written((), text)
+    return Written((), text, finished=True)
 
 
 def test_what_became_of_the_answer_by_hand(trace: Trace) -> None:
@@ -117,6 +117,27 @@ def test_what_became_of_the_answer_by_hand(trace: Trace) -> None:
     # the new number is the clean answer anyway: following cannot be told from staying
     assert found[2] == {"answer_changed": 0.0, "correct": 0.0}
     assert found[3] == {"answer_changed": 1.0, "correct": -1.0}
+
+
+def test_following_is_counted_only_where_it_is_possible(trace: Trace) -> None:
+    """A number cannot become an answer that is a name, and the other way round."""
+    cases = [
+        Corrupted(kind, (), 30, 31, old, new, True)
+        for kind, old, new in ((Corruption.NUMBER, "7", "9"), (Corruption.NAME, "Tom", "Mia"))
+    ]
+    for answer, possible in (("7", [True, False]), ("Tom", [False, True]), ("many", [False, False])):
+        rows = effect_rows(trace, cases, written(f"The answer is {answer}."), [written("The answer is 1.")] * 2, None)
+        for case, follows in zip(cases, possible, strict=True):
+            metrics = {row["metric"] for row in rows if row["intervention"] == case.kind}
+            assert metrics == {"answer_changed", *(("follows_corrupted", "neither") if follows else ())}
+
+
+def test_an_answer_that_the_limit_cuts_off_is_no_change(trace: Trace) -> None:
+    case = Corrupted(Corruption.NUMBER, (), 30, 31, "7", "9", True)
+    cut = Written((), "Let me see. 3 +", finished=False)
+    rows = effect_rows(trace, [case], written("The answer is 7."), [cut], "7")
+    values = {row["metric"]: row["value"] for row in rows}
+    assert values == {"answer_changed": None, "follows_corrupted": None, "neither": None, "correct": -1.0}
 
 
 def test_answers_do_not_depend_on_the_batch(reasoner: Lens) -> None:
@@ -171,6 +192,14 @@ def test_summary_by_hand(trace: Trace) -> None:
     assert rows[Corruption.NUMBER, "third", "1"]["value"] == 0.5
     assert rows[Corruption.NUMBER, "third", "3"]["value"] == 1.0
     assert rows[Corruption.PARAPHRASE, "all", None]["p"] is None
+
+
+def test_a_limit_shorter_than_the_answer_leaves_the_trace_out(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    limit = "experiment.max_answer_tokens=3"
+    done = run("experiment=key_tokens", "model=reasoner", "data.limit=2", limit, f"hydra.run.dir={out}")
+    assert done.returncode == 2
+    assert "2 its answer is longer than experiment.max_answer_tokens" in " ".join(done.stderr.split())
 
 
 def test_from_the_command_line(tmp_path: Path) -> None:

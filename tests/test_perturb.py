@@ -133,8 +133,19 @@ def simulated(seed: int, effect: float, problems: int = 20, n: int = 60) -> list
         jaccard_values = -effect * fai - 0.5 * entropy + rng.normal(size=n)
         scores = Scores({"fai": fai, "follower": follower}, entropy)
         unknown = dict.fromkeys(METRICS, np.full(n, NAN))
-        made.append(Problem(scores, unknown | {"jaccard": jaccard_values}))
+        made.append(Problem(str(len(made)), scores, unknown | {"jaccard": jaccard_values}))
     return made
+
+
+def test_groups_belong_to_a_trace_and_not_to_its_place() -> None:
+    """A trace that is left out before it changes nothing for the others."""
+    problems = simulated(0, 1.0, problems=3)
+    random = group_rows(problems[1:], ["fai"], 5, 0)
+    moved = group_rows([Problem(p.example, p.scores, p.effects) for p in (problems[2], problems[1])], ["fai"], 5, 0)
+    key = ("group", "metric", "value")
+    assert [tuple(r[k] for k in key) for r in random] == [
+        (r["group"], r["metric"], pytest.approx(r["value"])) for r in moved
+    ]
 
 
 def test_a_planted_effect_is_found() -> None:

@@ -51,7 +51,7 @@ def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], "progress=false", f"hydra.run.dir={out}")
     effects = table(out, "effects")
-    assert {"correct", "same_answer", "ld", "kl", "logprob", "flipped"} == set(effects["metric"])
+    assert {"correct", "same_answer", "finished", "ld", "kl", "logprob", "flipped"} == set(effects["metric"])
     correct = effects[effects["metric"] == "correct"]
     np.testing.assert_allclose(correct["value"], correct["patched"] - correct["clean"])
 

@@ -31,6 +31,9 @@ def test_backwards_and_half_way() -> None:
     assert path is not None
     assert (path.rho, path.slope) == (pytest.approx(-1), pytest.approx(-1, abs=1e-3))
     assert path.p_permutation == 1
+    unpermuted = trajectory(np.linspace(109, 10, 50), REASONING, rng(), permutations=0)
+    assert unpermuted is not None
+    assert unpermuted.p_permutation is None
     half = trajectory(np.linspace(10, 59.5, 50), REASONING, rng())
     assert half is not None
     assert (half.rho, half.slope) == (pytest.approx(1), pytest.approx(0.5, abs=1e-3))

@@ -16,6 +16,7 @@ from interp.contrast.questions import (
     read_object_comparisons,
 )
 from interp.errors import UserError
+from interp.ids import own_ids
 from interp.organisms import planted, word_problems
 from interp.organisms.word_problems import Split
 
@@ -94,7 +95,8 @@ def questions_from(source: PairSource, path: str | None, seed: int, limit: int |
         if path is None:
             raise UserError("data.path must be set to a CSV or JSON-lines file of pairs")
         file = Path(path).expanduser()
-        return _read_json_lines(file, limit) if ".jsonl" in file.name else read_object_comparisons(file, limit)
+        found = read_object_comparisons(file, limit) if file.suffix == ".csv" else _read_json_lines(file, limit)
+        return list(own_ids(found))
     if source is PairSource.OBJECT_COMPARISON:
         return object_comparisons(seed, limit)
     if limit is None:
