@@ -96,6 +96,7 @@ class PromptOptions(Options):
     system: Text | None
     finished_thought: Text
     separator: Text
+    arguments: dict[str, Any]
 
 
 class ModelOptions(Options):
