@@ -180,9 +180,9 @@ def test_reasoning_gym_options() -> None:
     [
         b"PAR1",
         b"PAR1" + b"\x00" * 100 + b"PAR1",
-        gzip.compress(b'{"text": "a"}\n' * 3000)[:60],
+        gzip.compress(b'{"text": "a"}\n' * 3000, mtime=0)[:60],
         b"\x1f\x8b\x08\x00 not gzip",
-        gzip.compress(b'{"text": "a"}')[:10] + b"\xff" * 30,
+        gzip.compress(b'{"text": "a"}', mtime=0)[:10] + b"\xff" * 30,
         b"\xff\xfe{\x00}\x00",
         b"[1, 2",
         b"[[[[",
