@@ -77,8 +77,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(arguments: list[str], compla
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<bos> red . three . the answer equals 3 !", "trace 1: no <think> in it"),
-        ("<bos> red . <think> so three", "trace 1: <think> is never closed"),
+        ("<bos> red . three . the answer equals 3 !", "no trace was measured: 1 no <think> in it"),
+        ("<bos> red . <think> so three", "no trace was measured: 1 <think> is never closed"),
     ],
 )
 def test_a_file_of_traces_without_think_tags(tmp_path: Path, text: str, complaint: str) -> None:
