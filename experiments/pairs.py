@@ -96,23 +96,31 @@ class PairMaker:
     def _responses(self, batch: list[ContrastQuestion], first: int) -> list[tuple[str, str, bool]]:
         """(reasoning, answer, finished) of the clean and the corrupted side of each question."""
         if self.response is ResponseFrom.TEMPLATE:
-            template = self.options.template
-            return [(*template.fill(question, clean), True) for question in batch for clean in (True, False)]
+            return [self._templated(question, clean) for question in batch for clean in (True, False)]
         sides = [text for question in batch for text in (question.clean, question.corrupted)]
         prompts = [self._prompt(text, Condition.WITH_REASONING) for text in sides]
         session = self.session
         responses = session.generator(prompts, session.generation, session.seed, "pairs", first)
         return [self._split(response) for response in responses]
 
+    def _templated(self, question: ContrastQuestion, clean: bool) -> tuple[str, str, bool]:
+        """The template's reasoning and answer, with whitespace round the tags where it has none of its own."""
+        separator, (reasoning, answer) = self.style.separator, self.options.template.fill(question, clean)
+        lead, tail = ("" if text[:1].isspace() else separator for text in (reasoning, reasoning[::-1]))
+        return f"{lead}{reasoning}{tail}", answer if answer[:1].isspace() else f"{separator}{answer}", True
+
     def _split(self, response: Response) -> tuple[str, str, bool]:
-        """Reasoning and answer of a response; not finished counts as no answer, and so does a missing close tag."""
+        """Reasoning and answer of a response with their whitespace; not finished counts as no answer, and so does a
+        missing close tag."""
+        markers = self.lens.markers
         try:
             ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
-            trace = parse_ids(ids, self.lens.tokenizer, self.lens.markers, n_prompt=n_prompt)
+            trace = parse_ids(ids, self.lens.tokenizer, markers, n_prompt=n_prompt)
         except TraceError:
             return "", "", False
-        texts = (trace.segment_text(segment).strip() for segment in (Segment.REASONING, Segment.ANSWER))
-        return (*texts, response.finished)  # type: ignore[return-value]
+        begun = trace.text.index(markers.open, trace.offsets[trace[Segment.THINK].start][0]) + len(markers.open)
+        reasoning, _, answer = trace.text[begun : trace.offsets[trace.n_measured - 1][1]].partition(markers.close)
+        return reasoning, answer, response.finished
 
     def _draft(self, index: int, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> Drafted:
         rows = []
@@ -120,7 +128,7 @@ class PairMaker:
             ("clean", "corrupted"), (question.clean_answer, question.corrupted_answer), texts, strict=True
         ):
             given = self.response is ResponseFrom.TEMPLATE
-            text = f"{reasoning}\n{self.lens.markers.close}\n{answer}"
+            text = f"{reasoning}{self.lens.markers.close}{answer}"
             row = graded(
                 Question(f"{question.id}/{name}", "", gold, question.domain),
                 Condition.WITH_REASONING,
@@ -151,7 +159,7 @@ class PairMaker:
         """The pair of responses that were written before, from the texts of answers.parquet."""
         texts = []
         for text in (clean, corrupted):
-            reasoning, _, answer = text.partition(f"\n{self.lens.markers.close}\n")
+            reasoning, _, answer = text.partition(self.lens.markers.close)
             texts.append((reasoning, answer, True))
         return self._pair(question, texts)
 

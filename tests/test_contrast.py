@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +26,12 @@ from interp.contrast.align import (
     key_positions,
     padded,
     reasoning_body,
-    without_last_sentence,
 )
+from interp.contrast.closing import before_answer, states_answer
 from interp.contrast.measure import run_pair
 from interp.contrast.questions import ContrastQuestion, object_comparisons, read_object_comparisons
 from interp.contrast.sources import STYLES, PairSource, Template, questions_from, style_of
+from interp.datasets import read_traces
 from interp.effects import Answers, Direction
 from interp.errors import UserError
 from interp.handover import falls_below_half, hand_over, rises_above_half
@@ -43,7 +46,7 @@ STYLE = STYLES[PairSource.WORD_PROBLEMS]
 
 def side(words: PreTrainedTokenizerBase, x: str, reasoning: str, answer: str, style: PairStyle = STYLE):  # type: ignore[no-untyped-def]
     prompt = "<bos> Tom 5 pens. Jay 3 pens. Who has most pens, Tom or Jay? "
-    return build_side(prompt, reasoning, answer, x, "answer", style, words, ThinkMarkers(), "q")
+    return build_side(prompt, f" {reasoning} ", f" {answer}", x, "answer", style, words, ThinkMarkers(), "q")
 
 
 @pytest.fixture
@@ -135,9 +138,10 @@ def test_what_cannot_be_a_pair_says_why(words: PreTrainedTokenizerBase, r1_style
 def test_the_boxed_phrase_is_found(r1_style: PreTrainedTokenizerFast) -> None:
     boxed = style_of(PairSource.OBJECT_COMPARISON, "2")
     one = build_side(
-        "Q", "So. It is \\boxed{z}.", "Sum. It is z.", "z", "correct", boxed, r1_style, ThinkMarkers(), "q"
+        "Q", "\nSo. It is \\boxed{z}.\n", "\n\nSum.\n\nIt is z.", "z", "correct", boxed, r1_style, ThinkMarkers(), "q"
     )
-    assert "So.\nFinal answer is \\boxed{z}.\n</think>\nSum.\nThus, the correct one is \\boxed{" in one.trace.text
+    text = "<think>\nSo. Final answer is \\boxed{z}.\n</think>\n\nSum.\n\nThus, the correct one is \\boxed{"
+    assert one.trace.text.endswith(text), "the whitespace is the model's own"
     assert one.phrase_answer is not None
     assert one.trace.token_text(one.phrase_answer) == "z"
 
@@ -147,19 +151,62 @@ def test_the_boxed_phrase_is_found(r1_style: PreTrainedTokenizerFast) -> None:
     [
         ("One. Two. Three.", "One. Two."),
         ("One line", ""),
-        ("a\nb", "a"),
+        ("a\nb", ""),
+        ("\n\nA. B.\n\nC.", "\n\nA. B."),
+        ("\n\nA.\n\nThe final answer is:\n\n\\[\n\\boxed{3}\n\\]", "\n\nA."),
+        ("A.\n\n**Final Answer**\n\nIt is 3.", "A."),
+        ("A.\n\nSo \\boxed{3}.\n\nThis holds always.", "A."),
         ("It is 3.5 or so. Yes!", "It is 3.5 or so."),
         ("", ""),
     ],
 )
 def test_last_sentences(text: str, kept: str) -> None:
-    assert without_last_sentence(text) == kept
+    assert before_answer(text) == kept
 
 
 def test_only_a_closing_sentence_with_the_answer_goes() -> None:
     assert reasoning_body("I think. It is \\boxed{4}.", PairStyle()) == "I think."
     assert reasoning_body("I think. Final answer is 4.", PairStyle()) == "I think."
     assert reasoning_body("It is \\boxed{4}. I am sure.", PairStyle()) == "It is \\boxed{4}. I am sure."
+    assert reasoning_body("I think.\n\n**Final Answer**\n\\[\n\\boxed{4}\n\\]\n", PairStyle()) == "I think."
+    assert reasoning_body("I think. It is \\boxed{4} feet.", PairStyle()) == "I think."
+    # the phrase's opening is cut at its own words, not at any of the letters of \\boxed
+    boxed = PairStyle(phrase="It stands in the box \\boxed{{x}}.")
+    assert reasoning_body("I think. It stands in the bo", boxed) == "I think. It stands in the bo"
+    assert reasoning_body("I think. It stands in the box 4.", boxed) == "I think."
+
+
+def test_nothing_states_the_answer_before_the_ending_of_any_real_trace(
+    r1_style: PreTrainedTokenizerFast, r1_traces: Path
+) -> None:
+    style, n_reasoned = style_of(PairSource.OBJECT_COMPARISON, "1"), 0
+    for item in read_traces(r1_traces, {}):
+        prompt, response = item.text.removesuffix("<｜end▁of▁sentence｜>").split("<think>", 1)
+        reasoning, answer = response.split("</think>", 1)
+        one = build_side(prompt, reasoning, answer, "z", "correct", style, r1_style, ThinkMarkers(), item.id)
+        between = one.trace.text.split("</think>", 1)[1].removesuffix("Thus, the correct one is \\boxed{")
+        assert "boxed" not in between
+        assert not states_answer(between)
+        # all the rest is the model's own, whitespace included
+        assert answer.startswith(between)
+        assert between.startswith("\n\n")
+        assert re.search(r"\n\s*\n$", between)
+        before = one.trace.text.split("</think>", 1)[0]
+        assert before.endswith("Final answer is z.\n")
+        if item.condition == "with_reasoning":
+            body = before.removesuffix("Final answer is z.\n")
+            assert not body.rstrip(" *:\n").lower().endswith("final answer")
+            assert f"<think>{reasoning}".startswith(body[body.index("<think>") :].rstrip("\n"))
+            n_reasoned += 1
+    assert n_reasoned == 138
+
+
+def test_our_own_template_does_not_tell_the_answer() -> None:
+    question = object_comparisons(0)[0]
+    for clean in (True, False):
+        _, answer = Template().fill(question, clean)
+        assert question.clean_answer not in before_answer(answer)
+        assert question.corrupted_answer not in before_answer(answer)
 
 
 def test_our_own_questions() -> None:
@@ -221,8 +268,12 @@ def test_styles_and_templates() -> None:
     reasoning, _ = Template("{context}: {x}, not {y}").fill(object_comparisons(0)[0], clean=False)
     question = object_comparisons(0)[0]
     assert reasoning == f"{question.corrupted_context}: {question.corrupted_answer}, not {question.clean_answer}"
-    with pytest.raises(UserError, match="'z' is not known"):
+    with pytest.raises(UserError, match=r"\{z\} is not known"):
         Template("{z}").fill(question, clean=True)
+    braces = replace(question, clean_context="{y} {0.__class__} {comparator}")
+    assert Template("{context}, \\frac{1}{2}", "").fill(braces, clean=True)[0] == (
+        "{y} {0.__class__} {comparator}, \\frac{1}{2}"
+    ), "what stands in the data is no template"
 
 
 def answers(direction: Direction = Direction.DENOISE) -> Answers:

@@ -1,6 +1,6 @@
 """Aligned contrast pairs (Paper A, section 5): same parts, same ending, positions that correspond.
 
-Each side reads: prompt, open tag, reasoning, probing phrase, close tag, answer without its last sentence, ending. The
+Each side reads: prompt, open tag, reasoning, probing phrase, close tag, answer up to its result, ending. The
 ending is cut so that the next token is the answer. Parts are aligned at their right ends, as if the shorter side were
 padded on the left; the runs themselves are made without pads, which is the same as masked pads with right positions.
 """
@@ -14,6 +14,7 @@ from enum import StrEnum
 
 from transformers import PreTrainedTokenizerBase
 
+from interp.contrast.closing import before_answer, before_closing
 from interp.contrast.questions import ContrastQuestion
 from interp.errors import UserError
 from interp.trace import Segment, ThinkMarkers, Trace, parse_text
@@ -34,7 +35,8 @@ class Pads(StrEnum):
     MASKED = "masked"
     """Nothing is inserted: pads would be seen by nobody, and positions count real tokens only."""
     ATTENDED = "attended"
-    """The authors' way: pad tokens are put in, attended to, and counted by the rotary positions. For comparison."""
+    """As the paper describes the authors' runs: pad tokens stand in where one side's part is shorter, are attended to,
+    and count for the rotary positions. For comparison; which parts are padded is ours (`Part`): numbers may differ."""
 
 
 class Part(StrEnum):
@@ -67,11 +69,11 @@ class PairStyle:
     """How both sides are written; {x} is the side's own answer, {comparator} the question's."""
 
     phrase: str | None = "Final answer is {x}."
-    ending: str = "Thus, the {comparator} one is \\boxed{{"
+    ending: str = "Thus, the {comparator} one is \\boxed{"
     answer_prefix: str = ""
     """What stands between the ending and the answer, such as a space."""
     separator: str = "\n"
-    """Between a think tag and what stands beside it."""
+    """Before the probing phrase and before the ending, where the text has no whitespace of its own there."""
     scenario: Scenario = Scenario.KEPT
 
 
@@ -105,24 +107,15 @@ class PairError(UserError):
         self.reason = reason
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-
-
-def without_last_sentence(text: str) -> str:
-    """The text up to its last sentence or line; empty if it is only one."""
-    text = text.rstrip()
-    ends = [m.start() for m in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]].rstrip() if ends else ""
+def fill(text: str, **words: str) -> str:
+    """A text with each {name} replaced by its word; other braces are the text's own."""
+    return re.sub("|".join(rf"\{{{name}\}}" for name in words), lambda found: words[found.group()[1:-1]], text)
 
 
 def reasoning_body(text: str, style: PairStyle) -> str:
     """The reasoning without a closing sentence that already names the answer in a box or in the phrase's words."""
-    text = text.strip()
-    last = text.removeprefix(without_last_sentence(text)).strip()
-    opening = style.phrase.split("{x}")[0].rstrip("\\boxed{ ") if style.phrase else None
-    if "\\boxed" in last or (opening and last.startswith(opening)):
-        return without_last_sentence(text)
-    return text
+    opening = style.phrase.partition("{x}")[0].removesuffix("\\boxed{").strip() if style.phrase else ""
+    return before_closing(text, opening or None)
 
 
 def build_side(
@@ -138,16 +131,23 @@ def build_side(
 ) -> Side:
     """One side of a pair. `prompt` is the rendered prompt up to where the think tag opens, special tokens included.
 
-    Raises PairError where the answer is not a single token after the ending, or in the phrase.
+    `reasoning` and `answer` are what the model wrote between the tags and after them. The whitespace that it put after
+    the open tag, round the close tag and before its own closing sentences stays; `style.separator` stands where there
+    was none to keep. Raises PairError where the answer is not a single token after the ending, or in the phrase.
     """
-    body = reasoning_body(reasoning, style) if style.scenario is Scenario.KEPT else ""
-    phrase = style.phrase.format(x=x) if style.phrase else ""
-    inside = style.separator.join(part for part in (body, phrase) if part)
-    opened = f"{prompt}{markers.open}{style.separator}"
-    closed = f"{opened}{inside}{style.separator}{markers.close}{style.separator}"
-    kept = without_last_sentence(answer)
-    ending = style.ending.format(comparator=comparator)
-    text = closed + (f"{kept}{style.separator}" if kept else "") + ending
+    lead, tail = _whitespace(reasoning)
+    body = reasoning_body(reasoning, style).lstrip() if style.scenario is Scenario.KEPT else ""
+    cut = reasoning.strip().removeprefix(body) if body else ""
+    between = _whitespace(cut)[0] or style.separator
+    phrase = fill(style.phrase, x=x) if style.phrase else ""
+    inside = between.join(part for part in (body, phrase) if part)
+    opened = f"{prompt}{markers.open}{lead}"
+    kept = before_answer(answer)
+    before = _whitespace(answer[len(kept) :])[0] or style.separator
+    if "\n" in before:
+        before = before[: before.rindex("\n") + 1]  # what follows indents the block that is gone
+    ending = fill(style.ending, comparator=comparator)
+    text = f"{opened}{inside}{tail}{markers.close}{kept}{before}{ending}"
     trace = parse_text(text, tokenizer, markers, example=name, source="contrast pair")
     whole = parse_text(f"{text}{style.answer_prefix}{x}", tokenizer, markers, example=name)
     n = len(trace.token_ids)
@@ -160,12 +160,17 @@ def build_side(
     start_of_phrase = end_of_inside - len(phrase)
     at = None
     if phrase:
-        within = start_of_phrase + (style.phrase or "").split("{x}")[0].replace("{{", "{").__len__()
+        within = start_of_phrase + (style.phrase or "").index("{x}")
         hits = _tokens_in(trace, within, within + len(x))
         if len(hits) != 1:
             raise PairError(name, "an answer is not a single token in the probing phrase")
         at = hits[0]
     return Side(trace, _parts(trace, start_of_phrase if phrase else None), at, whole.token_ids[n])
+
+
+def _whitespace(text: str) -> tuple[str, str]:
+    """What stands before and behind a text's first and last visible character."""
+    return text[: len(text) - len(text.lstrip())], text[len(text.rstrip()) :] if text.strip() else ""
 
 
 def _tokens_in(trace: Trace, start: int, stop: int) -> list[int]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
 
-from interp.contrast.align import PairStyle
+from interp.contrast.align import PairStyle, fill
 from interp.contrast.questions import (
     ContrastQuestion,
     object_comparisons,
@@ -34,7 +35,7 @@ class PairSource(StrEnum):
     """CSV or JSON lines with query_a, answer_a, query_b, answer_b."""
 
 
-PHRASES = {"1": "Final answer is {x}.", "2": "Final answer is \\boxed{{{x}}}."}
+PHRASES = {"1": "Final answer is {x}.", "2": "Final answer is \\boxed{{x}}."}
 """The probing phrases of Paper A."""
 STYLES = {
     PairSource.OBJECT_COMPARISON: PairStyle(),
@@ -54,7 +55,7 @@ class Template:
         "is about {context}. I know that {context} goes with {x}. Let me check {y} as well. That would go with "
         "something else, so it does not fit. I am sure that it is {x}."
     )
-    answer: str = "The question is about {context}. This goes with {x} and not with {y}. So it is {x}."
+    answer: str = "The question is about {context}. So it is {x}."
 
     def fill(self, question: ContrastQuestion, clean: bool) -> tuple[str, str]:
         """(reasoning, answer) of one side."""
@@ -64,10 +65,10 @@ class Template:
             "y": question.corrupted_answer if clean else question.clean_answer,
             "comparator": question.comparator,
         }
-        try:
-            return self.reasoning.format(**words), self.answer.format(**words)
-        except (AttributeError, KeyError, IndexError, ValueError) as error:
-            raise UserError(f"data.template: {error} is not known; use {', '.join(words)}") from error
+        unknown = sorted(set(re.findall(r"(?<![\w}])\{([a-z]\w*)\}", self.reasoning + self.answer)) - words.keys())
+        if unknown:
+            raise UserError(f"data.template: {{{unknown[0]}}} is not known; use {', '.join(words)}")
+        return fill(self.reasoning, **words), fill(self.answer, **words)
 
 
 def style_of(source: PairSource, phrase: str | None) -> PairStyle:
