@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import copy
+from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from experiments.credit_training import reward
 from interp.answers import Grading, graded, graded_trace, samples_of
-from interp.datasets import Question, TraceText
+from interp.datasets import Question, TraceText, reasoning_gym_questions
 from interp.grading import Outcome
 from interp.prompts import Condition
 from interp.trace import ThinkMarkers
@@ -90,3 +96,25 @@ def test_tags_that_the_prompt_mentions_are_no_reasoning() -> None:
     earlier = _whole("<think>x</think> 7<|im_end|>\n<|im_start|>user\n1 + 2?<|im_end|>\n<|im_start|>assistant\n")
     row = graded_trace(TraceText("a", earlier.text + "<think>one two</think> The answer is 3.", "3", "q"), GRADING)
     assert (row["outcome"], row["reasoning_words"]) == (Outcome.CORRECT, 2)
+
+
+@pytest.mark.parametrize("task", ["countdown", "intermediate_integration", "n_queens"])
+def test_a_response_that_attacks_its_scorer_is_wrong(task: str, tmp_path: Path) -> None:
+    """The way of `evaluate` and of the reward in `credit` alike: it names a file and asks Python to make it."""
+    (question,) = reasoning_gym_questions(task, 1, 1, {})
+    file = tmp_path / "written"
+    for attack in (f"exec(\"open('{file}', 'w')\")", f"__import__('pathlib').Path('{file}').touch()"):
+        row = graded(question, Condition.WITH_REASONING, f"So.</think> \\boxed{{{attack}}}", GRADING, finished=True)
+        assert (row["extracted"], row["outcome"]) == (attack, Outcome.WRONG)
+    assert not file.exists()
+
+
+def test_a_rewarded_response_keeps_its_think_tags(r1_style: PreTrainedTokenizerFast) -> None:
+    """Tags that are special tokens, as TRL decodes them, would leave no answer to reward."""
+    own = copy.deepcopy(r1_style)
+    own.add_special_tokens({"additional_special_tokens": ["<think>", "</think>"]})
+    ids = own("So.</think>The answer is 3.<｜end▁of▁sentence｜>", add_special_tokens=False)["input_ids"]
+    lens = SimpleNamespace(tokenizer=own, hf=SimpleNamespace(generation_config=None))
+    session = SimpleNamespace(lens=lens, grading=GRADING, model_options=SimpleNamespace(reasons=True))
+    rewarded = reward(session, [QUESTION])  # type: ignore[arg-type]
+    assert rewarded(completion_ids=[ids, ids[:-1], []], index=[0, 0, 0]) == [1.0, 0.0, 0.0]

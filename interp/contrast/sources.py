@@ -113,7 +113,11 @@ def _read_json_lines(path: Path, limit: int | None) -> list[ContrastQuestion]:
     for number, row in json_lines(path):
         if limit is not None and len(questions) == limit:
             break
-        questions.append(question_from_row({k: str(v) for k, v in row.items()}, f"{path}, line {number}", number))
+        questions.append(
+            question_from_row(
+                {k: "" if v is None else str(v) for k, v in row.items()}, f"{path}, line {number}", number
+            )
+        )
     return questions
 
 
