@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,8 @@ from interp.errors import TraceError
 from interp.generate import Response
 from interp.prompts import Condition, render, with_response
 from interp.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
+
+log = logging.getLogger(__name__)
 
 
 class Needs(StrEnum):
@@ -44,6 +47,8 @@ def collect(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Collec
         if session.given is not None and limit is not None and measured >= limit:
             return
         measured += item.trace is not None
+        if item.trace is None:
+            log.info("left out: %s: %s", item.example, item.reason)
         yield item
 
 
