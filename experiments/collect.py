@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -16,6 +17,8 @@ from interp.generate import Response
 from interp.input_check import positions_of
 from interp.prompts import Condition, render, with_response
 from interp.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
+
+log = logging.getLogger(__name__)
 
 
 class Needs(StrEnum):
@@ -45,6 +48,8 @@ def collect(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Collec
         if session.given is not None and limit is not None and measured >= limit:
             return
         measured += item.trace is not None
+        if item.trace is None:
+            log.info("left out: %s: %s", item.example, item.reason)
         yield item
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ from interp.grading import Outcome
 from interp.lens import Lens
 from interp.prompts import Condition, PromptStyle, render
 from interp.trace import Segment, parse_ids
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,10 @@ class PairMaker:
             texts = self._responses(batch, first)
             for i, question in enumerate(batch):
                 if not done(first + i):
-                    yield self._draft(first + i, question, texts[2 * i : 2 * i + 2])
+                    draft = self._draft(first + i, question, texts[2 * i : 2 * i + 2])
+                    if draft.reason is not None:
+                        log.info("left out: %s: %s", question.id, draft.reason)
+                    yield draft
 
     def _prompt(self, question: str, condition: Condition) -> str:
         return render(question, self.lens.tokenizer, self.lens.markers, self.prompt_style, condition)

@@ -96,8 +96,13 @@ def confine() -> list[str]:
 
 def allow_seconds(seconds: float) -> None:
     """Processor time for one more call: what runs on where nobody is left to stop it is killed."""
-    limit = int(time.process_time() + seconds) + 2
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (_within(int(time.process_time() + seconds) + 2, hard), hard))
+
+
+def _within(limit: int, hard: int) -> int:
+    """A limit that is not above one that is already in force."""
+    return limit if hard == resource.RLIM_INFINITY else min(limit, hard)
 
 
 def _limit() -> None:
@@ -109,7 +114,8 @@ def _limit() -> None:
         resource.RLIMIT_NPROC: 0,  # nothing for a superuser: the filter does it there
     }
     for kind, limit in limits.items():
-        resource.setrlimit(kind, (limit, limit))
+        lower = _within(limit, resource.getrlimit(kind)[1])
+        resource.setrlimit(kind, (lower, lower))
 
 
 def _prctl(option: int, *arguments: Any) -> None:

@@ -77,8 +77,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(arguments: list[str], compla
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("<bos> red . three . the answer equals 3 !", "no trace was measured: 1 no <think> in it"),
-        ("<bos> red . <think> so three", "no trace was measured: 1 <think> is never closed"),
+        ("<bos> red . three . the answer equals 3 !", "1 no <think> in it"),
+        ("<bos> red . <think> so three", "1 <think> is never closed"),
     ],
 )
 def test_a_file_of_traces_without_think_tags(tmp_path: Path, text: str, complaint: str) -> None:
@@ -86,7 +86,8 @@ def test_a_file_of_traces_without_think_tags(tmp_path: Path, text: str, complain
     file.write_text(json.dumps({"text": text}))
     done = run("model=planted", "data=traces", f"data.path={file}", cwd=tmp_path)
     assert done.returncode == 2
-    assert complaint in done.stderr
+    assert f"error: no trace was measured: {complaint}" in done.stderr
+    assert "left out: 1: " in done.stderr
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [file]
 
 
