@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-from transformers.utils import cached_file
+from transformers.utils.hub import cached_file
 
 from interp.errors import UserError, nearest
 from interp.safety import no_pickles
@@ -118,9 +118,10 @@ def _unpack_gguf(file: Path) -> Path:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=directory.parent) as unfinished, without_progress_bars(), no_pickles(str(file)):
-            model, info = AutoModelForCausalLM.from_pretrained(
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
                 str(file.parent), gguf_file=file.name, quantization_config=gguf, output_loading_info=True
             )
+            model, info = loaded
             require_all_weights(file.name, info)
             model.save_pretrained(f"{unfinished}/model")
             AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(f"{unfinished}/model")

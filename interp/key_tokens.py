@@ -15,12 +15,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from interp.blocks import Site
 from interp.corruptions import Corrupted, Corruption, sentences
 from interp.effects import Answers
 from interp.grading import extract_answer, is_correct
 from interp.lens import Lens
 from interp.patching import Patch, record, sweep
+from interp.sites import Site
 from interp.stats import bootstrap_mean, rng_for, sign_flips
 from interp.store import records
 from interp.trace import Segment, Trace, end_ids

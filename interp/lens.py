@@ -70,6 +70,9 @@ class Lens:
     checked: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What comparisons with the model's own forward pass have found, by what was compared: see interp/instrument.py."""
 
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What was found out about the model once: its parts, which engine is right at which length."""
+
     def __post_init__(self) -> None:
         self.attention = str(self.hf.config._attn_implementation)
         """The attention that the model runs with when nothing is measured: `sdpa`, or `eager` where it has no other."""
@@ -119,7 +122,8 @@ class Lens:
     @property
     def n_tokens(self) -> int:
         """How many tokens have an embedding; a tokenizer may know more."""
-        return int(self.hf.get_input_embeddings().weight.shape[0])
+        embeddings: Any = self.hf.get_input_embeddings()
+        return int(embeddings.weight.shape[0])
 
     def require_layer(self, layer: int, head: int | None = None) -> None:
         """Raises UserError if there is no such layer or head; both count from 0."""
@@ -156,7 +160,7 @@ def load_lens(spec: ModelSpec) -> Lens:
         empty = _without_weights(config, spec)
         _require_memory(spec.name, empty, dtype, device)
         placement = {"device_map": spec.device_map} if spec.device_map else {}
-        model, info = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=dtype,
             use_safetensors=True,
@@ -166,6 +170,7 @@ def load_lens(spec: ModelSpec) -> Lens:
             **_loading_options(spec),
             **placement,
         )
+        model, info = loaded
         require_all_weights(spec.name, info)
     return _ready(spec.name, model, tokenizer, spec.markers, None if spec.device_map else device)
 
