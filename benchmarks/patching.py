@@ -26,9 +26,9 @@ import torch
 from attention import add_model_options, load
 from transformer_lens import patching as tl_patching
 
-from interp.blocks import Site
 from interp.lens import Lens, from_memory
 from interp.patching import BUDGET_BYTES, Patch, Run, record, sweep
+from interp.sites import Site
 
 
 def parse() -> argparse.Namespace:

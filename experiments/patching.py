@@ -16,7 +16,6 @@ from experiments.patching_findings import findings
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.blocks import Site
 from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions, padded
 from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
 from interp.effects import Direction
@@ -25,6 +24,7 @@ from interp.heads import Head, HeadScore, head_array, rank_heads, score_values, 
 from interp.layers import layer_set
 from interp.measure_heads import HeadMeasures, measure_heads
 from interp.ranking import mean_over_examples
+from interp.sites import Site
 from interp.stats import random_heads_like, rng_for
 from interp.store import records
 from interp.trace import Segment

@@ -361,8 +361,10 @@ class Session:
                 redraw(self.cfg.experiment.name, written_tables(self.directory), facts, self.directory / "figures")
 
     def close(self) -> None:
-        """Gives the run's directory free."""
+        """Notes what the instrument has found on the sequences measured, and gives the run's directory free."""
         if "store" in self.__dict__:
+            if "lens" in self.__dict__:
+                self.store.note_instrument(self.lens.checked)
             self.store.close()
 
     def bar(self, items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

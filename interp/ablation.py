@@ -11,7 +11,7 @@ An intervention on the *answer* acts on the queries that predict answer tokens: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -24,13 +24,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from interp.engine import HALF_ROUNDING, ROUNDING, SHARE_OF_EFFECT, representative_layers
 from interp.errors import UserError
 from interp.heads import Head
 from interp.lens import Lens
+from interp.sites import Site
 from interp.stats import rng_for
+from interp.streaming import require_plain_softmax
+from interp.structure import edited
 from interp.trace import Segment, Trace
+from interp.trial import some_ids, tried
+from interp.unembedding import last_logits, trunk_of
 
 IMPLEMENTATION = "anchorlens_interventions"
+INTERVENTIONS = "interventions"
 DRAWS = 2**14
 """So many positions behind one another get a random sample of their own."""
 
@@ -136,6 +143,8 @@ class _Active:
     reference: Reference | None
     seed: int
     record: dict[int, Tensor] | None = None
+    n_keys: dict[int, int] = field(default_factory=dict)
+    """How many keys each layer has seen: one that is called has seen its attention."""
     _draws: dict[tuple[int, int], Int[Tensor, " draw"]] = field(default_factory=dict)
 
     def draws(self, row: int, layer: int, samples: int) -> Int[Tensor, " draw"]:
@@ -166,6 +175,7 @@ def intervened(
             lens.require_layer(*head)
         if isinstance(one, Ablation) and one.kind is not AblationKind.ZERO and reference is None:
             raise ValueError(f"{one.kind} ablation needs a reference")
+    require_interventions(lens)
     with _installed(lens, _Active(batch, interventions, reference, seed)):
         yield
 
@@ -177,19 +187,20 @@ def _installed(lens: Lens, active: _Active) -> Iterator[None]:
     try:
         yield
     finally:
-        lens.hf.set_attn_implementation("sdpa")
+        lens.hf.set_attn_implementation(lens.attention)
         _current.reset(token)
 
 
 @torch.no_grad()
 def record_reference(lens: Lens, traces: Sequence[Trace], samples: int = 512, seed: int = 0) -> Reference:
     """Head outputs at up to `samples` random rows of the traces, once among all rows and once among answer rows."""
+    require_interventions(lens)
     pools: dict[Rows, list[Tensor]] = {Rows.ANSWER: [], Rows.ALL: []}
     for trace in traces:
         batch = batch_of(lens, [trace])
         active = _Active(batch, (), None, seed, record={})
         with _installed(lens, active):
-            lens.hf.base_model(batch.ids, use_cache=False)
+            trunk_of(lens)(batch.ids, use_cache=False)
         assert active.record is not None
         z = torch.stack([active.record[layer][0] for layer in range(lens.n_layers)])
         pools[Rows.ALL].append(z)
@@ -212,11 +223,13 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[Float[Tensor, "row q head d"], None]:
     """The layer's attention under the current interventions."""
-    if kwargs.get("softcap") is not None or kwargs.get("sliding_window") is not None:
-        raise UserError("interventions on models with sliding windows or soft caps are not supported")
+    require_plain_softmax(kwargs)
     active = _current.get()
     layer = int(module.layer_idx)  # type: ignore[arg-type]
     n_queries, n_keys = query.shape[2], key.shape[2]
+    if n_queries < n_keys <= active.n_keys.get(layer, 0):
+        raise UserError(f"the cache of layer {layer} forgets its first keys: interventions need all of them")
+    active.n_keys[layer] = n_keys
     places = torch.arange(n_keys - n_queries, n_keys, device=query.device)
     knockouts = [one for one in active.interventions if isinstance(one, Knockout) and _here(one.heads, layer)]
     masking = [one for one in knockouts if one.renormalise]
@@ -236,6 +249,46 @@ def _attention(
     if active.record is not None:
         active.record[layer] = out
     return out, None
+
+
+def require_interventions(lens: Lens) -> None:
+    """Raises UserError for architectures whose attention cannot be changed."""
+    trunk_of(lens)  # found by a pass of its own, so before any other begins
+    tried(lens, INTERVENTIONS, lambda: _trial(lens))
+
+
+@torch.no_grad()
+def _trial(lens: Lens) -> dict[str, float]:
+    """Nothing cut, and one head of a layer cut, beside the model's own forward pass with hooks on its modules."""
+    ids = torch.tensor([some_ids(lens)], device=lens.device)
+    batch = Batch(ids, torch.ones_like(ids), ({Segment.ANSWER: (2, ids.shape[1])},))
+    plain = last_logits(lens, ids)
+    worst, rounding = 0.0, ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * float(plain.abs().max())
+    chosen = lens.n_heads // 2
+
+    def without(z: Tensor) -> Tensor:
+        z = z.clone()
+        z[:, :, chosen] = 0
+        return z
+
+    for layer in (None, *representative_layers(lens)):
+        heads = frozenset() if layer is None else frozenset([Head(layer, chosen)])
+        active = _Active(batch, [Ablation(heads, AblationKind.ZERO, Rows.ALL)], None, 0)
+        with _installed(lens, active):
+            cut = last_logits(lens, ids)
+        if sorted(active.n_keys) != list(range(lens.n_layers)):
+            seen = f"{len(active.n_keys)} of {lens.n_layers} layers"
+            raise UserError(f"attention of {lens.name} can be changed in {seen}: {INTERVENTIONS} need all")
+        with edited(lens, layer, {Site.Z: without}) if layer is not None else nullcontext():
+            expected = last_logits(lens, ids)
+        difference, effect = float((cut - expected).abs().max()), float((expected - plain).abs().max())
+        if not difference <= SHARE_OF_EFFECT * effect + rounding:
+            raise UserError(
+                f"{INTERVENTIONS} on {lens.name} are off by {difference:.2g} where cutting layer {layer} changes "
+                f"{effect:.2g}"
+            )
+        worst = max(worst, difference)
+    return {"tokens": ids.shape[1], "largest_difference": worst}
 
 
 def _here(heads: frozenset[Head] | None, layer: int) -> bool:

@@ -22,6 +22,7 @@ from interp.generate import Sampling, Written, continue_ids
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
 from interp.trace import Segment, Trace
+from interp.unembedding import logits_of, trunk_of
 
 Intervention = Ablation | Knockout
 TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
@@ -75,7 +76,7 @@ class _Before:
         """Positions 0 to stop - 1, by the attention function that the interventions use."""
         cache = DynamicCache()
         with intervened(lens, batch, ()):
-            lens.hf.base_model(
+            trunk_of(lens)(
                 batch.ids[:, :stop],
                 attention_mask=batch.mask[:, :stop],
                 position_ids=batch.position_ids[:, :stop],
@@ -135,19 +136,18 @@ class Subjects:
         lens, batch = self.lens, self.batch
         start, cache = self._before(batch, interventions)
         with intervened(lens, batch, interventions, reference, seed):
-            hidden = lens.hf.base_model(
+            hidden = trunk_of(lens)(
                 batch.ids[:, start:],
                 attention_mask=batch.mask,
                 position_ids=batch.position_ids[:, start:],
                 past_key_values=cache,
                 use_cache=cache is not None,
             ).last_hidden_state
-        head = lens.hf.get_output_embeddings()
         found = []
         for row in range(len(self.traces)):
             stop = batch.spans[row][Segment.ANSWER][1] - 1
             asked = hidden[row, batch.predicting(row) - start : stop - start]
-            found.append(head(asked).float().log_softmax(-1).cpu())
+            found.append(logits_of(lens, asked).float().log_softmax(-1).cpu())
         return found
 
     def _before(self, batch: Batch, interventions: Sequence[Intervention]) -> tuple[int, DynamicCache | None]:

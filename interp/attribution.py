@@ -6,40 +6,49 @@ linear in x; elsewhere `sweep` of interp/patching.py says what is true.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.blocks import Site
 from interp.effects import Answers
 from interp.lens import Lens
 from interp.patching import Run
+from interp.sites import Edit, Site
+from interp.structure import edited, require_sites
+from interp.unembedding import last_logits
 
 
 def gradients(lens: Lens, run: Run, answers: Answers, sites: Sequence[Site]) -> dict[Site, Tensor]:
     """d LD / d activation at every layer and position of `run`: (layer, pos, d) or (layer, pos, head, d_head)."""
-    kept: dict[str, Tensor] = {}
+    kept: dict[tuple[Site, int], Tensor] = {}
 
-    def watch(name: str) -> Callable[..., Tensor]:
-        def hook(activation: Tensor, hook: object) -> Tensor:  # noqa: ARG001 - TransformerLens passes it by name
-            kept[name] = activation if activation.requires_grad else activation.detach().requires_grad_(True)
-            return kept[name]
+    def watch(site: Site, layer: int) -> Edit:
+        def edit(activation: Tensor) -> Tensor:
+            kept[site, layer] = activation if activation.requires_grad else activation.detach().requires_grad_(True)
+            return kept[site, layer]
 
-        return hook
+        return edit
 
-    names = [site.hook(layer) for site in sites for layer in range(lens.n_layers)]
-    first = Site.RESID_PRE.hook(0)
+    require_sites(lens, list(sites))
     ids = torch.tensor([run.ids], device=lens.device)
-    with torch.enable_grad(), lens.bridge.hooks(fwd_hooks=[(n, watch(n)) for n in dict.fromkeys([first, *names])]):
-        logits = lens.bridge(ids, return_type="logits", logits_to_keep=1)[0, -1]
-        ld = answers.ld(logits)
-        grads = torch.autograd.grad(ld, [kept[name] for name in names], allow_unused=True)
+    lens.hf.set_attn_implementation("eager")
+    try:
+        with torch.enable_grad(), ExitStack() as stack:
+            for layer in range(lens.n_layers):
+                # The first layer's input is where the graph begins, whether or not it was asked for.
+                here = {Site.RESID_PRE, *sites} if layer == 0 else set(sites)
+                stack.enter_context(edited(lens, layer, {site: watch(site, layer) for site in here}))
+            ld = answers.ld(last_logits(lens, ids)[-1])
+            wanted = [kept[site, layer] for site in sites for layer in range(lens.n_layers)]
+            grads = torch.autograd.grad(ld, wanted, allow_unused=True)
+    finally:
+        lens.hf.set_attn_implementation(lens.attention)
     # After the last layer's attention, positions before the last have no way to the logits: no gradient is a zero one.
-    dense = [torch.zeros_like(kept[n]) if g is None else g for n, g in zip(names, grads, strict=True)]
-    by_name = dict(zip(names, (g[0].detach() for g in dense), strict=True))
-    return {site: torch.stack([by_name[site.hook(layer)] for layer in range(lens.n_layers)]) for site in sites}
+    dense = iter(torch.zeros_like(w) if g is None else g.detach() for g, w in zip(grads, wanted, strict=True))
+    return {site: torch.stack([next(dense)[0] for _ in range(lens.n_layers)]) for site in sites}
 
 
 def attribute(

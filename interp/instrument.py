@@ -1,84 +1,79 @@
-"""The self-check of a lens: are the hooks on this model a true instrument?"""
+"""The self-check of a lens: does every measure say what the model's own forward pass says?
+
+Made on a few tokens when a model is loaded; a measure that cannot be trusted is named here and refuses itself when it
+is used, so that no experiment is refused for what it does not need. Measures whose rightness depends on length are
+compared again on the sequences that are measured (interp/engine.py, interp/streaming.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
+from interp.ablation import require_interventions
+from interp.engine import HALF_ROUNDING, ROUNDING, engine_for
 from interp.errors import UserError
 from interp.lens import Lens
+from interp.sites import Site
+from interp.streaming import require_masses
+from interp.structure import require_sites
+from interp.trial import some_ids, tried
+from interp.unembedding import last_logits, logits_of, trunk_of
 
-CHECK_TOKENS = 24
-RELATIVE_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
-HALF_TOLERANCE = 0.1
-"""Relative tolerance of half-precision logits: rounding alone moves them by per cents."""
 
-
-@dataclass(frozen=True)
-class InstrumentCheck:
-    """What was measured on a sequence of `CHECK_TOKENS` ordinary tokens; all differences are absolute."""
-
-    logit_scale: float
-    """Largest absolute logit, to judge the differences by."""
-    logits_bridge_vs_eager: float
-    """Bridge against Hugging Face with eager attention: the same arithmetic, so about zero."""
-    logits_bridge_vs_fused: float
-    """Bridge against Hugging Face with fused attention, which the fast paths use."""
-    pattern_row_sum_error: float
-    pattern_on_future: float
-    """Largest attention weight on a later position."""
-    causal_leak: float
-    """Change of the logits before the last position when the last token changes."""
-    hooks_fired: int
-    """Number of layers whose pattern hook fired."""
-    tolerance: float
+def check_instrument(lens: Lens) -> dict[str, Any]:
+    """Tries every measure and returns what was found (`lens.checked`). Raises UserError for a model that nothing can be
+    measured on: its logits are not finite, or look at later tokens."""
+    check_model(lens)
+    for require in (require_unembedding, require_masses, require_interventions, require_patching):
+        try:
+            require(lens)
+        except UserError:
+            continue  # noted in lens.checked
+    return lens.checked
 
 
 @torch.no_grad()
-def check_instrument(lens: Lens) -> dict[str, float | int]:
-    """Runs the self-check and returns its measurements; raises UserError if the instrument cannot be trusted."""
-    vocab = int(lens.hf.config.vocab_size)
-    ids = (torch.arange(CHECK_TOKENS, device=lens.device) * 7919 % vocab)[None]
-    patterns: dict[str, torch.Tensor] = {}
-
-    def keep(pattern: torch.Tensor, hook: object) -> None:  # noqa: ARG001 - TransformerLens passes it by name
-        patterns[str(len(patterns))] = pattern.float()
-
-    hooks: list[tuple[str | Callable, Callable]] = [
-        (f"blocks.{layer}.attn.hook_pattern", keep) for layer in range(lens.n_layers)
-    ]
-    bridged = lens.bridge.run_with_hooks(ids, fwd_hooks=hooks, return_type="logits").float()
-    fused = lens.hf(ids).logits.float()
-    lens.hf.set_attn_implementation("eager")
-    eager = lens.hf(ids).logits.float()
-    lens.hf.set_attn_implementation("sdpa")
+def check_model(lens: Lens) -> None:
+    """Raises UserError unless the logits are finite and causal."""
+    ids = torch.tensor([some_ids(lens)], device=lens.device)
     other = ids.clone()
-    other[0, -1] = (other[0, -1] + 1) % vocab
-    changed = lens.bridge(other, return_type="logits").float()
+    other[0, -1] = (other[0, -1] + 1) % lens.n_tokens
+    before, after = (lens.hf(input_ids=one).logits[0, :-1].float() for one in (ids, other))
+    if not bool(before.isfinite().all()):
+        raise UserError(f"model {lens.name} gives logits that are not finite numbers in {lens.hf.dtype}")
+    leak, scale = float((before - after).abs().max()), float(before.abs().max())
+    lens.checked["model"] = {"attention": lens.attention, "logit_scale": scale, "causal_leak": leak}
+    if not leak <= ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * scale:
+        raise UserError(f"a later token changes earlier logits of {lens.name}: only causal models can be measured")
 
-    stacked = torch.stack([p[0].to(lens.device) for p in patterns.values()]) if patterns else torch.zeros(0, 1, 1, 1)
-    scale = fused.abs().max().item()
-    result = InstrumentCheck(
-        logit_scale=scale,
-        logits_bridge_vs_eager=(bridged - eager).abs().max().item(),
-        logits_bridge_vs_fused=(bridged - fused).abs().max().item(),
-        pattern_row_sum_error=(stacked.sum(-1) - 1).abs().max().item() if patterns else float("nan"),
-        pattern_on_future=stacked.triu(1).abs().max().item() if patterns else float("nan"),
-        causal_leak=(changed - bridged)[:, :-1].abs().max().item(),
-        hooks_fired=len(patterns),
-        tolerance=RELATIVE_TOLERANCE.get(lens.hf.dtype, HALF_TOLERANCE) * scale,
-    )
-    wrong = []
-    if result.hooks_fired != lens.n_layers:
-        wrong.append(f"pattern hooks fired in {result.hooks_fired} of {lens.n_layers} layers")
-    if not max(result.logits_bridge_vs_eager, result.logits_bridge_vs_fused) <= result.tolerance:
-        wrong.append("the bridge's logits differ from Hugging Face's")
-    if not max(result.pattern_row_sum_error, result.pattern_on_future) <= 0.01:
-        wrong.append("the patterns are not causal probability rows")
-    if not result.causal_leak <= result.tolerance:
-        wrong.append("a later token changes earlier logits")
-    if wrong:
-        raise UserError(f"model {lens.name} cannot be measured with TransformerLens: {'; '.join(wrong)}")
-    return asdict(result)
+
+def require_unembedding(lens: Lens) -> None:
+    """Raises UserError where logits cannot be made from the last layer's output."""
+
+    def trial() -> dict[str, float]:
+        ids = torch.tensor([some_ids(lens)], device=lens.device)
+        hidden = trunk_of(lens)(ids).last_hidden_state[0, -1:]
+        expected = last_logits(lens, ids)
+        difference = float((logits_of(lens, hidden) - expected).abs().max())
+        if not difference <= ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * float(expected.abs().max()):
+            raise UserError(f"logits made from the last layer of {lens.name} are off by {difference:.2g}")
+        return {"largest_difference": difference}
+
+    with torch.no_grad():
+        tried(lens, "unembedding", trial)
+
+
+def require_patching(lens: Lens) -> None:
+    """Compares the engines at every site that the model has. Raises UserError where it has none."""
+    sites = []
+    for site in Site:
+        try:
+            require_sites(lens, [site])
+            sites.append(site)
+        except UserError as error:
+            lens.checked[f"patching {site}"] = {"refused": str(error)}
+    if not sites:
+        raise UserError(f"{lens.name} cannot be patched at any site")
+    engine_for(lens, some_ids(lens), sites)

@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from interp.blocks import Site
 from interp.corruptions import Corrupted, Corruption, sentences
 from interp.effects import Answers
 from interp.generate import Sampling, Written, continue_ids
 from interp.grading import is_correct
 from interp.lens import Lens
 from interp.patching import Patch, record, sweep
+from interp.sites import Site
 from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.store import records
 from interp.trace import Segment, Trace

@@ -71,6 +71,9 @@ class Lens:
     checked: dict[str, dict[str, Any]] = field(default_factory=dict)
     """What comparisons with the model's own forward pass have found, by what was compared: see interp/instrument.py."""
 
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What was found out about the model once: its parts, which engine is right at which length."""
+
     def __post_init__(self) -> None:
         self.attention = str(self.hf.config._attn_implementation)
         """The attention that the model runs with when nothing is measured: `sdpa`, or `eager` where it has no other."""

@@ -18,7 +18,7 @@ from interp.generate import Sampling, continue_ids
 from interp.haystack import Haystack, ordinary_ids
 from interp.lens import Lens
 from interp.stats import rng_for
-from interp.streaming import stream
+from interp.streaming import eager_weights, stream
 
 HALF = 50
 """Longest half of a repeated sequence, in tokens."""
@@ -43,26 +43,20 @@ def induction_scores(lens: Lens, seed: int, index: int) -> Float[np.ndarray, "la
     words = ordinary_ids(lens.tokenizer)
     half = rng_for(seed, "induction", index).choice(words, min(HALF, len(words)), replace=False).tolist()
     bos = [] if lens.tokenizer.bos_token_id is None else [lens.tokenizer.bos_token_id]
-    tokens = torch.tensor([[*bos, *half, *half]], device=lens.device)
+    ids = [*bos, *half, *half]
     # The detector itself takes text and tokenizes it again; its two halves are called with exact ids instead.
-    expected = get_induction_head_detection_pattern(tokens.cpu())
+    expected = get_induction_head_detection_pattern(torch.tensor([ids]))
     scores = np.zeros((lens.n_layers, lens.n_heads))
 
-    def score(pattern: torch.Tensor, hook: object) -> None:  # noqa: ARG001 - TransformerLens passes it by name
-        layer = next(remaining)
-        for head in range(lens.n_heads):
+    for layer, patterns in enumerate(eager_weights(lens, ids)):
+        for head, pattern in enumerate(patterns):
             scores[layer, head] = compute_head_attention_similarity_score(
-                pattern[0, head].float().cpu(),
+                pattern.float().cpu(),
                 detection_pattern=expected,
                 exclude_bos=False,
                 exclude_current_token=False,
                 error_measure="mul",
             )
-
-    remaining = iter(range(lens.n_layers))
-    lens.bridge.run_with_hooks(
-        tokens, fwd_hooks=[(f"blocks.{layer}.attn.hook_pattern", score) for layer in range(lens.n_layers)]
-    )
     return scores
 
 

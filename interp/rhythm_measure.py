@@ -17,11 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.attention import FIRST_TOKENS, ReceivedAttention
-from interp.errors import UserError
 from interp.heads import Head
 from interp.lens import Lens
 from interp.streaming import Reduction, stream
 from interp.trace import Segment, Trace
+from interp.unembedding import logits_of
 
 RECEIVER_GAP = 10
 """Receiver scores count attention from this distance on: within a sentence it is syntax."""
@@ -204,12 +204,9 @@ def map_of_sets(
 @torch.no_grad()
 def prediction_entropy(lens: Lens, hidden: Float[Tensor, "token d"]) -> Float[np.ndarray, " token"]:
     """Entropy in nats of the distribution that each position predicts, from the last layer's normalised output."""
-    if getattr(lens.hf.config, "final_logit_softcapping", None) or getattr(lens.hf.config, "logit_scale", None):
-        raise UserError(f"{lens.name} rescales its logits: entropies would be wrong")
-    head = lens.hf.get_output_embeddings()
     entropies = []
     for rows in hidden.split(ENTROPY_ROWS):
-        log_p = head(rows).float().log_softmax(-1)
+        log_p = logits_of(lens, rows).float().log_softmax(-1)
         entropies.append(-(log_p.exp() * log_p).sum(-1))
     values: np.ndarray = torch.cat(entropies).cpu().numpy().astype(np.float64)
     return values

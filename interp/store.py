@@ -94,6 +94,13 @@ class RunStore:
         self.claim.made(self.directory / ENVIRONMENT)
         write_json(self.directory / ENVIRONMENT, environment)
 
+    def note_instrument(self, checked: Mapping[str, Any]) -> None:
+        """Brings environment.json up to date, where there is one, with what was compared since it was written."""
+        if (self.directory / ENVIRONMENT).is_file():
+            environment = self.environment()
+            if environment.get("instrument") is not None and environment["instrument"] != checked:
+                self.write_environment({**environment, "instrument": {**environment["instrument"], **checked}})
+
     def environment(self) -> dict[str, Any]:
         return read_json(self.directory / ENVIRONMENT)
 

@@ -272,8 +272,10 @@ def test_sliding_windows(words: PreTrainedTokenizerBase) -> None:
 
 def test_attention_that_is_no_softmax_is_refused(words: PreTrainedTokenizerBase) -> None:
     config = Gemma2Config(**{**SMALL, "num_hidden_layers": 2}, num_key_value_heads=2, head_dim=16)
-    with pytest.raises(UserError, match="cannot run with fused attention: Gemma2ForCausalLM lacks it"):
-        random_lens(config, words)
+    lens = random_lens(config, words)
+    assert lens.attention == "eager", "it has no fused attention"
+    with pytest.raises(UserError, match="attention with softcap cannot be measured"):
+        stream(lens, [1, 2, 3])
     q = torch.ones(1, 2, 3, 4)
     with pytest.raises(UserError, match="attention with softcap cannot be measured"):
         ALL_ATTENTION_FUNCTIONS[IMPLEMENTATION](torch.nn.Identity(), q, q, q, None, softcap=30.0)

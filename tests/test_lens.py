@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from interp.bridge_check import check_bridge
 from interp.errors import UserError, nearest
-from interp.instrument import check_instrument
 from interp.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.organisms.planted import build_planted
 
@@ -18,7 +18,7 @@ REASONER = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
 
 
 def test_the_instrument_is_true(small_lens: Lens) -> None:
-    check = check_instrument(small_lens)
+    check = check_bridge(small_lens)
     assert check["logits_bridge_vs_eager"] == 0
     assert check["hooks_fired"] == small_lens.n_layers
     assert check["pattern_row_sum_error"] < 1e-5
@@ -28,7 +28,7 @@ def test_the_instrument_is_true(small_lens: Lens) -> None:
 @pytest.mark.parametrize("model", ["planted", "reasoner", "smollm2"])
 def test_the_instrument_is_true_on_shipped_models(model: str, request: pytest.FixtureRequest) -> None:
     lens = request.getfixturevalue(model)
-    check = check_instrument(lens)
+    check = check_bridge(lens)
     assert max(check["logits_bridge_vs_eager"], check["logits_bridge_vs_fused"]) <= check["tolerance"]
 
 
@@ -38,7 +38,7 @@ def test_a_broken_instrument_is_refused() -> None:
     lens.bridge  # noqa: B018 - made now, before the drift
     lens.hf.lm_head.weight = torch.nn.Parameter(lens.hf.lm_head.weight * 1.5)
     with pytest.raises(UserError, match="logits differ"):
-        check_instrument(lens)
+        check_bridge(lens)
 
 
 def test_hooks_on_the_bridge_leave_the_fast_model_alone(planted: Lens) -> None:
@@ -66,7 +66,7 @@ def test_a_device_map_changes_nothing_on_one_device(reasoner: Lens) -> None:
     assert spread.fingerprint == reasoner.fingerprint
     ids = torch.arange(10)[None]
     assert torch.equal(spread.hf(ids).logits, reasoner.hf(ids).logits)
-    assert check_instrument(spread)
+    assert check_bridge(spread)
 
 
 def test_fingerprints_tell_weights_apart() -> None:
@@ -81,7 +81,7 @@ def test_bfloat16(small_lens: Lens) -> None:
     from copy import deepcopy
 
     lens = from_memory("half", deepcopy(small_lens.hf).to(torch.bfloat16), small_lens.tokenizer)
-    check = check_instrument(lens)
+    check = check_bridge(lens)
     assert check["logits_bridge_vs_eager"] <= check["tolerance"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,12 +13,13 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, Qwen2Config
 
 from interp.attribution import attribute, gradients
-from interp.blocks import Site, like_llama
 from interp.effects import Answers
 from interp.errors import UserError
 from interp.lens import Lens
 from interp.organisms.planted import CIRCUIT
+from interp.patches import Engine
 from interp.patching import Freeze, Patch, Run, record, sweep
+from interp.sites import Site
 from tests.conftest import ARCHITECTURES, SMALL, random_lens
 
 T = 48
@@ -79,22 +81,25 @@ def runs(small_lens: Lens) -> tuple[Run, Run]:
 def test_it_is_the_loop_of_hooks_at_every_site(small_lens: Lens, runs: tuple[Run, Run]) -> None:
     clean, corrupted = runs
     patches = grid(small_lens)
-    assert like_llama(small_lens)
+    assert corrupted.engine is Engine.FAST
     expected = torch.stack([loop(small_lens, corrupted, clean, patch) for patch in patches])
     found = swept(small_lens, corrupted, clean, patches)
     torch.testing.assert_close(found, expected, atol=2e-6, rtol=0)
     assert (expected - corrupted.logits).abs().max() > 1000 * 2e-6, "the test needs patches that do something"
 
 
-def test_the_bridge_engine_says_the_same(
-    small_lens: Lens, runs: tuple[Run, Run], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def nothing(activation: torch.Tensor, hook: object) -> torch.Tensor:
+    """A hook that changes nothing, so that TransformerLens' blocks are run."""
+    return activation
+
+
+def test_the_blocks_of_transformer_lens_say_the_same(small_lens: Lens, runs: tuple[Run, Run]) -> None:
     clean, corrupted = runs
     patches = grid(small_lens)
     fused = swept(small_lens, corrupted, clean, patches)
-    monkeypatch.setattr("interp.blocks.like_llama", lambda _: False)
-    monkeypatch.setattr("interp.patching.like_llama", lambda _: False)
-    torch.testing.assert_close(swept(small_lens, corrupted, clean, patches), fused, atol=2e-6, rtol=0)
+    hooks = [("blocks.0.attn.hook_z", nothing)]
+    clean, corrupted = (record(small_lens, run.ids, list(Site), hooks) for run in runs)
+    torch.testing.assert_close(swept(small_lens, corrupted, clean, patches, hooks=hooks), fused, atol=2e-6, rtol=0)
 
 
 def test_hooks_of_transformer_lens_work_on_the_suffix(small_lens: Lens) -> None:
@@ -149,14 +154,15 @@ def test_positions_may_differ_between_the_runs(small_lens: Lens) -> None:
     torch.testing.assert_close(swept(small_lens, corrupted, clean, [patch])[0], expected, atol=2e-6, rtol=0)
 
 
-def test_it_is_exact_in_double_precision(words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As far as TransformerLens goes: its softmax and norms are float32, so sums of other lengths round otherwise."""
-    monkeypatch.setattr("interp.blocks.like_llama", lambda _: False)
+def test_it_is_exact_in_double_precision(words: PreTrainedTokenizerBase) -> None:
+    """Beside the model's own full forward pass: norms are float32 in any model, so sums of other lengths round."""
     lens = random_lens(ARCHITECTURES["qwen3-gqa"], words)
     lens.hf.double()
     clean, corrupted = record(lens, ids_of(0), list(Site)), record(lens, ids_of(1), list(Site))
+    assert corrupted.engine is Engine.FAST
     patches = grid(lens)[::5]
-    expected = torch.stack([loop(lens, corrupted, clean, patch) for patch in patches])
+    plain = replace(corrupted, engine=Engine.PLAIN)
+    expected = swept(lens, plain, clean, patches)
     torch.testing.assert_close(swept(lens, corrupted, clean, patches), expected, atol=2e-7, rtol=0)
 
 
@@ -305,9 +311,17 @@ def test_a_budget_too_small_for_one_patch(small_lens: Lens, runs: tuple[Run, Run
         swept(small_lens, runs[1], runs[0], [Patch(Site.RESID_PRE, 0, (3,))], budget_bytes=1000)
 
 
-def test_sliding_windows_are_refused(words: PreTrainedTokenizerBase) -> None:
+def test_a_window_shows_at_the_length_that_is_measured(
+    words: PreTrainedTokenizerBase, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Up to 8 tokens the fast engine is right; beyond, the model's own pass takes over and says so, once."""
     config = Qwen2Config(**SMALL, num_key_value_heads=3, use_sliding_window=True, sliding_window=8, max_window_layers=1)
     lens = random_lens(config, words)
-    with pytest.raises(UserError, match="sliding windows of 8 tokens: 48 tokens cannot be patched yet"):
-        record(lens, ids_of(0))
-    record(lens, ids_of(0, 8))
+    assert record(lens, ids_of(0, 8)).engine is Engine.FAST
+    long = record(lens, ids_of(0), [Site.RESID_PRE])
+    assert long.engine is Engine.PLAIN
+    assert lens.checked["patching"]["engine"] == "plain"
+    assert record(lens, ids_of(1)).engine is Engine.PLAIN
+    assert caplog.text.count("the model's own full forward pass for every patch, which is slow") == 1
+    assert record(lens, ids_of(1, 8)).engine is Engine.FAST, "short ones stay fast"
+    torch.testing.assert_close(long.logits, lens.hf(torch.tensor([ids_of(0)])).logits[0, -1])

@@ -34,7 +34,6 @@ from interp.rhythm_measure import (
     Sinks,
     map_of_sets,
     measure_rhythm,
-    prediction_entropy,
     response_of,
 )
 from interp.rhythm_tables import choose_heads
@@ -233,12 +232,6 @@ def test_blocks_of_any_size(rhythmic: Lens, trace: Trace) -> None:
     for sinks in BOTH:
         for name in ("waad", "fai", "fai_to_end", "distance", "kurtosis"):
             np.testing.assert_allclose(getattr(whole[sinks], name), getattr(small[sinks], name), atol=1e-5)
-
-
-def test_scaled_logits_are_refused(rhythmic: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rhythmic.hf.config, "final_logit_softcapping", 30.0, raising=False)
-    with pytest.raises(Exception, match="rescales its logits"):
-        prediction_entropy(rhythmic, torch.zeros(2, rhythmic.hf.config.hidden_size))
 
 
 def test_mean_rows_keep_only_their_rows(rhythmic: Lens, trace: Trace) -> None:

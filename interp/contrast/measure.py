@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from interp.attribution import attribute, gradients
-from interp.blocks import Site
 from interp.contrast.align import ContrastPair, KeyPosition, Pads, Part, Role, both, key_positions, padded
 from interp.effects import Answers, Direction
 from interp.errors import UserError
 from interp.heads import Head
 from interp.lens import Lens
 from interp.patching import BUDGET_BYTES, Freeze, Patch, Run, record, sweep
+from interp.sites import Site
 from interp.stats import or_null
 
 Row = dict[str, Any]

@@ -1,0 +1,135 @@
+"""Small models of many architectures with random weights, and what each measure should give on them, the long way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
+
+from interp.lens import Lens, from_memory
+
+TOKENS = 40
+WINDOW = 12
+SMALL: dict[str, Any] = {
+    "vocab_size": 103, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 6,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+HEAD = {"head_dim": 8}
+WINDOWED = {"sliding_window": WINDOW}
+MIXED = {**WINDOWED, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attention"], "linear_num_value_heads": 4,
+          "linear_num_key_heads": 2, "linear_key_head_dim": 8, "linear_value_head_dim": 8}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Family:
+    """A configuration, and what is refused on it (everything else must be exact)."""
+
+    kind: str
+    more: dict[str, Any] = field(default_factory=dict)
+    refused: frozenset[str] = frozenset()
+    fast: bool = False
+    """Whether the fast engine patches it at TOKENS tokens."""
+
+
+QKV = frozenset({"q", "k", "v"})
+ATTENTION = frozenset({"masses", "rhythm", "ablation"})
+FAMILIES: dict[str, Family] = {
+    "llama": Family("llama", fast=True),
+    "mistral": Family("mistral", {}, fast=True),
+    "mistral-windowed": Family("mistral", WINDOWED),
+    "mixtral-windowed": Family("mixtral", WINDOWED | {"num_local_experts": 4}),
+    "qwen2": Family("qwen2", fast=True),
+    "qwen2-windowed": Family("qwen2", {**WINDOWED, "use_sliding_window": True, "max_window_layers": 1}),
+    "qwen3": Family("qwen3", HEAD, fast=True),
+    "qwen2-moe": Family("qwen2_moe", EXPERTS | {"shared_expert_intermediate_size": 32}, fast=True),
+    "qwen3-moe": Family("qwen3_moe", EXPERTS | HEAD, fast=True),
+    "phi": Family("phi"),
+    "phi3": Family("phi3", {}, QKV),
+    "phi3-windowed": Family("phi3", WINDOWED, QKV),
+    "smollm3": Family("smollm3", {"no_rope_layers": [1, 0, 0], "no_rope_layer_interval": 2}),
+    "starcoder2-windowed": Family("starcoder2", WINDOWED),
+    "gemma": Family("gemma", HEAD),
+    "gemma2": Family("gemma2", HEAD | MIXED | {"query_pre_attn_scalar": 8}, ATTENTION),
+    "gemma3": Family("gemma3_text", HEAD | MIXED),
+    "cohere": Family("cohere", {"logit_scale": 0.2}),
+    "cohere2": Family("cohere2", MIXED | {"logit_scale": 0.2}),
+    "olmo-clipped": Family("olmo", {"clip_qkv": 0.05}),
+    "olmo2": Family("olmo2"),
+    "olmo3": Family("olmo3", MIXED),
+    "olmoe": Family("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "granite": Family("granite", {"embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.5,
+                                  "attention_multiplier": 0.3}),
+    "granitemoe": Family("granitemoe", {"num_local_experts": 4, "embedding_multiplier": 6.0, "logits_scaling": 4.0}),
+    "glm": Family("glm", HEAD),
+    "glm4": Family("glm4", HEAD),
+    "gpt2": Family("gpt2", {}, QKV),
+    "gpt-neox": Family("gpt_neox", {}, QKV),
+    "gpt-bigcode": Family("gpt_bigcode", {}, QKV),
+    "gptj": Family("gptj", {"rotary_dim": 4}),
+    "opt": Family("opt", {"ffn_dim": 64, "word_embed_proj_dim": 48}),
+    "bloom": Family("bloom"),
+    "falcon": Family("falcon"),
+    "stablelm": Family("stablelm"),
+    "helium": Family("helium", HEAD),
+    "ernie4.5": Family("ernie4_5", HEAD),
+    "exaone4": Family("exaone4", MIXED),
+    "nemotron": Family("nemotron", HEAD),
+    "seed-oss": Family("seed_oss", HEAD),
+    "arcee": Family("arcee"),
+    "persimmon": Family("persimmon"),
+    "apertus": Family("apertus"),
+    "mpt": Family("mpt"),
+    "xglm": Family("xglm", {"ffn_dim": 64}),
+    "biogpt": Family("biogpt"),
+    "gpt-oss": Family("gpt_oss", HEAD | {"num_local_experts": 4}),
+    "deepseek-v3": Family("deepseek_v3", {"num_key_value_heads": 6, "q_lora_rank": 16, "kv_lora_rank": 16,
+                          "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4,
+                          "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32}),
+    "llama4": Family("llama4_text", HEAD | {"num_local_experts": 2, "intermediate_size_mlp": 64,
+                                          "attention_chunk_size": 16}),
+    "diffllama": Family("diffllama"),
+    "minimax": Family("minimax", HEAD | {"num_local_experts": 4}),
+    "falcon-h1": Family("falcon_h1", HEAD | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
+                                            "mamba_d_state": 16}),
+    "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
+    "recurrent-gemma": Family("recurrent_gemma", {"attention_window_size": 16, "lru_width": 48}),
+    "qwen3-next": Family("qwen3_next", EXPERTS | HEAD | HYBRID | {"shared_expert_intermediate_size": 32}),
+    "qwen3.5": Family("qwen3_5_text", HEAD | HYBRID),
+    "mamba": Family("mamba"),
+    "jamba": Family("jamba", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8}),
+    "gemma3-multimodal": Family("gemma3", {}),
+}  # fmt: skip
+
+
+def config_of(family: Family) -> Any:
+    if family.kind == "gemma3":
+        text = {**SMALL, **HEAD, **MIXED}
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
+                  "image_size": 28, "patch_size": 14}  # fmt: skip
+        return AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    return AutoConfig.for_model(family.kind, **{**SMALL, **family.more})
+
+
+def model_of(family: Family) -> Any:
+    """Random weights, matrices so large that attention is far from even and every part changes the logits."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config_of(family))
+    embeddings = {id(model.get_input_embeddings().weight), id(model.get_output_embeddings().weight)}
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() >= 2 and id(weight) not in embeddings:
+                weight.mul_(0.9 / (weight.std().clamp(min=1e-6) * weight.shape[-1] ** 0.5))
+            elif id(weight) in embeddings:
+                weight.mul_(0.5 / weight.std())
+    return model.eval()
+
+
+def lens_of(name: str, words: PreTrainedTokenizerBase) -> Lens:
+    return from_memory(name, model_of(FAMILIES[name]), words)
+
+
+IDS = [1, *[5 + (i * 37) % 90 for i in range(TOKENS - 1)]]
