@@ -44,7 +44,7 @@ class HeadsOptions(Options):
     score: Annotated[HeadScore, Lax]
     layers: Layers
     random_sets: Count
-    resamples: Count
+    resamples: AtLeastOne
     reflection_words: list[Text]
     permutations: Count
     min_mass: Share

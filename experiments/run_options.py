@@ -1,0 +1,95 @@
+"""The options of every run outside its experiment and data: the run itself, model, generation, grading."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from experiments.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
+from interp.generate import Backend, Sampling
+from interp.grading import AnswerFormat
+from interp.lens import ModelSource
+from interp.prompts import PromptStyle
+from interp.trace import ThinkMarkers
+
+
+class MarkerOptions(Options):
+    """The `markers` of a model."""
+
+    open: Annotated[Text, Field(min_length=1)]
+    close: Annotated[Text, Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _two(self) -> MarkerOptions:
+        if self.open == self.close:
+            raise ValueError("must be two different texts")
+        return self
+
+
+class PromptOptions(Options):
+    """The `prompt` of a model."""
+
+    instruction: Text
+    system: Text | None
+    finished_thought: Text
+    separator: Text
+    arguments: dict[str, Any]
+
+
+class ModelOptions(Options):
+    """One file of conf/model/: see conf/model/base.yaml."""
+
+    name: Annotated[Text, Field(min_length=1)]
+    source: Annotated[ModelSource, Lax]
+    path: Text | None
+    package: Text | None
+    revision: Text | None
+    dtype: Annotated[str, one_of(("auto", "float32", "bfloat16", "float16", "float64"))]
+    device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")]
+    device_map: Annotated[str, one_of(("auto", "balanced", "balanced_low_0", "sequential"))] | None
+    trust_remote_code: bool
+    markers: Annotated[ThinkMarkers, By(MarkerOptions)]
+    prompt: Annotated[PromptStyle, By(PromptOptions)]
+    threads: Threads | None
+    max_new_tokens: AtLeastOne
+    reasons: bool
+
+
+class RunOptions(Options):
+    """The options of conf/config.yaml outside its groups."""
+
+    seed: Seed
+    dry_run: bool
+    resume: Text | None
+    run: Text | None
+    runs: Annotated[list[Text], BeforeValidator(listed)] | None
+    progress: bool
+    figures: bool
+    threads: Threads | None
+
+
+class SamplingOptions(Options):
+    """The `generation` group."""
+
+    temperature: Temperature
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    max_new_tokens: AtLeastOne
+    batch: AtLeastOne
+    backend: Annotated[Backend, Lax]
+
+
+@dataclass(frozen=True)
+class GenerationOptions(Sampling):
+    """How prompts are continued, how many at a time, and by what."""
+
+    batch: int = 16
+    backend: Backend = Backend.HUGGING_FACE
+
+
+class GradingOptions(Options):
+    """The `grading` part of conf/config.yaml."""
+
+    where: Annotated[AnswerFormat, Lax]
+    seconds: Annotated[float, Field(gt=0, le=3600)]
