@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from experiments.data import CONTRAST, ResponseFrom
+from experiments.pairs import PairMaker
+from experiments.session import Session
 from interp.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.lens import load_config, load_tokenizer
 from interp.prompts import Condition, render
-
-if TYPE_CHECKING:
-    from experiments.session import Session
 
 WITHOUT_DATA = ("train_reasoner", "compare", "figures")
 """Experiments that make their own data, or need none."""
@@ -25,8 +22,6 @@ def look_at_input(session: Session) -> InputNotes | None:
     positions = positions_of(load_config(session.model_spec))
     reader = Reader(model.name, load_tokenizer(session.model_spec), model.markers, positions)
     if session.cfg.data.kind == CONTRAST:
-        from experiments.pairs import PairMaker  # pairs are made in a session
-
         pairs = PairMaker(session)
         texts: list[tuple[str, tuple[str, ...]]] = [
             (text, ()) for question in pairs.questions for text in (question.clean, question.corrupted)

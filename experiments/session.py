@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -23,7 +24,6 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
-from experiments.input import look_at_input
 from experiments.options import Options, plain, typed
 from experiments.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
 from interp.answers import Grading
@@ -96,7 +96,8 @@ class Session:
     @cached_property
     def input(self) -> InputNotes | None:
         """What the input looks like to the model; what is odd about it has been said. None without data."""
-        notes = look_at_input(self)
+        # By its name: what it looks at are also pairs, which are made in a session.
+        notes: InputNotes | None = import_module("experiments.input").look_at_input(self)
         for warning in notes.warnings if notes else ():
             log.warning("%s", warning)
         return notes

@@ -121,7 +121,7 @@ def test_three_traces_of_one_id_are_three(caplog: pytest.LogCaptureFixture, tmp_
     file = tmp_path / "q.jsonl"
     file.write_text("\n".join(json.dumps({"id": name, "question": "?"}) for name in ("a", "a#2", "a", None)))
     assert [q.id for q in read_questions(str(file))] == ["a", "a#2", "a#3", "4"]
-    options = DataOptions("x", "traces", path=str(case("dup_ids.jsonl")))
+    options = DataOptions(name="x", kind="traces", path=str(case("dup_ids.jsonl")))
     assert len({t.id for t in given_traces(options) or []}) == 3
 
 

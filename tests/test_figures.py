@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib.cbook import is_math_text
 from matplotlib.patches import Rectangle
+from matplotlib.text import Text
 
 from interp.figures import heads as figures
 from interp.figures import maps as map_figures
@@ -223,7 +223,7 @@ def test_layers_are_an_axis_where_they_tell_the_runs_of_a_series_apart() -> None
 def test_labels_of_tokens_are_never_read_as_mathematics(token: str) -> None:
     shown = style.label(token)
     assert shown
-    assert not is_math_text(shown)
+    assert not Text(text=shown).get_parse_math()
     assert "\n" not in shown
 
 
