@@ -81,7 +81,7 @@ def style_of(source: PairSource, phrase: str | None) -> PairStyle:
 
 def known_phrase(phrase: str) -> str:
     """The phrase itself. Raises UserError for one in which no answer could stand."""
-    if PHRASES.get(phrase, phrase).count("{x}") != 1:
+    if re.findall(r"(?<![\w}])\{([a-z]\w*)\}", PHRASES.get(phrase, phrase)) != ["x"]:
         raise UserError(f"data.phrase={phrase!r} must be 1, 2 or a text with {{x}} where the answer stands")
     return phrase
 
