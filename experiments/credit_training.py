@@ -30,8 +30,10 @@ from interp.errors import UserError, nearest
 from interp.generate import ends_of, plain_decoding
 from interp.lens import without_progress_bars
 from interp.prompts import render
+from interp.safety import no_pickles
 from interp.stats import binomial_estimate
 from interp.trace import decode_response
+from interp.training_state import last_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -147,15 +149,10 @@ def fit(trainer: CreditTrainer, checkpoint: Path | None = None) -> None:
     with (
         without_progress_bars(),
         _without_future_warnings(),
+        no_pickles(str(trainer.args.output_dir)),
         plain_decoding(trainer.accelerator.unwrap_model(trainer.model)),
     ):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-
-
-def last_checkpoint(directory: Path) -> Path | None:
-    """The last whole checkpoint: its state is written last, so one that a kill cut short has none."""
-    whole = [file.parent for file in directory.glob("checkpoint-*/trainer_state.json")]
-    return max(whole, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 @contextmanager
@@ -278,7 +275,6 @@ def train(
     model = session.directory / "model"
     with without_progress_bars():
         trainer.save_model(str(model))
-    (model / "training_args.bin").unlink(missing_ok=True)  # a pickle
     later = history[1:] or history  # the first step pays for what later ones find ready
     seconds = sum(entry["step_time"] for entry in later)
     credit = sum(entry.get(SECONDS) or 0.0 for entry in later)

@@ -108,7 +108,7 @@ def run(session: Session) -> Findings:
             store.write(step, f"step-{step}", training=rows)
             log.info("step %d: %s", step, ", ".join(f"{row['measure'][9:]} {row['value']:.2f}" for row in rows))
 
-    resume = session.cfg.resume is not None and any(work.glob("checkpoint-*"))
+    resume = session.cfg.resume is not None
     model, tokenizer = train(recipe, work, measure_step, options.every, use_cpu=_on_cpu(session), resume=resume)
 
     early_step = _early_step(session, options)

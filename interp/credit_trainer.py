@@ -14,11 +14,12 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from interp.credit import NEEDS, CreditRule, Signals, gamma_of, token_advantages
 from interp.credit_signals import BatchRhythm, CreditHeads, Measuring, measure_batch
 from interp.stats import seed_for
+from interp.training_state import WithoutPickles
 
 SECONDS, SHARE = "credit/seconds", "credit/amplified"
 
 
-class CreditTrainer(GRPOTrainer):
+class CreditTrainer(WithoutPickles, GRPOTrainer):
     """GRPO whose advantages have the shape (batch, token). Prompts are texts with their special tokens in them.
 
     Sequences whose advantage is 0 are not measured: gamma would not change anything for them.

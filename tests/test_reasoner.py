@@ -71,7 +71,10 @@ def test_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> Non
     measured: list[int] = []
     whole, _ = train(recipe, tmp_path / "whole", lambda step, _: measured.append(step), 2, use_cpu=True)
     assert measured == [2, 4]
+    kept = {file.suffix for file in tmp_path.rglob("*") if file.is_file()}
+    assert kept <= {".json", ".safetensors"}, "no pickle"
     shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "cut" / "checkpoint-2")
+    (tmp_path / "cut" / "checkpoint-4").mkdir()  # as if a kill had cut its writing short
     again, _ = train(recipe, tmp_path / "cut", lambda *_: None, 2, use_cpu=True, resume=True)
     for (name, first), second in zip(whole.state_dict().items(), again.state_dict().values(), strict=True):
         assert torch.equal(first, second), name

@@ -75,6 +75,9 @@ def test_interrupted_training_goes_on_with_the_same_curve(
         patch.setattr(RunStore, "write", interrupted)
         assert run(*options, f"hydra.run.dir={tmp_path / 'cut'}").returncode == 130
     assert (tmp_path / "cut" / "checkpoints" / "checkpoint-1").is_dir()
+    kept = {file.suffix for file in (tmp_path / "cut" / "checkpoints").rglob("*") if file.is_file()}
+    assert ".safetensors" in kept
+    assert not kept & {".pt", ".pth", ".bin", ".pkl"}, "no pickle"
     (tmp_path / "cut" / "checkpoints" / "checkpoint-2").mkdir()  # as if a kill had cut its writing short
     ok(*options, f"resume={tmp_path / 'cut'}")
     for name in ("training", "head_sets", "credited", "answers"):

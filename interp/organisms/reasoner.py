@@ -24,6 +24,8 @@ from transformers import (
 
 from interp.organisms.word_problems import DRILL, FULL, Reasoning, training_text, vocabulary
 from interp.organisms.word_tokenizer import word_tokenizer
+from interp.safety import no_pickles
+from interp.training_state import WithoutPickles, last_checkpoint
 
 IGNORED = -100
 """Label of tokens without loss, as in Hugging Face models."""
@@ -152,6 +154,10 @@ class Evaluation(TrainerCallback):
             model.train()
 
 
+class ReasonerTrainer(WithoutPickles, Trainer):
+    """The trainer, with checkpoints that hold no pickle."""
+
+
 def train(
     recipe: Recipe,
     work_dir: Path,
@@ -162,7 +168,7 @@ def train(
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Trains by next-token prediction on the completions; checkpoints of every `every` steps stay in `work_dir`.
 
-    With `resume` it goes on from the newest checkpoint in `work_dir`.
+    With `resume` it goes on from the last whole checkpoint in `work_dir`, if there is one.
     """
     model, tokenizer = new_reasoner(recipe.size, recipe.seed)
     arguments = TrainingArguments(
@@ -183,12 +189,14 @@ def train(
         remove_unused_columns=False,
     )
     assert tokenizer.pad_token_id is not None
-    trainer = Trainer(
+    trainer = ReasonerTrainer(
         model=model,
         args=arguments,
         train_dataset=TrainingTexts(tokenizer, recipe),
         data_collator=collate(tokenizer.pad_token_id),
         callbacks=[Evaluation(every, measure)],
     )
-    trainer.train(resume_from_checkpoint=resume)
+    with no_pickles(str(work_dir)):
+        checkpoint = last_checkpoint(work_dir) if resume else None
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return model.eval(), tokenizer
