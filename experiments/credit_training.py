@@ -26,8 +26,9 @@ from interp.answers import graded
 from interp.credit_signals import Measuring
 from interp.credit_trainer import SECONDS, SHARE, CreditTrainer
 from interp.datasets import Question
+from interp.decoding import plain_decoding
 from interp.errors import UserError, nearest
-from interp.generate import ends_of, plain_decoding
+from interp.generate import ends_of
 from interp.lens import without_progress_bars
 from interp.prompts import render
 from interp.safety import no_pickles

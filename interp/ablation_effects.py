@@ -18,6 +18,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.ablation import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
+from interp.engine import HALF_ROUNDING, ROUNDING
+from interp.errors import UserError
 from interp.generate import Sampling, Written, continue_ids
 from interp.grading import Outcome, extract_answer, outcome
 from interp.lens import Lens
@@ -123,11 +125,40 @@ class Subjects:
         self.own = [t.token_ids[p] for p, t in zip(positions, self.traces, strict=True)]
         self.batch, self.prompts = batch_of(self.lens, self.traces), batch_of(self.lens, self.traces, whole=False)
         self.clean = self._predictions(())
+        self._compare_with_each_alone()
         self.foils = []
         for log_p, at, own in zip(self.clean, self.at, self.own, strict=True):
             row = log_p[at].clone()
             row[own] = -torch.inf
             self.foils.append(int(row.argmax()))
+
+    @torch.no_grad()
+    def _compare_with_each_alone(self) -> None:
+        """Padding and shared keys and values change nothing, on batches longer than those before. Where the shared ones
+        do, they are given up; raises UserError if the padding does."""
+        lens, known = self.lens, "interventions on batches"
+        if self.batch.width <= lens.checked.get(known, {}).get("tokens", 0):
+            self.cached = self.cached and lens.checked[known]["shared"]
+            return
+        alone = []
+        for trace in self.traces:
+            logits = trunk_of(lens)(torch.tensor([trace.measured_ids], device=lens.device)).last_hidden_state[0]
+            answer = trace[Segment.ANSWER]
+            alone.append(logits_of(lens, logits[answer.start - 1 : answer.end - 1]).float().log_softmax(-1).cpu())
+
+        def difference() -> float:
+            return max(float((a - b).abs().max()) for a, b in zip(self.clean, alone, strict=True))
+
+        bound = ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * max(float(one.abs().max()) for one in alone)
+        if self.cached and not difference() <= bound:
+            self.cached = False
+            self.clean = self._predictions(())
+        if not difference() <= bound:
+            raise UserError(
+                f"traces side by side are predicted otherwise than alone on {lens.name} (log-probabilities off by "
+                f"{difference():.2g}): set experiment.batch=1"
+            )
+        lens.checked[known] = {"tokens": self.batch.width, "shared": self.cached, "largest_difference": difference()}
 
     @torch.no_grad()
     def _predictions(

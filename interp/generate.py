@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 import torch
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig
 
+from interp.decoding import decoded
 from interp.grading import extract_answer
 from interp.lens import Lens
+from interp.prefixes import batches_are_right
 from interp.stats import seed_for
 from interp.trace import decode_response, end_ids
 
@@ -107,14 +108,15 @@ def continue_ids(
     past_key_values: Cache | None = None,
 ) -> list[Continuation]:
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
-    labels) alone.
+    labels) alone. Models that padding disturbs continue one at a time.
 
     `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
     weights asks for (penalties, beams, lengths, sampling) is not done.
     """
+    if len(rows) > 1 and past_key_values is None and not batches_are_right(lens):
+        alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
+        return [one for (one,) in alone]
     ends = ends_of(lens)
-    batch = lens.tokenizer.pad({"input_ids": [list(row) for row in rows]}, padding_side="left", return_tensors="pt")
-    ids, mask = batch["input_ids"].to(lens.device), batch["attention_mask"].to(lens.device)
     config = GenerationConfig(
         max_new_tokens=sampling.max_new_tokens,
         do_sample=sampling.temperature > 0,
@@ -122,31 +124,14 @@ def continue_ids(
         pad_token_id=lens.tokenizer.pad_token_id,
         **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
     )
-    cache = {} if past_key_values is None else {"past_key_values": past_key_values}
-    with plain_decoding(lens.hf), torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
-        out = lens.hf.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=config, **cache
-        )
+        out = decoded(lens, rows, config, past_key_values)
     found = []
-    for row in out[:, ids.shape[1] :].tolist():
+    for row in out[:, max(map(len, rows)) :].tolist():
         stop = next((i + 1 for i, token in enumerate(row) if token in ends), None)
         found.append(Continuation(tuple(row[:stop]), finished=stop is not None))
     return found
-
-
-@contextmanager
-def plain_decoding(model: PreTrainedModel) -> Iterator[None]:
-    """Within it the model's own generation settings are transformers' defaults, but for its special tokens: whatever a
-    caller of `generate` leaves open is filled in from there."""
-    own = model.generation_config
-    assert own is not None
-    tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    model.generation_config = GenerationConfig(**tokens)
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 def ends_of(lens: Lens) -> set[int]:

@@ -7,7 +7,7 @@ row of a batch gets the part of the cache before its fork, padded on the left an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from interp.generate import Sampling, continue_ids, ends_of
 from interp.lens import Lens
+from interp.prefixes import prefixes_are_right
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Trunk:
     """What forks of one trace share."""
 
     ids: tuple[int, ...]
+    cached: bool
+    """Whether forks may go on from these keys and values: found out by comparison (interp/prefixes.py)."""
     keys: list[Float[Tensor, "1 kv pos d"]]
     values: list[Float[Tensor, "1 kv pos d"]]
     logits: Float[Tensor, "pos vocab"]
@@ -47,10 +50,19 @@ class Trunk:
 @torch.no_grad()
 def trunk(lens: Lens, ids: Sequence[int]) -> Trunk:
     """One pass over an unpadded sequence. Memory: positions x (vocabulary + keys and values)."""
-    cache = DynamicCache()
-    out = lens.hf(torch.tensor([list(ids)], device=lens.device), past_key_values=cache, use_cache=True)
-    keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
-    return Trunk(tuple(ids), keys, values, out.logits[0].float())
+    tokens = torch.tensor([list(ids)], device=lens.device)
+    try:
+        cache = DynamicCache()
+        logits = lens.hf(tokens, past_key_values=cache, use_cache=True).logits[0].float()
+        keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
+    except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
+        logits = lens.hf(tokens).logits[0].float()
+        return Trunk(tuple(ids), False, [], [], logits)
+    whole = Trunk(tuple(ids), True, keys, values, logits)
+    forks = [Fork(place, ids[place]) for place in sorted({max(1, len(ids) // 2), len(ids) - 1})]
+    rows = [ids[: fork.position + 1] for fork in forks]
+    right = prefixes_are_right(lens, rows, lambda: _cache(whole, forks, max(fork.position for fork in forks)))
+    return replace(whole, cached=right)
 
 
 @torch.no_grad()
@@ -77,7 +89,7 @@ def rollouts(
         chosen = order[first : first + batch]
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
-        cache = _cache(shared, part, max(fork.position for fork in part)) if cached else None
+        cache = _cache(shared, part, max(fork.position for fork in part)) if cached and shared.cached else None
         written = continue_ids(lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache)
         found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
     return [found[i] for i in range(len(forks))]

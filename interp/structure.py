@@ -94,7 +94,8 @@ def _parts(
             # Wider ones hold something else beside the queries, such as a gate.
             if Site.Q in projections and calls[projections[Site.Q]][0][-1].shape[-1] != width:
                 projections = {}
-    mlps = [child for child in children if child is not attention and _is_mlp(child, calls[child])]
+    # Beside an attention, what is left is the MLP; without one it may as well be what mixes positions instead.
+    mlps = [one for one in children if attention is not None and one is not attention and _is_mlp(one, calls[one])]
     attributes = {
         name: value
         for module in layer.modules()
@@ -179,6 +180,9 @@ def _first_input(edit: Edit) -> Callable[..., Any]:
 
 def _output(edit: Edit) -> Callable[..., Any]:
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:  # noqa: ARG001 - PyTorch's
-        return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+        first = output[0] if isinstance(output, tuple) else output
+        # Some experts take and give all tokens of all rows in one axis.
+        changed = edit(first) if first.dim() > 2 else edit(first[None])[0]
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
 
     return hook

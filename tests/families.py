@@ -26,7 +26,7 @@ HYBRID = {"layer_types": ["linear_attention", "full_attention", "linear_attentio
 
 @dataclass(frozen=True)
 class Family:
-    """A configuration, and what is refused on it (everything else must be exact)."""
+    """A configuration, and what is refused on it: sites of patching, other measures. All else must be exact."""
 
     kind: str
     more: dict[str, Any] = field(default_factory=dict)
@@ -36,7 +36,13 @@ class Family:
 
 
 QKV = frozenset({"q", "k", "v"})
-ATTENTION = frozenset({"masses", "rhythm", "ablation"})
+"""One matrix makes them, or several do."""
+WEIGHTS = frozenset({"masses", "ablation"})
+"""Attention that is more than a softmax, more than one a layer, or not to be seen."""
+MLP = frozenset({"mlp_out"})
+"""More than one block beside attention, or one that adds the residual itself."""
+MIXED_LAYERS = QKV | WEIGHTS | MLP | {"attn_out", "z"}
+"""Layers without attention among those with it."""
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", fast=True),
     "mistral": Family("mistral", {}, fast=True),
@@ -50,57 +56,60 @@ FAMILIES: dict[str, Family] = {
     "phi": Family("phi"),
     "phi3": Family("phi3", {}, QKV),
     "phi3-windowed": Family("phi3", WINDOWED, QKV),
-    "smollm3": Family("smollm3", {"no_rope_layers": [1, 0, 0], "no_rope_layer_interval": 2}),
+    "smollm3": Family("smollm3", {"no_rope_layers": [1, 0, 0], "no_rope_layer_interval": 2}, fast=True),
     "starcoder2-windowed": Family("starcoder2", WINDOWED),
-    "gemma": Family("gemma", HEAD),
-    "gemma2": Family("gemma2", HEAD | MIXED | {"query_pre_attn_scalar": 8}, ATTENTION),
+    "gemma": Family("gemma", HEAD, fast=True),
+    "gemma2": Family("gemma2", HEAD | MIXED | {"query_pre_attn_scalar": 8}, WEIGHTS),
     "gemma3": Family("gemma3_text", HEAD | MIXED),
     "cohere": Family("cohere", {"logit_scale": 0.2}),
     "cohere2": Family("cohere2", MIXED | {"logit_scale": 0.2}),
-    "olmo-clipped": Family("olmo", {"clip_qkv": 0.05}),
+    "olmo-clipped": Family("olmo", {"clip_qkv": 0.5}, fast=True),
     "olmo2": Family("olmo2"),
     "olmo3": Family("olmo3", MIXED),
-    "olmoe": Family("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}),
+    "olmoe": Family("olmoe", {"num_experts": 4, "num_experts_per_tok": 2}, fast=True),
     "granite": Family("granite", {"embedding_multiplier": 6.0, "logits_scaling": 4.0, "residual_multiplier": 0.5,
                                   "attention_multiplier": 0.3}),
     "granitemoe": Family("granitemoe", {"num_local_experts": 4, "embedding_multiplier": 6.0, "logits_scaling": 4.0}),
-    "glm": Family("glm", HEAD),
+    "glm": Family("glm", HEAD, fast=True),
     "glm4": Family("glm4", HEAD),
     "gpt2": Family("gpt2", {}, QKV),
     "gpt-neox": Family("gpt_neox", {}, QKV),
     "gpt-bigcode": Family("gpt_bigcode", {}, QKV),
-    "gptj": Family("gptj", {"rotary_dim": 4}),
-    "opt": Family("opt", {"ffn_dim": 64, "word_embed_proj_dim": 48}),
-    "bloom": Family("bloom"),
-    "falcon": Family("falcon"),
+    "gptj": Family("gptj", {"rotary_dim": 4}, refused=WEIGHTS),
+    "opt": Family("opt", {"ffn_dim": 64, "word_embed_proj_dim": 48}, refused=MLP),
+    "bloom": Family("bloom", refused=WEIGHTS | QKV | MLP),
+    "falcon": Family("falcon", refused=WEIGHTS | QKV),
     "stablelm": Family("stablelm"),
-    "helium": Family("helium", HEAD),
-    "ernie4.5": Family("ernie4_5", HEAD),
+    "helium": Family("helium", HEAD, fast=True),
+    "ernie4.5": Family("ernie4_5", HEAD, fast=True),
     "exaone4": Family("exaone4", MIXED),
-    "nemotron": Family("nemotron", HEAD),
-    "seed-oss": Family("seed_oss", HEAD),
-    "arcee": Family("arcee"),
-    "persimmon": Family("persimmon"),
+    "nemotron": Family("nemotron", HEAD, fast=True),
+    "seed-oss": Family("seed_oss", HEAD, fast=True),
+    "arcee": Family("arcee", fast=True),
+    "persimmon": Family("persimmon", refused=QKV),
     "apertus": Family("apertus"),
-    "mpt": Family("mpt"),
-    "xglm": Family("xglm", {"ffn_dim": 64}),
-    "biogpt": Family("biogpt"),
-    "gpt-oss": Family("gpt_oss", HEAD | {"num_local_experts": 4}),
+    "mpt": Family("mpt", refused=WEIGHTS | QKV | MLP),
+    "xglm": Family("xglm", {"ffn_dim": 64}, refused=WEIGHTS | MLP),
+    "biogpt": Family("biogpt", refused=MLP),
+    "gpt-oss": Family("gpt_oss", HEAD | {"num_local_experts": 4}, refused=WEIGHTS),
     "deepseek-v3": Family("deepseek_v3", {"num_key_value_heads": 6, "q_lora_rank": 16, "kv_lora_rank": 16,
                           "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "n_routed_experts": 4,
-                          "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32}),
+                          "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1, "moe_intermediate_size": 32},
+                          refused=QKV),
     "llama4": Family("llama4_text", HEAD | {"num_local_experts": 2, "intermediate_size_mlp": 64,
                                           "attention_chunk_size": 16}),
-    "diffllama": Family("diffllama"),
-    "minimax": Family("minimax", HEAD | {"num_local_experts": 4}),
+    "diffllama": Family("diffllama", refused=WEIGHTS),
+    "minimax": Family("minimax", HEAD | {"num_local_experts": 4}, refused=WEIGHTS | QKV),
     "falcon-h1": Family("falcon_h1", HEAD | {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8,
-                                            "mamba_d_state": 16}),
-    "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}),
-    "recurrent-gemma": Family("recurrent_gemma", {"attention_window_size": 16, "lru_width": 48}),
-    "qwen3-next": Family("qwen3_next", EXPERTS | HEAD | HYBRID | {"shared_expert_intermediate_size": 32}),
-    "qwen3.5": Family("qwen3_5_text", HEAD | HYBRID),
-    "mamba": Family("mamba"),
-    "jamba": Family("jamba", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8}),
+                                            "mamba_d_state": 16}, refused=MLP),
+    "lfm2": Family("lfm2", {"layer_types": ["conv", "full_attention", "conv"]}, refused=MIXED_LAYERS),
+    "recurrent-gemma": Family("recurrent_gemma", {"attention_window_size": 16, "lru_width": 48}, refused=MIXED_LAYERS),
+    "qwen3-next": Family("qwen3_next", EXPERTS | HEAD | HYBRID | {"shared_expert_intermediate_size": 32},
+                         refused=MIXED_LAYERS),
+    "qwen3.5": Family("qwen3_5_text", HEAD | HYBRID, refused=MIXED_LAYERS),
+    "mamba": Family("mamba", refused=MIXED_LAYERS),
+    "jamba": Family("jamba", {"num_experts": 2, "attn_layer_period": 2, "attn_layer_offset": 1, "mamba_d_state": 8},
+                    refused=MIXED_LAYERS),
     "gemma3-multimodal": Family("gemma3", {}),
 }  # fmt: skip
 

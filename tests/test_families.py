@@ -1,38 +1,196 @@
-"""Many architectures with random weights: each measure is exact on them by the self-check, or refused in one line."""
+"""Sixty architectures with random weights: each measure is what the model's own pass says, or refused in one line.
+
+The references know nothing of the code under test: eager attention of a second copy of the model, PyTorch hooks on
+modules found by their names, and a loop of full forward passes. What is refused is pinned: nothing is in silence.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from interp.ablation import Ablation, AblationKind, Batch, Rows, intervened
 from interp.errors import UserError
+from interp.generate import Sampling
+from interp.heads import Head
 from interp.instrument import check_instrument
+from interp.lens import Lens
+from interp.patches import Engine
 from interp.patching import Patch, record, sweep
-from interp.plain import patched
-from interp.plain import record as plain_record
+from interp.rhythm_measure import Distances, prediction_entropy
+from interp.rollouts import Fork, rollouts, trunk
 from interp.sites import Site
-from tests.families import FAMILIES, IDS, lens_of
+from interp.streaming import stream
+from interp.trace import Segment
+from tests.families import FAMILIES, IDS, lens_of, model_of
+
+WRITTEN = 4
+WINDOW = 6
+LAYERS, ATTENTION = ("layers", "h", "blocks"), ("self_attn", "attn", "attention", "self_attention")
+OUTPUT, MLP = ("o_proj", "dense", "c_proj", "out_proj"), ("mlp", "feed_forward", "block_sparse_moe", "ffn")
 
 
+def layers_of(model: Any) -> nn.ModuleList:
+    decoder = model.get_decoder()
+    decoder = getattr(decoder, "model", decoder)
+    return next(getattr(decoder, name) for name in LAYERS if hasattr(decoder, name))
+
+
+def child(module: nn.Module, names: tuple[str, ...]) -> nn.Module:
+    return next(getattr(module, name) for name in names if hasattr(module, name))
+
+
+def place_of(layer: nn.Module, site: Site) -> nn.Module:
+    """The module that a site belongs to, by its name."""
+    if site is Site.RESID_PRE:
+        return layer
+    if site is Site.MLP_OUT:
+        return child(layer, MLP)
+    attention = child(layer, ATTENTION)
+    return child(attention, OUTPUT) if site in (Site.Z, Site.ATTN_OUT) else getattr(attention, f"{site}_proj")
+
+
+@contextmanager
+def written(module: nn.Module, site: Site, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """A PyTorch hook that changes a site's activation, of shape (1, position, width)."""
+
+    def before(_: nn.Module, inputs: Any, kwargs: Any) -> Any:
+        if inputs:
+            return (change(inputs[0]), *inputs[1:]), kwargs
+        return inputs, {**kwargs, "hidden_states": change(kwargs["hidden_states"])}
+
+    def after(_: nn.Module, inputs: Any, output: Any) -> Any:
+        first = output[0] if isinstance(output, tuple) else output
+        changed = change(first.view(1, len(IDS), -1)).view(first.shape)
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    if site in (Site.RESID_PRE, Site.Z):
+        handle = module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(after)
+    yield
+    handle.remove()
+
+
+def logits(model: Any, ids: list[int]) -> Tensor:
+    return model(input_ids=torch.tensor([ids])).logits[0].double()
+
+
+def close(found: Tensor, expected: Tensor, effect: float, scale: float, what: str) -> None:
+    difference = float((found.double() - expected.double()).abs().max())
+    assert difference <= 1e-3 * effect + 1e-5 * scale, f"{what}: off by {difference:.2g} of an effect of {effect:.2g}"
+
+
+def patching(lens: Lens, site: Site) -> Engine:
+    """Every layer, near and far, against a hook of a full forward pass."""
+    run = record(lens, IDS, [site])
+    last = len(IDS) - 1
+    places = [((last,), (7,)), ((14, last), (30, 11))]
+    patches = [Patch(site, layer, at, None, source) for layer in range(lens.n_layers) for at, source in places]
+    found = sweep(lens, run, run, patches, lambda rows: {str(i): rows[:, i] for i in range(rows.shape[1])})
+    measured = torch.stack(list(found.values()), dim=1)
+    base, biggest = logits(lens.hf, IDS)[-1], 0.0
+    close(run.logits, base, 0.0, float(base.abs().max()), f"recorded logits with {site}")
+    for patch, ours in zip(patches, measured, strict=True):
+        at, source = list(patch.positions), list(patch.sources or ())
+
+        def change(activation: Tensor, at: list[int] = at, source: list[int] = source) -> Tensor:
+            activation = activation.clone()
+            activation[:, at] = activation[:, source]
+            return activation
+
+        with written(place_of(layers_of(lens.hf)[patch.layer], site), site, change):
+            expected = logits(lens.hf, IDS)[-1]
+        effect = float((expected - base).abs().max())
+        biggest = max(biggest, effect)
+        close(ours, expected, effect, float(base.abs().max()), f"{patch}")
+    assert biggest > 1e-3, "patches that do something"
+    return run.engine
+
+
+class Kept:
+    """A reduction that keeps everything."""
+
+    def __init__(self, layers: int, heads: int) -> None:
+        self.rows, self.weights = range(len(IDS)), torch.zeros(layers, heads, len(IDS), len(IDS))
+
+    def add(self, layer: int, first_row: int, pattern: Tensor) -> None:
+        self.weights[layer, :, first_row : first_row + pattern.shape[1], : pattern.shape[2]] = pattern
+
+
+def masses(lens: Lens, own: Any) -> None:
+    """Weights, WAAD and entropies against those of the eager model."""
+    kept, waad = Kept(lens.n_layers, lens.n_heads), Distances(range(len(IDS)), lens.n_layers, lens.n_heads, WINDOW)
+    hidden = stream(lens, IDS, kept, waad, block_bytes=2000)
+    own.set_attn_implementation("eager")
+    out = own(input_ids=torch.tensor([IDS]), output_attentions=True)
+    expected = torch.stack([one[0] for one in out.attentions]).float()
+    torch.testing.assert_close(kept.weights, expected, atol=1e-5, rtol=0)
+    back = torch.arange(len(IDS))[:, None] - torch.arange(len(IDS))[None]
+    torch.testing.assert_close(waad.waad, (expected * back.clamp(max=WINDOW)).sum(-1), atol=1e-4, rtol=0)
+    log_p = out.logits[0].float().log_softmax(-1)
+    entropy = torch.from_numpy(prediction_entropy(lens, hidden)).float()
+    torch.testing.assert_close(entropy, -(log_p.exp() * log_p).sum(-1), atol=1e-3, rtol=0)
+
+
+def ablation(lens: Lens) -> None:
+    """One head of every layer set to zero, against a hook before the output projection."""
+    ids, scale = torch.tensor([IDS]), float(logits(lens.hf, IDS).abs().max())
+    batch = Batch(ids, torch.ones_like(ids), ({Segment.ANSWER: (30, len(IDS))},))
+    for layer in range(lens.n_layers):
+        with intervened(lens, batch, [Ablation(frozenset([Head(layer, 1)]), AblationKind.ZERO, Rows.ANSWER)]):
+            found = logits(lens.hf, IDS)
+
+        def change(z: Tensor) -> Tensor:
+            z = z.unflatten(-1, (lens.n_heads, -1)).clone()
+            z[:, 29:, 1] = 0
+            return z.flatten(-2)
+
+        with written(place_of(layers_of(lens.hf)[layer], Site.Z), Site.Z, change):
+            expected = logits(lens.hf, IDS)
+        effect = float((expected - logits(lens.hf, IDS)).abs().max())
+        assert effect > 1e-3, "a head that does something"
+        close(found, expected, effect, scale, f"ablation in layer {layer}")
+
+
+def forks(lens: Lens) -> None:
+    """Forks of different places, written side by side, against a loop of full forward passes over each alone."""
+    chosen = [Fork(9, 40), Fork(25, 17), Fork(len(IDS) - 2, 8)]
+    found = rollouts(lens, trunk(lens, IDS), chosen, Sampling(max_new_tokens=WRITTEN), 0)
+    for fork, (ids, _) in zip(chosen, found, strict=True):
+        row = [*IDS[: fork.position], fork.token]
+        for token in ids:
+            after = logits(lens.hf, row)[-1]
+            assert after[token] >= after.max() - 1e-4 * float(after.abs().max()), "the likeliest token, up to rounding"
+            row.append(token)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("name", FAMILIES)
-def test_every_architecture_is_right_or_refused_in_one_line(name: str, words: PreTrainedTokenizerBase) -> None:
-    said = None
-    try:
-        lens = lens_of(name, words)
-        found = check_instrument(lens)
-        target = record(lens, IDS)
-    except UserError as error:
-        said = str(error)
-    if said is not None:
-        assert "\n" not in said
-        return
-    for what, result in found.items():
-        assert "\n" not in str(result.get("refused", "")), what
-    patches = [Patch(Site.RESID_PRE, layer, (len(IDS) - 1,), None, (7,)) for layer in range(lens.n_layers)]
-    measured = sweep(lens, target, target, patches, lambda logits: {"first": logits[:, 5], "last": logits[:, -1]})
-    slow = plain_record(lens, IDS, [], (), False)
-    exact = torch.cat([rows for _, rows in patched(lens, slow, slow, patches, 2**30, (), None, False)]).double()
-    scale = float(exact.abs().max())
-    assert torch.allclose(measured["first"], exact[:, 5], atol=1e-4 * scale)
-    assert torch.allclose(measured["last"], exact[:, -1], atol=1e-4 * scale)
+def test_every_measure_is_the_models_own_or_refused_in_one_line(name: str, words: PreTrainedTokenizerBase) -> None:
+    family, lens = FAMILIES[name], lens_of(name, words)
+    refused: dict[str, str] = {}
+    engines: set[Engine] = set()
+    check_instrument(lens)
+    measures: dict[str, Callable[[], Any]] = {
+        str(site): lambda site=site: engines.add(patching(lens, site)) for site in Site
+    }
+    measures |= {
+        "masses": lambda: masses(lens, model_of(family)),
+        "ablation": lambda: ablation(lens),
+        "rollouts": lambda: forks(lens),
+    }
+    for what, measure in measures.items():
+        try:
+            measure()
+        except UserError as error:
+            refused[what] = str(error)
+    assert refused.keys() == family.refused
+    assert not any("\n" in said for said in refused.values())
+    assert engines <= {Engine.FAST if family.fast else Engine.PLAIN}
