@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from interp.attention import FIRST_TOKENS
+from interp.errors import UserError
 from interp.heads import Head
 from interp.rhythm_measure import NOTHING_LEFT, Settings, Sinks
 from interp.streaming import BLOCK_BYTES, require_plain_softmax
@@ -78,6 +79,7 @@ class BatchRhythm:
     block_bytes: int | None = None
     waad: Float[Tensor, "batch token"] = field(init=False)
     _received: Float[Tensor, "batch token"] = field(init=False)
+    _seen: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         shape = (self.mask.shape[0], self.mask.shape[1] - self.start)
@@ -93,8 +95,17 @@ class BatchRhythm:
         queries = (last - tokens - self.settings.h_lo + 1).clamp(min=0)
         return torch.where(queries > 0, self._received / queries.clamp(min=1), torch.nan)
 
-    def take(self, layer: int, query: Tensor, key: Tensor, scale: float, sliding_window: int | None) -> None:
-        """A layer's rotated queries and keys, [batch, head, column, d]."""
+    def require_all_seen(self) -> None:
+        """Raises UserError where a layer whose heads are needed has not come by."""
+        missing = sorted({head.layer for head in (*self.heads.local, *self.heads.far)} - self._seen)
+        if missing:
+            raise UserError(
+                f"the attention of layers {missing} cannot be seen: credit cannot be measured on this model"
+            )
+
+    def take(self, layer: int, query: Tensor, key: Tensor, scale: float, visible: Tensor | None) -> None:
+        """A layer's rotated queries and keys, [batch, head, column, d], and the model's own mask."""
+        self._seen.add(layer)
         for heads, add, total in zip(
             self.heads.of_layer(layer),
             (self._add_waad, self._add_received),
@@ -107,7 +118,7 @@ class BatchRhythm:
                 block = max(1, limit // size)
                 for first in range(self.start, query.shape[2], block):
                     stop = min(first + block, query.shape[2])
-                    add(first, self._mean_rows(query, key, heads, first, stop, scale, sliding_window) / total)
+                    add(first, self._mean_rows(query, key, heads, first, stop, scale, visible) / total)
         if self.stop_early and layer == self.heads.last_layer:
             raise _Enough
 
@@ -119,7 +130,7 @@ class BatchRhythm:
         first: int,
         stop: int,
         scale: float,
-        sliding_window: int | None,
+        visible: Tensor | None,
     ) -> Float[Tensor, "batch row column"]:
         """The sum over some heads of the attention weights of rows first..stop-1 over columns 0..stop-1."""
         group = query.shape[1] // key.shape[1]
@@ -129,8 +140,8 @@ class BatchRhythm:
         rows = torch.arange(first, stop, device=query.device)[:, None]
         columns = torch.arange(stop, device=query.device)[None]
         hidden = columns > rows
-        if sliding_window is not None:
-            hidden = hidden | (columns <= rows - sliding_window)
+        if visible is not None:
+            hidden = hidden | ~visible[:, :, first:stop, :stop]
         padding = self.mask[:, None, None, :stop] == 0
         # A row of padding sees nothing: finite, so that its weights are wrong and not NaN. They are never read.
         weights = scores.masked_fill(hidden | padding, torch.finfo(torch.float32).min).softmax(-1)
@@ -177,6 +188,7 @@ def measure_batch(
         pass
     finally:
         _current.reset(token)
+    into.require_all_seen()
 
 
 @contextmanager
@@ -196,15 +208,12 @@ def _attention(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     require_plain_softmax(kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    _current.get().take(int(module.layer_idx), query, key, scale, sliding_window)  # type: ignore[arg-type]
-    return sdpa_attention_forward(
-        module, query, key, value, attention_mask, scaling=scaling, sliding_window=sliding_window, **kwargs
-    )
+    _current.get().take(int(module.layer_idx), query, key, scale, attention_mask)  # type: ignore[arg-type]
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
 
 
 AttentionInterface.register(IMPLEMENTATION, _attention)

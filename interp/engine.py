@@ -8,6 +8,7 @@ this length and all longer ones.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -20,10 +21,11 @@ from torch import Tensor
 from interp import plain, suffix
 from interp.blocks import like_llama
 from interp.checkpoints import first_line
-from interp.lens import Lens
+from interp.lens import Lens, available_memory
 from interp.patches import BUDGET_BYTES, Engine, Patch, Run
 from interp.sites import Site
 from interp.structure import parts_of
+from interp.unembedding import HALF
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def engine_for(lens: Lens, ids: Sequence[int], sites: Collection[Site], bridged:
     open_ = [site for site in open_ if verdicts.sites[site].right_up_to < len(ids)]
     if not open_:
         return Engine.FAST
-    found = compare(lens, ids, open_, bridged)
+    found = compare(_finer(lens, bridged), ids, open_, bridged)
     for site in open_:
         if site in found.wrong:
             verdicts.sites[site].wrong_from = len(ids)
@@ -69,6 +71,20 @@ def engine_for(lens: Lens, ids: Sequence[int], sites: Collection[Site], bridged:
     engine = Engine.PLAIN if found.wrong else Engine.FAST
     _note(lens, bridged, {"engine": engine.value, **found.as_row()})
     return engine
+
+
+def _finer(lens: Lens, bridged: bool) -> Lens:
+    """A float32 copy of a half-precision model, where there is memory for one: in half precision rounding alone is as
+    large as many effects, and would hide a fault of that size. What is compared is the construction, which is the same.
+    """
+    size = sum(p.numel() for p in lens.hf.parameters()) * torch.float32.itemsize
+    if bridged or lens.hf.dtype not in HALF or 1.5 * size > available_memory(lens.device):
+        return lens
+    try:
+        return Lens(lens.name, copy.deepcopy(lens.hf).float(), lens.tokenizer, lens.markers)
+    except Exception as error:  # modules that are spread over devices or cannot be copied
+        log.info("no float32 copy of %s can be made to compare with: %s", lens.name, first_line(error))
+        return lens
 
 
 def _note(lens: Lens, bridged: bool, found: dict[str, Any]) -> None:
@@ -87,6 +103,8 @@ def _note(lens: Lens, bridged: bool, found: dict[str, Any]) -> None:
 class Comparison:
     """The fast engine beside the plain one, on one sequence. Differences and effects are the largest of all logits."""
 
+    dtype: str
+    """What was compared: half-precision models as float32 copies, if there was memory for one."""
     tokens: int
     patches: int
     difference: float
@@ -98,6 +116,7 @@ class Comparison:
     def as_row(self) -> dict[str, Any]:
         """What environment.json says of it."""
         row = {
+            "dtype": self.dtype,
             "tokens": self.tokens,
             "patches": self.patches,
             "largest_difference": self.difference,
@@ -122,7 +141,16 @@ def compare(lens: Lens, ids: Sequence[int], sites: Sequence[Site], bridged: bool
             torch.cat([_logits(suffix, lens, fast, [one], bridged) for one in patches]),
         ]
     except Exception as error:  # whatever goes wrong in layers that are not built as they look
-        return Comparison(len(ids), 0, torch.nan, torch.nan, torch.nan, everything, f"it fails: {first_line(error)}")
+        return Comparison(
+            str(lens.hf.dtype),
+            len(ids),
+            0,
+            torch.nan,
+            torch.nan,
+            torch.nan,
+            everything,
+            f"it fails: {first_line(error)}",
+        )
     exact = _logits(plain, lens, slow, patches, bridged)
     rounding = ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * scale
     base = slow.logits.to(exact)
@@ -145,7 +173,7 @@ def compare(lens: Lens, ids: Sequence[int], sites: Sequence[Site], bridged: bool
             f"over {len(ids)} tokens the fast engine is off by {difference:.2g} where a patch of {at.site} in layer "
             f"{at.layer} changes {effect:.2g}"
         )
-    return Comparison(len(ids), len(patches), difference, effect, recorded, frozenset(wrong), why)
+    return Comparison(str(lens.hf.dtype), len(ids), len(patches), difference, effect, recorded, frozenset(wrong), why)
 
 
 def _logits(engine: Any, lens: Lens, run: Run, patches: Sequence[Patch], bridged: bool) -> Float[Tensor, "patch vocab"]:

@@ -9,10 +9,12 @@ from conftest import SMALL, random_lens
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from interp.credit_signals import BatchRhythm, CreditHeads, measure_batch
+from interp.errors import UserError
 from interp.heads import Head
 from interp.lens import Lens
 from interp.rhythm_measure import Settings, Sinks, measure_rhythm
 from interp.trace import parse_response
+from tests.families import IDS, lens_of
 
 SETTINGS = Settings(window=4, h_lo=3, h_hi=9)
 HEADS = CreditHeads([Head(0, 1), Head(1, 4), Head(1, 5)], [Head(0, 0), Head(1, 3)])
@@ -81,3 +83,13 @@ def test_layers_behind_the_last_needed_one_are_not_run(words: PreTrainedTokenize
     rhythm = BatchRhythm(HEADS, SETTINGS, Sinks.KEPT, torch.ones_like(ids), 3)
     measure_batch(lens.hf, lens.hf, ids, rhythm)
     assert ran == [0]
+
+
+def test_a_model_whose_attention_cannot_be_seen_is_refused(words: PreTrainedTokenizerBase) -> None:
+    """Falcon's layers do not call the registered function: without a look, every gamma would be 1."""
+    lens = lens_of("falcon", words)
+    ids = torch.tensor([IDS])
+    heads = CreditHeads((Head(0, 1),), (Head(1, 0),))
+    rhythm = BatchRhythm(heads, Settings(), Sinks.KEPT, torch.ones_like(ids), 10)
+    with pytest.raises(UserError, match=r"the attention of layers \[0, 1\] cannot be seen"):
+        measure_batch(lens.hf, lens.hf, ids, rhythm)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase, Qwen2Config
+from transformers import GraniteConfig, PreTrainedTokenizerBase, Qwen2Config
 
 from interp.attribution import attribute, gradients
 from interp.effects import Answers
@@ -325,3 +325,15 @@ def test_a_window_shows_at_the_length_that_is_measured(
     assert caplog.text.count("the model's own full forward pass for every patch, which is slow") == 1
     assert record(lens, ids_of(1, 8)).engine is Engine.FAST, "short ones stay fast"
     torch.testing.assert_close(long.logits, lens.hf(torch.tensor([ids_of(0)])).logits[0, -1])
+
+
+def test_half_precision_does_not_hide_a_fault_of_the_size_of_an_effect(words: PreTrainedTokenizerBase) -> None:
+    """Embeddings scaled by a few per cent: rounding in bfloat16 is larger, so a float32 copy is compared."""
+    config = GraniteConfig(**SMALL, num_key_value_heads=2, embedding_multiplier=1.02)
+    lens = random_lens(config, words)
+    lens.hf.bfloat16()
+    assert record(lens, ids_of(0)).engine is Engine.PLAIN
+    assert lens.checked["patching"]["dtype"] == "torch.float32"
+    true = random_lens(ARCHITECTURES["llama-gqa"], words)
+    true.hf.bfloat16()
+    assert record(true, ids_of(0)).engine is Engine.FAST
