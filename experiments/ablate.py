@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from experiments.ablate_findings import findings
 from experiments.collect import Needs, collect, examples
@@ -64,6 +64,12 @@ class AblateOptions(Options):
     reference_samples: AtLeastOne
     induction_prompts: Count
     haystack: HaystackOptions
+
+    @model_validator(mode="after")
+    def _something_to_cut(self) -> AblateOptions:
+        if not self.knockouts and self.each_head is False and not (self.doses and self.lists):
+            raise UserError("nothing would be cut: set experiment.doses and experiment.lists, or experiment.knockouts")
+        return self
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ WRONG = [
     ("rhythm", "experiment.layers=null", "must not be null"),
     ("key_tokens", "experiment.paraphrase='{} {'", "must hold no braces but {}"),
     ("patching", "data.phrase='{x} {y}'", "must be 1, 2 or a text with {x}"),
+    ("ablate", "experiment={doses:[],knockouts:[],each_head:false}", "nothing would be cut"),
     ("evaluate", "experiment.judge.url=ftp://x", "experiment.judge.url=ftp://x must match"),
     ("train_reasoner", "experiment.size.heads=5", "must be a multiple of twice heads=5"),
     ("train_reasoner", "experiment.learning_rate=0", "must be greater than 0"),
