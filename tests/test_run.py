@@ -199,7 +199,7 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     assert (row["first"], row["second"], row["shared"]) == ("seed 0", "seed 1", 2)
     assert row["p"] == pytest.approx(1 / 120)
     unknown = run("experiment=compare", f"runs={finished}/*", "experiment.kind=best", cwd=tmp_path)
-    assert "has no ranking by 'best'" in unknown.stderr
+    assert "experiment.kind=best is not known: use mass" in unknown.stderr
     other = tmp_path / "other"
     ok("model=reasoner", *SMALL_HEADS, f"hydra.run.dir={other}")
     mixed = ok("experiment=compare", f"runs=[{finished}/*,{other}]", "figures=true", f"hydra.run.dir={tmp_path / 'm'}")

@@ -118,7 +118,7 @@ def test_given_traces_are_measured_as_they_are(paper: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ("experiment.parts=[head]", "did you mean heads"),
+        ("experiment.parts=[head]", "experiment.parts=head is not known: use evaluate, heads"),
         ("experiment.parts=[]", "must name some of"),
         ("experiment.traces=0", "must be at least 1"),
         ("+experiment.options.heads.top=3", "experiment.options.heads"),
