@@ -225,11 +225,12 @@ def _cut(
 
 def check(session: Session, options: AblateOptions) -> Any:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
-    n_heads = len(layer_set(options.layers, session.lens.n_layers)) * session.lens.n_heads
+    model = session.shape
+    n_heads = len(layer_set(options.layers, model.n_layers)) * model.n_heads
     if options.doses and min(options.doses) > n_heads:
-        raise UserError(f"experiment.doses={options.doses}: {session.lens.name} has {n_heads} heads in these layers")
-    if options.window is not None and not 0 <= options.window <= session.lens.n_layers:
-        raise UserError(f"experiment.window={options.window}: {session.lens.name} has {session.lens.n_layers} layers")
+        raise UserError(f"experiment.doses={options.doses}: {model.name} has {n_heads} heads in these layers")
+    if options.window is not None and not 0 <= options.window <= model.n_layers:
+        raise UserError(f"experiment.window={options.window}: {model.name} has {model.n_layers} layers")
     return needles_for(session, options.haystack)
 
 

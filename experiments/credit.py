@@ -101,7 +101,7 @@ def plan(session: Session) -> Plan:
 
 def check(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
     """Everything that can be wrong is said before anything runs. The training and the held-out questions."""
-    layer_set(options.layers, session.lens.n_layers)
+    layer_set(options.layers, session.shape.n_layers)
     if session.given is not None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
     if session.backend is not Backend.HUGGING_FACE:

@@ -29,7 +29,7 @@ from interp.datasets import Question
 from interp.decoding import plain_decoding
 from interp.errors import UserError, nearest
 from interp.generate import ends_of
-from interp.lens import without_progress_bars
+from interp.lens import device_of, without_progress_bars
 from interp.prompts import render
 from interp.safety import no_pickles
 from interp.stats import binomial_estimate
@@ -80,7 +80,7 @@ def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GR
             logging_steps=1,
             seed=session.seed,
             report_to=[],
-            use_cpu=session.lens.device.type == "cpu",
+            use_cpu=device_of(session.model_spec.device).type == "cpu",
             disable_tqdm=True,
             remove_unused_columns=False,
             **chosen,

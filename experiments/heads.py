@@ -208,14 +208,14 @@ def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
 
 def check(session: Session, options: HeadsOptions) -> list[Haystack]:
     """Everything that can be wrong is said before anything runs. Returns the haystacks."""
-    lens, haystack = session.lens, options.haystack
-    n_heads = len(layer_set(options.layers, lens.n_layers)) * lens.n_heads
+    model = session.shape
+    n_heads = len(layer_set(options.layers, model.n_layers)) * model.n_heads
     if not 1 <= options.k(n_heads) <= n_heads:
-        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads in these layers")
+        raise UserError(f"experiment.top_k={options.top_k}: {model.name} has {n_heads} heads in these layers")
     if not 0 <= options.map_heads <= options.k(n_heads):
         raise UserError(
             f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"
         )
     if options.block_bytes is not None:
         require_memory(session, 3 * options.block_bytes, "the block of attention weights", "lower experiment.block_mb")
-    return needles_for(session, haystack)
+    return needles_for(session, options.haystack)

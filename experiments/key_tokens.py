@@ -124,7 +124,7 @@ def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Co
 
 def check(session: Session, options: KeyTokensOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_set(options.layers, session.lens.n_layers)
+    layer_set(options.layers, session.shape.n_layers)
 
 
 def plan(session: Session) -> Plan:

@@ -266,13 +266,13 @@ def cost(
 
 def check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
     """The options in the library's terms, and how many heads count as RFHs."""
-    lens = session.lens
-    n_heads = lens.n_layers * lens.n_heads
+    model = session.shape
+    n_heads = model.n_layers * model.n_heads
     k = options.top_k or usual_count(n_heads)
     if not 1 <= k <= n_heads:
-        raise UserError(f"experiment.top_k={options.top_k}: {lens.name} has {n_heads} heads")
+        raise UserError(f"experiment.top_k={options.top_k}: {model.name} has {n_heads} heads")
     roles = roles_of(options.head_roles)
-    layers = None if options.layers == "all" else layer_set(options.layers, lens.n_layers)
+    layers = None if options.layers == "all" else layer_set(options.layers, model.n_layers)
     budget = options.budget_mb * 2**20
     return PatchOptions(
         options.sites, options.directions, layers, roles, options.random_positions, options.answer_tokens, budget

@@ -194,7 +194,7 @@ def _steps(text: str) -> float:
 
 def check(session: Session, options: PerturbOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_set(options.layers, session.lens.n_layers)
+    layer_set(options.layers, session.shape.n_layers)
 
 
 def plan(session: Session) -> Plan:

@@ -13,7 +13,7 @@ import torch
 
 from experiments.session import Session
 from interp.errors import UserError
-from interp.lens import available_memory
+from interp.lens import available_memory, device_of
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,6 @@ def measured() -> Iterator[Meter]:
 
 def require_memory(session: Session, needed: int, what: str, remedy: str) -> None:
     """Raises UserError if `needed` bytes are not free on the model's device."""
-    free = available_memory(session.lens.device)
+    free = available_memory(device_of(session.model_spec.device))
     if needed > free:
         raise UserError(f"{what} needs {needed / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free: {remedy}")

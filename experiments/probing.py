@@ -10,6 +10,7 @@ from experiments.session import Session
 from interp.errors import UserError
 from interp.haystack import Haystack, haystacks
 from interp.input_check import positions_of
+from interp.lens import load_config, load_tokenizer
 from interp.probes import Decoding, induction_scores, retrieval_scores
 from interp.ranking import HeadKind
 
@@ -25,14 +26,12 @@ class HaystackOptions(Options):
 
 def needles_for(session: Session, haystack: HaystackOptions) -> list[Haystack]:
     """The haystacks. Raises UserError for options that do not suit the model."""
-    lens = session.lens
-    needles = haystacks(
-        lens.tokenizer, lens.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed
-    )
+    model, tokenizer = session.model_options, load_tokenizer(session.model_spec)
+    needles = haystacks(tokenizer, model.markers, session.prompt_style, haystack.lengths, haystack.depths, session.seed)
     longest = max((len(needle.ids) for needle in needles), default=0) + haystack.max_new_tokens
-    positions = positions_of(lens.hf.config)
+    positions = positions_of(load_config(session.model_spec))
     if needles and positions is not None and longest > positions:
-        raise UserError(f"a haystack of {longest} tokens does not fit {lens.name}: lower experiment.haystack.lengths")
+        raise UserError(f"a haystack of {longest} tokens does not fit {model.name}: lower experiment.haystack.lengths")
     return needles
 
 

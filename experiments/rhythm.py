@@ -204,7 +204,7 @@ def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets])
 
 def check(session: Session, options: RhythmOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_sets(options.layers, session.lens.n_layers)
+    layer_sets(options.layers, session.shape.n_layers)
 
 
 def plan(session: Session) -> Plan:

@@ -33,7 +33,7 @@ from interp.figures.redraw import redraw
 from interp.generate import Backend, Generator, HuggingFaceGenerator
 from interp.input_check import InputNotes
 from interp.instrument import check_instrument
-from interp.lens import Lens, ModelSpec, load_lens, load_tokenizer
+from interp.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.prompts import PromptStyle
 from interp.run_directory import ENVIRONMENT
 from interp.store import Identity, RunStore, written_tables
@@ -92,6 +92,11 @@ class Session:
         self.input  # noqa: B018 - wrong input is refused before the weights are loaded
         log.info("loading %s", self.model_spec.name)
         return load_lens(self.model_spec)
+
+    @cached_property
+    def shape(self) -> Shape:
+        """How many layers and heads the model has, known before its weights are loaded."""
+        return shape_of(self.model_spec.name, load_config(self.model_spec))
 
     @cached_property
     def input(self) -> InputNotes | None:

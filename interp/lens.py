@@ -110,15 +110,12 @@ class Lens:
 
     @property
     def n_layers(self) -> int:
-        return int(self.config.num_hidden_layers)
+        return shape_of(self.name, self.hf.config).n_layers
 
     @property
     def n_heads(self) -> int:
         """Raises UserError for architectures without attention heads."""
-        heads = getattr(self.config, "num_attention_heads", None)
-        if not isinstance(heads, int) or heads < 1:
-            raise UserError(f"{self.name} has no attention heads: {type(self.hf).__name__} cannot be measured")
-        return heads
+        return shape_of(self.name, self.hf.config).n_heads
 
     @property
     def n_tokens(self) -> int:
@@ -146,7 +143,7 @@ class Lens:
 
 def load_lens(spec: ModelSpec) -> Lens:
     """Loads a model and its tokenizer. Raises UserError, in one line, for whatever the user can mend."""
-    device = _resolve_device(spec.device)
+    device = device_of(spec.device)
     dtype = _resolve_dtype(spec.dtype, device)
     if spec.source is ModelSource.PLANTED:
         from interp.organisms.planted import build_planted  # only this source needs it
@@ -199,6 +196,31 @@ def _loading(spec: ModelSpec, directory: str) -> Iterator[None]:
                 f"model {spec.name}: {directory} brings its own code, which runs only with model.trust_remote_code=true"
             ) from error
         raise UserError(f"model {spec.name}: cannot load {directory}: {first_line(error)}") from error
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a configuration says of a model, before its weights are there."""
+
+    name: str
+    n_layers: int
+    architecture: str
+    heads: int | None
+
+    @property
+    def n_heads(self) -> int:
+        """Raises UserError for architectures without attention heads."""
+        if self.heads is None or self.heads < 1:
+            raise UserError(f"{self.name} has no attention heads: {self.architecture} cannot be measured")
+        return self.heads
+
+
+def shape_of(name: str, config: Any) -> Shape:
+    """The shape of the language model, also where it is a part of a larger one."""
+    text = config.get_text_config()
+    heads = getattr(text, "num_attention_heads", None)
+    architecture = (config.architectures or [config.model_type])[0]
+    return Shape(name, int(text.num_hidden_layers), architecture, heads if isinstance(heads, int) else None)
 
 
 def load_config(spec: ModelSpec) -> PretrainedConfig:
@@ -259,7 +281,8 @@ def _ready(
     return Lens(name, model.eval().requires_grad_(False), tokenizer, markers)
 
 
-def _resolve_device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
+    """The device of a name; auto = a GPU where there is one. Raises UserError for one that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -117,3 +117,35 @@ def test_what_is_odd_stands_in_the_environment(tmp_path: Path) -> None:
     assert seen["warnings"] == ["the traces were written by someone and are read by reasoner"]
     assert seen["looked_at"] == 2
     assert seen["warnings"][0] in done.stderr + done.stdout + (out / "run.log").read_text()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["experiment=heads", "experiment.layers=9"],
+        ["experiment=heads", "experiment.top_k=99"],
+        ["experiment=heads", "experiment.haystack.lengths=[5000]"],
+        ["experiment=ablate", "experiment.window=9"],
+        ["experiment=rhythm", "experiment.layers=3-9"],
+        ["experiment=perturb", "experiment.layers=9"],
+        ["experiment=key_tokens", "experiment.layers=9"],
+        ["experiment=patching", "experiment.layers=9"],
+        ["experiment=patching", "experiment.top_k=99"],
+        ["experiment=credit", "experiment.layers=9"],
+        ["experiment=credit", "experiment.train.limit=abc"],
+        ["experiment=credit", "+experiment.grpo.num_generation=4"],
+        ["experiment=heads", "data=traces", "data.path=nowhere.jsonl"],
+    ],
+)
+def test_options_that_the_model_cannot_have_are_said_before_its_weights_are_loaded(
+    wrong: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> Lens:
+        raise AssertionError("the weights were loaded")
+
+    monkeypatch.setattr("experiments.session.load_lens", fail)
+    done = run(*wrong, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "loading" not in done.stderr
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert not list(tmp_path.iterdir())
