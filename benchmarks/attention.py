@@ -5,7 +5,7 @@
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Three ways to the same masses:
 
-- streamed: `interp.streaming`, all measures of experiment=heads (masses from every segment, received attention,
+- streamed: `interp.model.streaming`, all measures of experiment=heads (masses from every segment, received attention,
   attended positions) in one pass
 - hooks: TransformerLens' `hook_pattern`, masses only, each layer's pattern dropped after its hook
 - kept: TransformerLens' cache of all patterns, masses only, computed at the end
@@ -56,7 +56,7 @@ def load(options: argparse.Namespace) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from interp.lens import ModelSource, ModelSpec, from_memory, load_lens
+    from interp.model.lens import ModelSource, ModelSpec, from_memory, load_lens
     from interp.organisms.planted import planted_words
     from interp.organisms.word_tokenizer import word_tokenizer
 
@@ -80,7 +80,7 @@ def load(options: argparse.Namespace) -> Any:
 
 def make_trace(tokens: int, vocab: int) -> Any:
     """One bos, a prompt, three quarters reasoning, an answer."""
-    from interp.trace import Segment, Span, Trace
+    from interp.text.trace import Segment, Span, Trace
 
     lengths = [1, 80, 1, tokens * 3 // 4, 1]
     lengths.append(tokens - sum(lengths))
@@ -94,9 +94,9 @@ def measure(way: str, tokens: int, options: argparse.Namespace) -> dict[str, flo
     """Seconds, peak memory of the process (or GPU) in GiB, and what the model alone took of it."""
     import torch
 
-    from interp.attention import AttendedPositions, ReceivedAttention, SegmentMasses
-    from interp.streaming import stream
-    from interp.trace import Segment
+    from interp.heads.reductions import AttendedPositions, ReceivedAttention, SegmentMasses
+    from interp.model.streaming import stream
+    from interp.text.trace import Segment
 
     if options.threads:
         torch.set_num_threads(options.threads)

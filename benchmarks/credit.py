@@ -21,16 +21,16 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, Qwen3Config
 from trl.trainer.grpo_config import GRPOConfig
 
-from interp.credit import CreditRule, Strategy
-from interp.credit_signals import CreditHeads, Measuring
-from interp.credit_trainer import SECONDS, CreditTrainer
-from interp.datasets import word_problem_questions
-from interp.heads import Head
-from interp.layers import layer_set
-from interp.lens import ModelSource, ModelSpec, load_lens
+from interp.credit.gamma import CreditRule, Strategy
+from interp.credit.signals import CreditHeads, Measuring
+from interp.credit.trainer import SECONDS, CreditTrainer
+from interp.data.datasets import word_problem_questions
+from interp.heads.scores import Head
+from interp.model.layers import layer_set
+from interp.model.lens import ModelSource, ModelSpec, load_lens
 from interp.organisms.word_problems import Split
-from interp.prompts import Condition, PromptStyle, render
-from interp.rhythm_measure import Settings
+from interp.rhythm.waad_fai import Settings
+from interp.text.prompts import Condition, PromptStyle, render
 
 SHORT = {"people": [2], "steps": [2, 3], "asked": [1]}
 

@@ -26,9 +26,9 @@ import torch
 from attention import add_model_options, load
 from transformer_lens import patching as tl_patching
 
-from interp.lens import Lens, from_memory
-from interp.patching import BUDGET_BYTES, Patch, Run, record, sweep
-from interp.sites import Site
+from interp.model.lens import Lens, from_memory
+from interp.model.sites import Site
+from interp.patching.exact import BUDGET_BYTES, Patch, Run, record, sweep
 
 
 def parse() -> argparse.Namespace:

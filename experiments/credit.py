@@ -31,15 +31,15 @@ from experiments.plan import Plan, measured
 from experiments.rhythm import rank_heads_by_distance
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.credit_rows import credited_rows
-from interp.credit_signals import CreditHeads, Measuring
-from interp.datasets import Question
+from interp.credit.rows import credited_rows
+from interp.credit.signals import CreditHeads, Measuring
+from interp.data.examples import Question
 from interp.errors import UserError
-from interp.generate import Backend
-from interp.heads import Head
-from interp.layers import layer_set
-from interp.store import records, write_json
-from interp.trace import Trace
+from interp.heads.scores import Head
+from interp.model.generate import Backend
+from interp.model.layers import layer_set
+from interp.runs.store import records, write_json
+from interp.text.trace import Trace
 
 log = logging.getLogger(__name__)
 

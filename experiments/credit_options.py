@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field
 
 from experiments.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
 from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
-from interp.credit import CreditRule, End, Signs, Strategy
-from interp.rhythm_measure import Sinks
+from interp.credit.gamma import CreditRule, End, Signs, Strategy
+from interp.rhythm.waad_fai import Sinks
 
 TARGETED, ALL_HEADS = "targeted", "all"
 

@@ -22,19 +22,19 @@ from trl.trainer.grpo_config import GRPOConfig
 from experiments.collect import Needs, condition_for
 from experiments.credit_options import CreditOptions
 from experiments.session import Session
-from interp.answers import graded
-from interp.credit_signals import Measuring
-from interp.credit_trainer import SECONDS, SHARE, CreditTrainer
-from interp.datasets import Question
-from interp.decoding import plain_decoding
+from interp.credit.signals import Measuring
+from interp.credit.trainer import SECONDS, SHARE, CreditTrainer
+from interp.data.examples import Question
 from interp.errors import UserError, nearest
-from interp.generate import ends_of
-from interp.lens import device_of, without_progress_bars
-from interp.prompts import render
+from interp.grading.responses import graded
+from interp.model.decoding import plain_decoding
+from interp.model.generate import ends_of
+from interp.model.lens import device_of, without_progress_bars
+from interp.runs.training_state import last_checkpoint
 from interp.safety import no_pickles
 from interp.stats import binomial_estimate
-from interp.trace import decode_response
-from interp.training_state import last_checkpoint
+from interp.text.prompts import render
+from interp.text.trace import decode_response
 
 log = logging.getLogger(__name__)
 

@@ -10,22 +10,22 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from experiments.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
-from interp.contrast.align import Pads, Scenario
-from interp.contrast.sources import PairSource, Template, known_phrase
-from interp.datasets import (
+from interp.data.datasets import (
     Fields,
-    Question,
-    TraceText,
     planted_questions,
     read_questions,
     read_traces,
     reasoning_gym_questions,
     word_problem_questions,
 )
+from interp.data.examples import Question, TraceText
+from interp.data.files import Malformed
 from interp.errors import UserError
-from interp.files import Malformed
+from interp.grading.scorers import rule_of
 from interp.organisms.word_problems import Split
-from interp.trace import DEFAULT_MARKERS, ThinkMarkers
+from interp.patching.align import Pads, Scenario
+from interp.patching.sources import PairSource, Template, known_phrase
+from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
 CONTRAST = "contrast"
 
@@ -128,9 +128,11 @@ def _from_file_or_hub(options: DataOptions) -> list[Question]:
     return read_questions(path, options.limit, options.fields_, malformed, options.subset, options.split)
 
 
-def _word_problems(options: DataOptions) -> list[Question]:
-    split = choice(Split, options.split, "data.split")
-    return word_problem_questions(options.seed, split, options.require("limit"), options.options)
+def _reasoning_gym(options: DataOptions) -> list[Question]:
+    task = options.require("task")
+    made = reasoning_gym_questions(task, options.seed, options.require("limit"), options.options)
+    rule_of(task)  # tasks whose answers cannot be scored safely are refused before anything is generated
+    return made
 
 
 QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
@@ -138,6 +140,6 @@ QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
         o.seed, choice(Split, o.split, "data.split"), o.require("limit"), o.options
     ),
     "planted": lambda o: planted_questions(o.seed, o.require("limit")),
-    "reasoning_gym": lambda o: reasoning_gym_questions(o.require("task"), o.seed, o.require("limit"), o.options),
+    "reasoning_gym": _reasoning_gym,
     "questions": _from_file_or_hub,
 }

@@ -14,15 +14,15 @@ from experiments.options import AtLeastOne, By, Lax, Options, Text, choice, dist
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, summary
-from interp.answers import graded, graded_trace, samples_of
-from interp.datasets import Question
+from interp.data.examples import Question
 from interp.errors import UserError
-from interp.generate import Backend
-from interp.grading import Outcome
-from interp.judge import Judge, JudgeOptions
-from interp.prompts import Condition, render
-from interp.reasoning_effect import accuracy_rows, filter_rows, paired_rows
-from interp.trace import ThinkMarkers, after_reasoning, decode_response, split_text
+from interp.grading.judge import Judge, JudgeOptions
+from interp.grading.outcomes import Outcome
+from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
+from interp.grading.responses import graded, graded_trace, samples_of
+from interp.model.generate import Backend
+from interp.text.prompts import Condition, render
+from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, split_text
 
 log = logging.getLogger(__name__)
 

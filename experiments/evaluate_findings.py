@@ -10,11 +10,11 @@ import pandas as pd
 from scipy import stats
 
 from experiments.summary import Headline
-from interp.grading import Outcome
-from interp.prompts import Condition
-from interp.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
+from interp.grading.outcomes import Outcome
+from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
+from interp.runs.store import records
 from interp.stats import Estimate
-from interp.store import records
+from interp.text.prompts import Condition
 
 Tables = Callable[[str], pd.DataFrame]
 

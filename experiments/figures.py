@@ -11,8 +11,8 @@ from experiments.session import Session
 from experiments.summary import Findings
 from interp.errors import UserError
 from interp.figures.redraw import redraw
-from interp.run_directory import ENVIRONMENT, SUMMARY
-from interp.store import read_json, tables_of
+from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
 

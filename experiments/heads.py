@@ -13,13 +13,11 @@ from experiments.plan import Plan, measured, require_memory
 from experiments.probing import HaystackOptions, needles_for, probes
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.datasets import TraceText
+from interp.data.examples import TraceText
 from interp.errors import UserError
-from interp.haystack import Haystack
-from interp.heads import HeadScore, usual_count
-from interp.layers import layer_set
-from interp.measure_heads import HeadMeasures, map_rows, measure_heads
-from interp.ranking import (
+from interp.heads.haystack import Haystack
+from interp.heads.measure import HeadMeasures, map_rows, measure_heads
+from interp.heads.ranking import (
     layer_rows,
     mean_over_examples,
     overlap_rows,
@@ -27,8 +25,10 @@ from interp.ranking import (
     samples_by_kind,
     top_heads,
 )
-from interp.store import records
-from interp.trace import Trace
+from interp.heads.scores import HeadScore, usual_count
+from interp.model.layers import layer_set
+from interp.runs.store import records
+from interp.text.trace import Trace
 
 log = logging.getLogger(__name__)
 

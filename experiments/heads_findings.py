@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.heads import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
-from interp.ranking import (
+from interp.heads.ranking import (
     HeadKind,
     Samples,
     mean_over_examples,
@@ -20,10 +19,11 @@ from interp.ranking import (
     stability,
     top_heads,
 )
+from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
+from interp.heads.trajectories import forward_p
+from interp.runs.store import records
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
-from interp.store import records
-from interp.trace import Segment
-from interp.trajectories import forward_p
+from interp.text.trace import Segment
 
 Tables = Callable[[str], pd.DataFrame]
 

@@ -1,13 +1,13 @@
-"""A look at what a run is to measure, before its model is loaded (see interp/input_check.py)."""
+"""A look at what a run is to measure, before its model is loaded (see interp/data/input_check.py)."""
 
 from __future__ import annotations
 
 from experiments.data import CONTRAST, ResponseFrom
 from experiments.pairs import PairMaker
 from experiments.session import Session
-from interp.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
-from interp.lens import load_config, load_tokenizer
-from interp.prompts import Condition, render
+from interp.data.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
+from interp.model.lens import load_config, load_tokenizer
+from interp.text.prompts import Condition, render
 
 WITHOUT_DATA = ("train_reasoner", "compare", "figures")
 """Experiments that make their own data, or need none."""

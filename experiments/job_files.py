@@ -13,7 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from interp.errors import printable
-from interp.run_directory import RunDirectory
+from interp.runs.directory import RunDirectory
 
 LOG = "run.log"
 CONFIG = ".hydra"

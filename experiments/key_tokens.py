@@ -14,13 +14,13 @@ from experiments.options import AtLeastOne, Count, Lax, Layers, Options, Text, d
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.corruptions import Corrupted, Corruption, corruptions
 from interp.errors import UserError
-from interp.key_tokens import effect_rows, summary_rows, traced, write_answers
-from interp.layers import layer_set
+from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
+from interp.key_tokens.effects import effect_rows, summary_rows, traced, write_answers
+from interp.model.layers import layer_set
+from interp.runs.store import records
 from interp.stats import rng_for
-from interp.store import records
-from interp.trace import Segment, Trace
+from interp.text.trace import Segment, Trace
 
 log = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.corruptions import Corruption
-from interp.key_tokens import ROLES
+from interp.key_tokens.corruptions import Corruption
+from interp.key_tokens.effects import ROLES
+from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
-from interp.store import records
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {

@@ -25,7 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from interp.errors import UserError, nearest
-from interp.layers import check_layer_name
+from interp.model.layers import check_layer_name
 
 
 class Options(BaseModel):
@@ -94,7 +94,7 @@ def distinct(values: list[Any]) -> list[Any]:
 
 
 Layers = Annotated[Text, AfterValidator(_layer_name)]
-"""A set of layers by name: see interp/layers.py."""
+"""A set of layers by name: see interp/model/layers.py."""
 
 
 def listed(value: Any) -> Any:

@@ -10,8 +10,13 @@ from typing import Any
 from experiments.data import CONTRAST, ContrastOptions, ResponseFrom
 from experiments.options import typed
 from experiments.session import Session
-from interp.answers import graded
-from interp.contrast.align import (
+from interp.data.examples import Question
+from interp.errors import TraceError, UserError
+from interp.grading.outcomes import Outcome
+from interp.grading.responses import graded
+from interp.model.generate import Response
+from interp.model.lens import Lens
+from interp.patching.align import (
     ContrastPair,
     PairError,
     PairStyle,
@@ -19,15 +24,10 @@ from interp.contrast.align import (
     align,
     build_side,
 )
-from interp.contrast.questions import ContrastQuestion
-from interp.contrast.sources import PairSource, questions_from, style_of
-from interp.datasets import Question
-from interp.errors import TraceError, UserError
-from interp.generate import Response
-from interp.grading import Outcome
-from interp.lens import Lens
-from interp.prompts import Condition, PromptStyle, render
-from interp.trace import Segment, parse_ids
+from interp.patching.questions import ContrastQuestion
+from interp.patching.sources import PairSource, questions_from, style_of
+from interp.text.prompts import Condition, PromptStyle, render
+from interp.text.trace import Segment, parse_ids
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from experiments.parts import experiment
 from experiments.plan import Plan
 from experiments.session import Session, warned
 from experiments.summary import Findings, Headline, summary
-from interp.datasets import Question
+from interp.data.examples import Question
 from interp.errors import UserError
-from interp.grading import Outcome
-from interp.prompts import Condition, render
-from interp.report import Part, Report, report_page
-from interp.report_text import ABOUT
-from interp.run_directory import ENVIRONMENT, SUMMARY
+from interp.grading.outcomes import Outcome
+from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.report import Part, Report, report_page
+from interp.runs.report_text import ABOUT
+from interp.runs.store import read_json, records, tables_of
 from interp.stats import Estimate
-from interp.store import read_json, records, tables_of
+from interp.text.prompts import Condition, render
 
 log = logging.getLogger(__name__)
 

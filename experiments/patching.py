@@ -16,18 +16,18 @@ from experiments.patching_findings import findings
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
-from interp.contrast.align import ContrastPair, Pads, Part, Role, key_positions, padded
-from interp.contrast.measure import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
-from interp.effects import Direction
 from interp.errors import UserError
-from interp.heads import Head, HeadScore, head_array, rank_heads, score_values, usual_count
-from interp.layers import layer_set
-from interp.measure_heads import HeadMeasures, measure_heads
-from interp.ranking import mean_over_examples
-from interp.sites import Site
+from interp.heads.measure import HeadMeasures, measure_heads
+from interp.heads.ranking import mean_over_examples
+from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
+from interp.model.layers import layer_set
+from interp.model.sites import Site
+from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions, padded
+from interp.patching.nld import Direction
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
+from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
-from interp.store import records
-from interp.trace import Segment
+from interp.text.trace import Segment
 
 log = logging.getLogger(__name__)
 

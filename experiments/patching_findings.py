@@ -10,11 +10,11 @@ from scipy import stats
 
 from experiments.heads_findings import overlap_text
 from experiments.summary import Headline
-from interp.contrast.align import Role
-from interp.handover import hand_over, mean_layer
-from interp.heads import Head, rank_heads
-from interp.patch_tables import agreement, curves, head_effects
-from interp.ranking import overlap_rows
+from interp.heads.ranking import overlap_rows
+from interp.heads.scores import Head, rank_heads
+from interp.patching.align import Role
+from interp.patching.handover import hand_over, mean_layer
+from interp.patching.profiles import agreement, curves, head_effects
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
 TOP = 10

@@ -31,16 +31,16 @@ from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
 from experiments.session import Session
 from experiments.summary import Findings, summary
 from interp.errors import UserError
-from interp.generate import Sampling
-from interp.grading import extract_answer, is_correct
-from interp.layers import layer_set
-from interp.perturb import Scores, drop, edit_distance, jaccard
-from interp.perturb_tables import group_rows, groups_of, predictor_rows, problems_of
-from interp.rhythm import Peaks
-from interp.rhythm_measure import Sinks, measure_rhythm, response_of
-from interp.rhythm_tables import HeadSets, curve_rows, token_rows
-from interp.rollouts import Fork, rollouts, trunk
-from interp.trace import Trace, after_reasoning, decode_response, end_ids
+from interp.grading.outcomes import extract_answer, is_correct
+from interp.model.generate import Sampling
+from interp.model.layers import layer_set
+from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
+from interp.perturb.rollouts import Fork, rollouts, trunk
+from interp.perturb.tables import group_rows, groups_of, predictor_rows, problems_of
+from interp.rhythm.couplings import Peaks
+from interp.rhythm.tables import HeadSets, curve_rows, token_rows
+from interp.rhythm.waad_fai import Sinks, measure_rhythm, response_of
+from interp.text.trace import Trace, after_reasoning, decode_response, end_ids
 
 log = logging.getLogger(__name__)
 

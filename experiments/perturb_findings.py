@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.perturb import Group
+from interp.perturb.overlap import Group
+from interp.runs.store import records
 from interp.stats import Estimate
-from interp.store import records
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {

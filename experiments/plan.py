@@ -13,7 +13,7 @@ import torch
 
 from experiments.session import Session
 from interp.errors import UserError
-from interp.lens import available_memory, device_of
+from interp.model.lens import available_memory, device_of
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ from typing import Annotated, Any
 
 from experiments.options import AtLeastOne, Lax, Options, Share
 from experiments.session import Session
+from interp.data.input_check import positions_of
 from interp.errors import UserError
-from interp.haystack import Haystack, haystacks
-from interp.input_check import positions_of
-from interp.lens import load_config, load_tokenizer
-from interp.probes import Decoding, induction_scores, retrieval_scores
-from interp.ranking import HeadKind
+from interp.heads.haystack import Haystack, haystacks
+from interp.heads.probes import Decoding, induction_scores, retrieval_scores
+from interp.heads.ranking import HeadKind
+from interp.model.lens import load_config, load_tokenizer
 
 
 class HaystackOptions(Options):

@@ -20,11 +20,10 @@ from experiments.rhythm_options import HeadShare, Horizon, Portion, Ranking, ran
 from experiments.session import Session
 from experiments.summary import Findings, reasons, summary
 from interp.errors import UserError
-from interp.heads import Head, head_array, usual_count
-from interp.layers import layer_sets
-from interp.rhythm import PeakRule, Peaks
-from interp.rhythm_measure import Sinks, map_of_sets, measure_rhythm
-from interp.rhythm_tables import (
+from interp.heads.scores import Head, head_array, usual_count
+from interp.model.layers import layer_sets
+from interp.rhythm.couplings import PeakRule, Peaks
+from interp.rhythm.tables import (
     Analysis,
     HeadSets,
     boundary_rows,
@@ -38,8 +37,9 @@ from interp.rhythm_tables import (
     token_rows,
     type_rows,
 )
-from interp.store import records
-from interp.trace import Trace
+from interp.rhythm.waad_fai import Sinks, map_of_sets, measure_rhythm
+from interp.runs.store import records
+from interp.text.trace import Trace
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pandas as pd
 
 from experiments.summary import Headline
-from interp.rhythm import Coupling
+from interp.rhythm.couplings import Coupling
+from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
-from interp.store import records
 
 Tables = Callable[[str], pd.DataFrame]
 

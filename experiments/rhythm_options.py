@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from interp.rhythm_measure import Settings, Sinks
+from interp.rhythm.waad_fai import Settings, Sinks
 
 
 def _ordered(horizon: list[int]) -> list[int]:

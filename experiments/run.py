@@ -25,10 +25,10 @@ from experiments.arguments import CONF, GROUPS, check_arguments, choices, unknow
 from experiments.job_files import LOG, job_files, remove_new_directories
 from experiments.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
-from interp.run_directory import ENVIRONMENT
+from interp.runs.directory import ENVIRONMENT
 
 if TYPE_CHECKING:
-    from interp.store import RunStore
+    from interp.runs.store import RunStore
 
 log = logging.getLogger("run")
 
@@ -127,7 +127,7 @@ class _Run:
         from experiments.parts import experiment as experiment_of
         from experiments.session import Session
         from experiments.summary import show
-        from interp.run_directory import check_directory
+        from interp.runs.directory import check_directory
 
         cfg = self.cfg
         session = Session(cfg, self.directory)

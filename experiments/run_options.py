@@ -8,11 +8,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from experiments.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
-from interp.generate import Backend, Sampling
-from interp.grading import AnswerFormat
-from interp.lens import ModelSource
-from interp.prompts import PromptStyle
-from interp.trace import ThinkMarkers
+from interp.grading.outcomes import AnswerFormat
+from interp.model.generate import Backend, Sampling
+from interp.model.lens import ModelSource
+from interp.text.prompts import PromptStyle
+from interp.text.trace import ThinkMarkers
 
 
 class MarkerOptions(Options):

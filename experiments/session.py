@@ -26,17 +26,17 @@ from transformers import PreTrainedTokenizerBase
 from experiments.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
 from experiments.options import Options, plain, typed
 from experiments.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
-from interp.answers import Grading
-from interp.datasets import Question, TraceText
+from interp.data.examples import Question, TraceText
+from interp.data.input_check import InputNotes
 from interp.errors import UserError, on_command_line
 from interp.figures.redraw import redraw
-from interp.generate import Backend, Generator, HuggingFaceGenerator
-from interp.input_check import InputNotes
-from interp.instrument import check_instrument
-from interp.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
-from interp.prompts import PromptStyle
-from interp.run_directory import ENVIRONMENT
-from interp.store import Identity, RunStore, written_tables
+from interp.front import check
+from interp.grading.responses import Grading
+from interp.model.generate import Backend, Generator, HuggingFaceGenerator
+from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
+from interp.runs.directory import ENVIRONMENT
+from interp.runs.store import Identity, RunStore, written_tables
+from interp.text.prompts import PromptStyle
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Session:
         if self.backend is Backend.HUGGING_FACE:
             return HuggingFaceGenerator(self.lens)
         self.input  # noqa: B018 - as before loading a lens
-        from interp.vllm_backend import VllmGenerator  # an optional package
+        from interp.model.vllm import VllmGenerator  # an optional package
 
         return VllmGenerator(self.model_spec, self.tokenizer)
 
@@ -233,7 +233,7 @@ class Session:
                 "seed": self.seed,
                 "model": model,
                 "input": self.input.as_json() if with_model and self.input else None,
-                "instrument": check_instrument(self.lens) if with_model else None,
+                "instrument": check(self.lens) if with_model else None,
                 "device": str(self.lens.device) if with_model else None,
                 "dtype": str(self.lens.hf.dtype) if with_model else None,
                 "threads": torch.get_num_threads(),

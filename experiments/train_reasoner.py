@@ -17,16 +17,16 @@ from experiments.options import AtLeastOne, By, Count, Options, Share, Text, typ
 from experiments.plan import Plan, measured
 from experiments.session import Session
 from experiments.summary import Findings, Headline, summary
-from interp.answers import Grading, graded
-from interp.datasets import Question
+from interp.data.examples import Question
 from interp.errors import UserError
-from interp.generate import Sampling, generate
-from interp.lens import Lens, from_memory
+from interp.grading.responses import Grading, graded
+from interp.model.generate import Sampling, generate
+from interp.model.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
-from interp.prompts import Condition, PromptStyle, render
 from interp.stats import Estimate, binomial_estimate
-from interp.trace import decode_response
+from interp.text.prompts import Condition, PromptStyle, render
+from interp.text.trace import decode_response
 
 log = logging.getLogger(__name__)
 

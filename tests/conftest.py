@@ -22,7 +22,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from interp.lens import Lens, ModelSource, ModelSpec, from_memory, load_lens
+from interp.model.lens import Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.organisms.word_problems import vocabulary
 from interp.organisms.word_tokenizer import word_tokenizer
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerBase
 
-from interp.lens import Lens, from_memory
+from interp.model.lens import Lens, from_memory
 
 TOKENS = 40
 WINDOW = 12

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from interp.ablation import (
+from interp.ablation.effects import Labels, Subjects, answer_position
+from interp.ablation.interventions import (
     Ablation,
     AblationKind,
     Knockout,
@@ -17,12 +18,11 @@ from interp.ablation import (
     intervened,
     record_reference,
 )
-from interp.ablation_effects import Labels, Subjects, answer_position
 from interp.errors import UserError
-from interp.heads import Head
-from interp.lens import Lens
+from interp.heads.scores import Head
+from interp.model.lens import Lens
 from interp.organisms.planted import CIRCUIT, make_question
-from interp.trace import Segment, Trace, parse_ids, parse_text
+from interp.text.trace import Segment, Trace, parse_ids, parse_text
 
 HEADS = frozenset({Head(0, 1), Head(2, 0), Head(2, 5)})
 

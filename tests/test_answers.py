@@ -10,11 +10,12 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from experiments.credit_training import reward
-from interp.answers import Grading, graded, graded_trace, samples_of
-from interp.datasets import Question, TraceText, reasoning_gym_questions
-from interp.grading import Outcome
-from interp.prompts import Condition
-from interp.trace import ThinkMarkers
+from interp.data.datasets import reasoning_gym_questions
+from interp.data.examples import Question, TraceText
+from interp.grading.outcomes import Outcome
+from interp.grading.responses import Grading, graded, graded_trace, samples_of
+from interp.text.prompts import Condition
+from interp.text.trace import ThinkMarkers
 
 QUESTION = Question("q", "1 + 2?", "3", "sums", "1")
 GRADING = Grading(ThinkMarkers())

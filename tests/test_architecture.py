@@ -27,6 +27,38 @@ def imports(file: Path) -> set[str]:
     return names
 
 
+ORDER = [
+    "errors",
+    "safety",
+    "stats",
+    "text",
+    "runs",
+    "organisms",
+    "data",
+    "grading",
+    "model",
+    "heads",
+    "patching",
+    "ablation",
+    "perturb",
+    "key_tokens",
+    "rhythm",
+    "credit",
+    "figures",
+    "front",
+]
+"""The packages of interp/, each of which may import those before it."""
+
+
+@pytest.mark.parametrize("file", [f for f in FILES if f.is_relative_to(ROOT / "interp")], ids=module)
+def test_packages_import_only_what_stands_before_them(file: Path) -> None:
+    own = module(file).split(".")[1:2]
+    for name in imports(file):
+        parts = name.split(".")
+        if parts[0] == "interp" and len(parts) > 1 and own and parts[1] != own[0]:
+            assert ORDER.index(parts[1]) < ORDER.index(own[0]), f"{module(file)} imports {name}"
+
+
 def test_imports_have_no_cycles() -> None:
     modules = {module(file) for file in FILES}
     graph = {module(file): imports(file) & modules - {module(file)} for file in FILES}

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from transformers import Gemma2Config, PreTrainedTokenizerBase, Qwen2Config
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from interp.attention import (
+from interp.errors import TraceError, UserError
+from interp.heads.reductions import (
     FIRST_TOKENS,
     AttendedPositions,
     AttentionRows,
@@ -21,10 +22,9 @@ from interp.attention import (
     SegmentMasses,
     even_mass,
 )
-from interp.errors import TraceError, UserError
-from interp.lens import Lens
-from interp.streaming import IMPLEMENTATION, pattern_rows, stream
-from interp.trace import Segment, Span, Trace
+from interp.model.lens import Lens
+from interp.model.streaming import IMPLEMENTATION, pattern_rows, stream
+from interp.text.trace import Segment, Span, Trace
 from tests.conftest import SMALL, random_lens
 
 

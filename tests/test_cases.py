@@ -11,12 +11,13 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from experiments.data import DataOptions, given_traces
-from interp.answers import Grading, graded_trace
-from interp.datasets import TraceText, gold_of, read_questions, read_traces
+from interp.data.datasets import gold_of, read_questions, read_traces
+from interp.data.examples import TraceText
 from interp.errors import TraceError
-from interp.grading import AnswerFormat, Outcome
-from interp.prompts import with_response
-from interp.trace import Segment, ThinkMarkers, parse_text
+from interp.grading.outcomes import AnswerFormat, Outcome
+from interp.grading.responses import Grading, graded_trace
+from interp.text.prompts import with_response
+from interp.text.trace import Segment, ThinkMarkers, parse_text
 from tests.command import NO_PROBES, ok, run
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases"

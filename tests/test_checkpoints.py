@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import interp.checkpoints
-from interp.checkpoints import CHECKPOINTS, ModelSource, ModelSpec
+import interp.model.checkpoints
 from interp.errors import UserError
-from interp.lens import Lens, load_lens, load_tokenizer
+from interp.model.checkpoints import CHECKPOINTS, ModelSource, ModelSpec
+from interp.model.lens import Lens, load_lens, load_tokenizer
 from interp.safety import no_pickles
 
 Weights = dict[str, torch.Tensor]
@@ -164,14 +164,14 @@ def test_gguf_files_of_one_name_and_size_are_kept_apart(tmp_path: Path, monkeypa
         seen.append(Path(tmp_path, gguf_file).read_bytes())
         raise ValueError("not a model")
 
-    monkeypatch.setattr(interp.checkpoints.AutoModelForCausalLM, "from_pretrained", unpack)
+    monkeypatch.setattr(interp.model.checkpoints.AutoModelForCausalLM, "from_pretrained", unpack)
     for content in (b"GGUF1", b"GGUF2"):
         file.write_bytes(content)
         with pytest.raises(UserError, match=r"cannot unpack .*: not a model"):
-            interp.checkpoints.locate(ModelSpec("m", ModelSource.GGUF, str(file)))
+            interp.model.checkpoints.locate(ModelSpec("m", ModelSource.GGUF, str(file)))
     assert seen == [b"GGUF1", b"GGUF2"]
-    key = interp.checkpoints.cache_of(file)
+    key = interp.model.checkpoints.cache_of(file)
     key.mkdir(parents=True)
-    assert interp.checkpoints.locate(ModelSpec("m", ModelSource.GGUF, str(file))) == str(key)
+    assert interp.model.checkpoints.locate(ModelSpec("m", ModelSource.GGUF, str(file))) == str(key)
     file.write_bytes(b"GGUF1")
-    assert interp.checkpoints.cache_of(file) != key
+    assert interp.model.checkpoints.cache_of(file) != key

@@ -13,7 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from interp.contrast.align import (
+from interp.data.datasets import read_traces
+from interp.errors import UserError
+from interp.model.lens import Lens
+from interp.organisms.word_problems import Split, make_problem
+from interp.patching.align import (
     ContrastPair,
     Pads,
     PairError,
@@ -27,17 +31,13 @@ from interp.contrast.align import (
     padded,
     reasoning_body,
 )
-from interp.contrast.closing import before_answer, states_answer
-from interp.contrast.measure import run_pair
-from interp.contrast.questions import ContrastQuestion, object_comparisons, read_object_comparisons
-from interp.contrast.sources import STYLES, PairSource, Template, questions_from, style_of
-from interp.datasets import read_traces
-from interp.effects import Answers, Direction
-from interp.errors import UserError
-from interp.handover import falls_below_half, hand_over, rises_above_half
-from interp.lens import Lens
-from interp.organisms.word_problems import Split, make_problem
-from interp.trace import Segment, ThinkMarkers
+from interp.patching.closing import before_answer, states_answer
+from interp.patching.handover import falls_below_half, hand_over, rises_above_half
+from interp.patching.nld import Answers, Direction
+from interp.patching.pair import run_pair
+from interp.patching.questions import ContrastQuestion, object_comparisons, read_object_comparisons
+from interp.patching.sources import STYLES, PairSource, Template, questions_from, style_of
+from interp.text.trace import Segment, ThinkMarkers
 from tests.conftest import shared_file
 
 QUESTION = ContrastQuestion("q", "clean?", "corrupted?", "Tom", "Jay", "", "", "")

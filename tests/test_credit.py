@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from interp.credit import (
+from interp.credit.gamma import (
     NEEDS,
     CreditRule,
     End,

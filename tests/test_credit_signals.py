@@ -8,12 +8,12 @@ import torch
 from conftest import SMALL, random_lens
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
-from interp.credit_signals import BatchRhythm, CreditHeads, measure_batch
+from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
-from interp.heads import Head
-from interp.lens import Lens
-from interp.rhythm_measure import Settings, Sinks, measure_rhythm
-from interp.trace import parse_response
+from interp.heads.scores import Head
+from interp.model.lens import Lens
+from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm
+from interp.text.trace import parse_response
 from tests.families import IDS, lens_of
 
 SETTINGS = Settings(window=4, h_lo=3, h_hi=9)

@@ -11,11 +11,11 @@ from datasets import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer
 
-from interp.credit import CreditRule, End, Signs, Strategy
-from interp.credit_signals import CreditHeads, Measuring
-from interp.credit_trainer import CreditTrainer
-from interp.heads import Head
-from interp.rhythm_measure import Settings
+from interp.credit.gamma import CreditRule, End, Signs, Strategy
+from interp.credit.signals import CreditHeads, Measuring
+from interp.credit.trainer import CreditTrainer
+from interp.heads.scores import Head
+from interp.rhythm.waad_fai import Settings
 
 PROMPTS = ["<bos> Tom 5 apples .", "<bos> Ann 3 apples . <think>", "<bos> Bob 7 apples . Tom 2", "<bos> Who ?"]
 MEASURING = Measuring(CreditHeads([Head(0, 0), Head(1, 1)], [Head(0, 1), Head(1, 0)]), Settings(4, 2, 6))

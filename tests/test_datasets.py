@@ -10,7 +10,7 @@ import datasets
 import pandas as pd
 import pytest
 
-from interp.datasets import (
+from interp.data.datasets import (
     Fields,
     planted_questions,
     read_questions,
@@ -18,9 +18,9 @@ from interp.datasets import (
     reasoning_gym_questions,
     word_problem_questions,
 )
+from interp.data.files import Malformed
 from interp.errors import UserError
-from interp.files import Malformed
-from interp.grading import score_task
+from interp.grading.outcomes import score_task
 from interp.organisms.word_problems import Split
 
 ROW = {"id": "a", "condition": "with", "text": "<think>x</think>y", "gold": 3}

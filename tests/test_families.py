@@ -15,19 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from interp.ablation import Ablation, AblationKind, Batch, Rows, intervened
+from interp.ablation.interventions import Ablation, AblationKind, Batch, Rows, intervened
 from interp.errors import UserError
-from interp.generate import Sampling
-from interp.heads import Head
-from interp.instrument import check_instrument
-from interp.lens import Lens
-from interp.patches import Engine
-from interp.patching import Patch, record, sweep
-from interp.rhythm_measure import Distances, prediction_entropy
-from interp.rollouts import Fork, rollouts, trunk
-from interp.sites import Site
-from interp.streaming import stream
-from interp.trace import Segment
+from interp.front import check
+from interp.heads.scores import Head
+from interp.model.generate import Sampling
+from interp.model.lens import Lens
+from interp.model.sites import Site
+from interp.model.streaming import stream
+from interp.patching.exact import Patch, record, sweep
+from interp.patching.patches import Engine
+from interp.perturb.rollouts import Fork, rollouts, trunk
+from interp.rhythm.waad_fai import Distances, prediction_entropy
+from interp.text.trace import Segment
 from tests.families import FAMILIES, IDS, lens_of, model_of
 
 WRITTEN = 4
@@ -177,7 +177,7 @@ def test_every_measure_is_the_models_own_or_refused_in_one_line(name: str, words
     family, lens = FAMILIES[name], lens_of(name, words)
     refused: dict[str, str] = {}
     engines: set[Engine] = set()
-    check_instrument(lens)
+    check(lens)
     measures: dict[str, Callable[[], Any]] = {
         str(site): lambda site=site: engines.add(patching(lens, site)) for site in Site
     }

@@ -22,9 +22,9 @@ from interp.figures.compare import along_layers
 from interp.figures.token_page import token_page
 from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
-from interp.heads import Head
-from interp.ranking import overlap_rows
-from interp.trace import Segment, Span, Trace
+from interp.heads.ranking import overlap_rows
+from interp.heads.scores import Head
+from interp.text.trace import Segment, Span, Trace
 
 
 def frame(n: int = 5, layers: int = 3, heads: int = 4) -> pd.DataFrame:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import GenerationConfig
 
-from interp.generate import Sampling, continue_ids, generate
-from interp.lens import Lens
+from interp.model.generate import Sampling, continue_ids, generate
+from interp.model.lens import Lens
 
 PROMPTS = [
     "<bos> look red here . <think>",

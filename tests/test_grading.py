@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from reasoning_gym import create_dataset
 
-from interp.answers import Grading, graded_trace
-from interp.datasets import read_traces
-from interp.files import json_lines
-from interp.grading import AnswerFormat, Outcome, Task, extract_answer, is_correct, outcome, score_task
-from interp.trace import ThinkMarkers
+from interp.data.datasets import read_traces
+from interp.data.examples import Task
+from interp.data.files import json_lines
+from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, is_correct, outcome, score_task
+from interp.grading.responses import Grading, graded_trace
+from interp.text.trace import ThinkMarkers
 
 
 @pytest.mark.parametrize(

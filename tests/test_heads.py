@@ -11,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from interp.heads import Head, HeadScore, head_array, masses_by_segment, mean_over, overlap, rank_heads, score_values
-from interp.trace import Segment
+from interp.heads.scores import (
+    Head,
+    HeadScore,
+    head_array,
+    masses_by_segment,
+    mean_over,
+    overlap,
+    rank_heads,
+    score_values,
+)
+from interp.text.trace import Segment
 
 PUBLISHED_RFHS = [(16, 2), (1, 5), (19, 1), (12, 1), (16, 11), (23, 2), (14, 3), (19, 5), (20, 9), (16, 0)]
 PUBLISHED_FIG_2 = {

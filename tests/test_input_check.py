@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerBase
 
-from interp.datasets import TraceText
+from interp.data.examples import TraceText
+from interp.data.input_check import Reader, look_at_prompts, look_at_traces, positions_of
 from interp.errors import UserError
-from interp.input_check import Reader, look_at_prompts, look_at_traces, positions_of
-from interp.lens import Lens
-from interp.trace import ThinkMarkers
+from interp.model.lens import Lens
+from interp.text.trace import ThinkMarkers
 from tests.command import ok, run
 
 GOOD = "<bos> Tom 3 pens. How many pens does Tom have? <think> First, Tom 3. So Tom 3. </think> The answer is 3. <eos>"

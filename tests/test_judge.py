@@ -12,9 +12,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from interp.datasets import Question
+from interp.data.examples import Question
 from interp.errors import UserError
-from interp.judge import Judge, JudgeOptions, parse_score, request
+from interp.grading.judge import Judge, JudgeOptions, parse_score, request
 from tests.command import ok, run
 
 KEY = "ANCHORLENS_TEST_KEY"

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from interp.corruptions import Corrupted, Corruption, corruptions, sentences
-from interp.key_tokens import Written, effect_rows, places, summary_rows, traced, write_answers
-from interp.lens import Lens
-from interp.trace import Segment, Trace, parse_text
+from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions, sentences
+from interp.key_tokens.effects import Written, effect_rows, places, summary_rows, traced, write_answers
+from interp.model.lens import Lens
+from interp.text.trace import Segment, Trace, parse_text
 from tests.command import SMALLEST, ok, run
 
 TEXT = (
@@ -72,7 +72,7 @@ def test_steps(trace: Trace, words: PreTrainedTokenizerBase) -> None:
 
 
 def test_real_traces_can_be_changed(r1_traces: Path, smollm2: Lens) -> None:
-    from interp.datasets import read_traces
+    from interp.data.datasets import read_traces
 
     item = next(iter(read_traces(r1_traces, {"condition": "with_reasoning"})))
     trace = parse_text(item.text, smollm2.tokenizer, smollm2.markers)

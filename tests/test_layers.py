@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from interp.errors import UserError
-from interp.layers import THIRDS, layer_set, layer_sets
+from interp.model.layers import THIRDS, layer_set, layer_sets
 
 
 def test_thirds_are_the_papers_and_cover_everything() -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.bridge_check import check_bridge
 from interp.errors import UserError, nearest
-from interp.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, from_memory, load_lens
+from interp.model.bridge_check import check_bridge
+from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.organisms.planted import build_planted
 
 REASONER = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
@@ -124,7 +124,7 @@ def test_a_truncated_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_model_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("interp.lens.available_memory", lambda _: 1000)
+    monkeypatch.setattr("interp.model.lens.available_memory", lambda _: 1000)
     with pytest.raises(UserError, match=r"reasoner needs 0\.0 GiB for its weights .* use model.dtype=bfloat16"):
         load_lens(REASONER)
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GraniteConfig, PreTrainedTokenizerBase, Qwen2Config
 
-from interp.attribution import attribute, gradients
-from interp.effects import Answers
 from interp.errors import UserError
-from interp.lens import Lens
+from interp.model.lens import Lens
+from interp.model.sites import Site
 from interp.organisms.planted import CIRCUIT
-from interp.patches import Engine
-from interp.patching import Freeze, Patch, Run, record, sweep
-from interp.sites import Site
+from interp.patching.attribution import attribute, gradients
+from interp.patching.exact import Freeze, Patch, Run, record, sweep
+from interp.patching.nld import Answers
+from interp.patching.patches import Engine
 from tests.conftest import ARCHITECTURES, SMALL, random_lens
 
 T = 48

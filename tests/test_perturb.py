@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from interp.generate import Sampling
-from interp.lens import Lens
+from interp.model.generate import Sampling
+from interp.model.lens import Lens
 from interp.organisms.planted import AFTER_ANCHOR, BEFORE_ANCHOR, NUMBERS, make_question
-from interp.perturb import Group, Scores, content_words, drop, edit_distance, jaccard
-from interp.perturb_tables import METRICS, Problem, group_rows, predictor_rows
-from interp.rollouts import Fork, rollouts, trunk
-from interp.trace import parse_text
+from interp.perturb.overlap import Group, Scores, content_words, drop, edit_distance, jaccard
+from interp.perturb.rollouts import Fork, rollouts, trunk
+from interp.perturb.tables import METRICS, Problem, group_rows, predictor_rows
+from interp.text.trace import parse_text
 
 NAN = np.nan
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from interp.attention import SegmentMasses
-from interp.generate import Sampling, generate
-from interp.lens import Lens
+from interp.heads.reductions import SegmentMasses
+from interp.model.generate import Sampling, generate
+from interp.model.lens import Lens
+from interp.model.streaming import stream
 from interp.organisms import planted as organism
 from interp.organisms.planted import CIRCUIT, NUMBERS, make_question
-from interp.prompts import Condition, PromptStyle, render
-from interp.streaming import stream
-from interp.trace import Segment, Trace, parse_ids
+from interp.text.prompts import Condition, PromptStyle, render
+from interp.text.trace import Segment, Trace, parse_ids
 
 STYLE = PromptStyle(separator=" ")
 

@@ -8,12 +8,12 @@ import torch
 from transformer_lens.head_detector import detect_head
 
 from interp.errors import UserError
-from interp.haystack import CUE, NEEDLES, VOCABULARY_NEEDLE, haystacks, ordinary_ids, reads_english
-from interp.heads import Head, rank_heads
-from interp.lens import Lens
-from interp.probes import HALF, Decoding, induction_scores, retrieval_scores
-from interp.prompts import PromptStyle
+from interp.heads.haystack import CUE, NEEDLES, VOCABULARY_NEEDLE, haystacks, ordinary_ids, reads_english
+from interp.heads.probes import HALF, Decoding, induction_scores, retrieval_scores
+from interp.heads.scores import Head, rank_heads
+from interp.model.lens import Lens
 from interp.stats import rng_for
+from interp.text.prompts import PromptStyle
 from tests.test_attention import full_patterns
 
 

@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp.errors import UserError
-from interp.prompts import Condition, PromptStyle, render
-from interp.trace import ThinkMarkers
+from interp.text.prompts import Condition, PromptStyle, render
+from interp.text.trace import ThinkMarkers
 
 OPENS = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %} <think>\n{% endif %}"
 DOES_NOT = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %}{{ '\n' }}{% endif %}"

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.heads import Head
-from interp.ranking import (
+from interp.heads.ranking import (
     layer_rows,
     mean_over_examples,
     middle_third,
@@ -20,6 +19,7 @@ from interp.ranking import (
     stability,
     top_heads,
 )
+from interp.heads.scores import Head
 
 
 def steady(n: int = 20, noise: float = 0.0) -> np.ndarray:

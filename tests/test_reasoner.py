@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.generate import Sampling, generate
-from interp.grading import extract_answer, is_correct
-from interp.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, load_lens
+from interp.grading.outcomes import extract_answer, is_correct
+from interp.model.generate import Sampling, generate
+from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, load_lens
 from interp.organisms.reasoner import ReasonerSize, Recipe, train
 from interp.organisms.word_problems import Split, make_problem
-from interp.prompts import Condition, PromptStyle, render
+from interp.text.prompts import Condition, PromptStyle, render
 
 STYLE = PromptStyle(separator=" ")
 

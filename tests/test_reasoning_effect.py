@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from interp.grading import Outcome
-from interp.reasoning_effect import (
+from interp.grading.outcomes import Outcome
+from interp.grading.reasoning_effect import (
     accuracy_rows,
     compare,
     filter_rows,

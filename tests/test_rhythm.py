@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from interp.rhythm import (
+from interp.rhythm.couplings import (
     Coupled,
     Coupling,
     Curves,

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
-from interp.attention import FIRST_TOKENS, ReceivedAttention
-from interp.heads import Head
-from interp.lens import Lens, from_memory
+from interp.heads.reductions import FIRST_TOKENS, ReceivedAttention
+from interp.heads.scores import Head
+from interp.model.lens import Lens, from_memory
+from interp.model.streaming import Reduction, stream
 from interp.organisms.rhythmic import (
     ANCHOR,
     EVEN,
@@ -26,8 +27,9 @@ from interp.organisms.rhythmic import (
     build_rhythmic,
     text_of,
 )
-from interp.rhythm import Coupling, Curves, Peaks, coupled
-from interp.rhythm_measure import (
+from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled
+from interp.rhythm.tables import choose_heads
+from interp.rhythm.waad_fai import (
     Distances,
     MeanRows,
     Settings,
@@ -36,9 +38,7 @@ from interp.rhythm_measure import (
     measure_rhythm,
     response_of,
 )
-from interp.rhythm_tables import choose_heads
-from interp.streaming import Reduction, stream
-from interp.trace import Segment, Trace, parse_response
+from interp.text.trace import Segment, Trace, parse_response
 
 BOTH = [Sinks.KEPT, Sinks.REMOVED]
 PROMPT = ["<bos>", WORD, WORD, WORD, WORD, STOP]

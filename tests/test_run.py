@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from experiments.run import choices
-from interp.lens import Lens
+from interp.model.lens import Lens
 from interp.organisms.planted import CIRCUIT, NUMBERS
-from interp.store import read_table
-from interp.trace import Segment
+from interp.runs.store import read_table
+from interp.text.trace import Segment
 from tests.command import NO_PROBES, ROOT, SMALL_HEADS, SMALLEST, ok, run, start
 from tests.conftest import shared_file
 

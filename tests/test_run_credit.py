@@ -12,11 +12,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 from experiments.compare_credit import arms
-from interp.credit import Strategy
-from interp.credit_study import Training as Done
-from interp.credit_study import running_peak_average, study_rows
+from interp.credit.gamma import Strategy
+from interp.credit.study import Training as Done
+from interp.credit.study import running_peak_average, study_rows
 from interp.errors import UserError
-from interp.store import RunStore, read_table
+from interp.runs.store import RunStore, read_table
 from tests.command import SMALL_CREDIT, ok, run
 
 TINY = ["experiment=credit", *SMALL_CREDIT, "progress=false"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from interp.store import RunStore, read_table
+from interp.runs.store import RunStore, read_table
 from tests.command import NO_PROBES, ok, run
 
 

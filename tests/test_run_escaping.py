@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.store import read_table
+from interp.runs.store import read_table
 from tests.command import NO_PROBES, SMALL_PAPER, SMALLEST, ok, run
 
 NAME = "m[/red] $x^2 {{y}} <b>:smile: \x1b[31m"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
-from interp.run_directory import RunDirectory
-from interp.store import RunStore
+from interp.runs.directory import RunDirectory
+from interp.runs.store import RunStore
 from tests.command import ROOT, SMALL_PAPER, SMALLEST, make_session, ok, run, start
 
 SMALL = ["experiment=evaluate", "model=planted", "data.limit=3", "generation.batch=1", "progress=false"]

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from interp.report import Part, Report, apart, outside, report_page, sentence
-from interp.report_text import ABOUT
-from interp.store import read_table
+from interp.runs.report import Part, Report, apart, outside, report_page, sentence
+from interp.runs.report_text import ABOUT
+from interp.runs.store import read_table
 from tests.command import SMALL_PAPER, ok, run
 
 SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]

@@ -11,7 +11,7 @@ import pytest
 
 from experiments import heads
 from experiments.plan import measured
-from interp.store import RunStore, read_table
+from interp.runs.store import RunStore, read_table
 from tests.command import NO_PROBES, SMALLEST, make_session, ok, run, start, wait_for_parts
 
 

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.lens import Lens
-from interp.rhythm import Peaks
-from interp.rhythm_measure import Settings, Sinks, measure_rhythm, response_of
-from interp.store import records
-from interp.trace import Trace
+from interp.model.lens import Lens
+from interp.rhythm.couplings import Peaks
+from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm, response_of
+from interp.runs.store import records
+from interp.text.trace import Trace
 from tests.command import SMALLEST, ok, run
 
 QUIET = ["experiment=rhythm", "progress=false"]

@@ -93,7 +93,7 @@ def test_numbers_of_models_with_other_sizes_share_a_name(tmp_path: Path) -> None
 
 
 def test_layers_decide_which_heads_are_ranked(swept: Path) -> None:
-    from interp.store import read_table
+    from interp.runs.store import read_table
 
     for job, layers in zip(JOBS, ({0, 1}, {2, 3}) * 2, strict=True):
         ranking = read_table(swept / job, "ranking")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from interp.time_limit import WorkerError, call_with_time_limit
+from interp.grading.time_limit import WorkerError, call_with_time_limit
 
 ROOT = Path(__file__).resolve().parents[1]
 ATTACKS = {
@@ -64,7 +64,7 @@ def test_the_filter_alone_stops_what_python_never_sees(tmp_path: Path) -> None:
     """Without the audit hook and without limits: each attack fails with EPERM, or else the process goes on."""
     if sys.platform != "linux":
         pytest.skip("seccomp is Linux's own")
-    lines = ["import os, socket, subprocess, threading", "from interp.sandbox import _filter", "_filter()"]
+    lines = ["import os, socket, subprocess, threading", "from interp.grading.sandbox import _filter", "_filter()"]
     for name in BY_FILTER:
         code, _ = _attack(name, tmp_path)
         statement = code.splitlines()[1]
@@ -81,7 +81,8 @@ def test_the_filter_alone_stops_what_python_never_sees(tmp_path: Path) -> None:
 
 def test_the_limits_alone_keep_files_empty(tmp_path: Path) -> None:
     script = (
-        "import signal\nfrom interp.sandbox import _limit\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n_limit()\n"
+        "import signal\nfrom interp.grading.sandbox import _limit\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n_limit()\n"
         f"with open({str(tmp_path / 'new')!r}, 'wb', buffering=0) as file:\n    file.write(b'x')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

@@ -10,12 +10,13 @@ import pytest
 from reasoning_gym import create_dataset
 from reasoning_gym.factory import DATASETS
 
-from interp.admission import Admits, admitted
-from interp.datasets import reasoning_gym_questions
+from interp.data.datasets import reasoning_gym_questions
+from interp.data.examples import Task
 from interp.errors import UserError
-from interp.grading import Task, equals, score_task
-from interp.scorers import RULES, evaluators_of, rule_of
-from interp.worker import pack, unpack
+from interp.grading.admission import Admits, admitted
+from interp.grading.outcomes import equals, score_task
+from interp.grading.scorers import RULES, evaluators_of, rule_of
+from interp.grading.worker import pack, unpack
 
 ATTACKS = (
     "exec(\"open({file!r}, 'w')\")",
@@ -38,13 +39,13 @@ def test_every_scorer_that_evaluates_text_has_a_rule() -> None:
     assert found - RULES.keys() == {"composite"}  # whose scorer is another task's, known only when it runs
     assert RULES.keys() <= found
     with pytest.raises(UserError, match="composite calls score_answer and may run what a model writes"):
-        reasoning_gym_questions("composite", 1, 1, {})
+        rule_of("composite")
 
 
 def test_a_new_scorer_that_evaluates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(RULES, "countdown")
     with pytest.raises(UserError, match="countdown calls parse_expr"):
-        reasoning_gym_questions("countdown", 1, 1, {})
+        rule_of("countdown")
     with pytest.raises(UserError, match="countdown calls parse_expr"):
         score_task("1", Task("countdown"), 5.0)
 

@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from interp.errors import UserError, on_command_line
-from interp.schema import COMMON, TABLES, arrow_schema, markdown
-from interp.store import Identity, RunStore, read_table
+from interp.runs.schema import COMMON, TABLES, arrow_schema, markdown
+from interp.runs.store import Identity, RunStore, read_table
 
 ME = Identity("heads", "planted", "made", 0)
 TRACE = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from interp.text_structure import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
-from interp.trace import Segment, Span, Trace
+from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
+from interp.text.trace import Segment, Span, Trace
 
 
 def trace_of(*tokens: str, prompt: int = 0) -> Trace:

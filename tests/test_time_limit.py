@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from interp.sandbox import MEMORY
-from interp.time_limit import TimeLimitError, WorkerError, call_with_time_limit
-from interp.worker import pack, unpack
+from interp.grading.sandbox import MEMORY
+from interp.grading.time_limit import TimeLimitError, WorkerError, call_with_time_limit
+from interp.grading.worker import pack, unpack
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -54,7 +54,7 @@ def test_a_worker_that_cannot_start() -> None:
 
 def test_a_script_without_a_main_guard_may_grade(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text("from interp.grading import is_correct\nprint(is_correct('1/2', '0.5'))\n")
+    script.write_text("from interp.grading.outcomes import is_correct\nprint(is_correct('1/2', '0.5'))\n")
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
 
@@ -72,7 +72,7 @@ def test_a_worker_killed_from_outside_is_asked_again(signal_number: int) -> None
 def test_the_worker_goes_with_its_parent() -> None:
     """Even one that is busy: the parent is killed and can stop nothing."""
     script = (
-        "import threading\nfrom interp.time_limit import call_with_time_limit as call\n"
+        "import threading\nfrom interp.grading.time_limit import call_with_time_limit as call\n"
         "print(call('os:getpid', seconds=20), flush=True)\ncall('time:sleep', 300, seconds=300)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=ROOT)
@@ -100,7 +100,7 @@ def _runs(pid: int) -> bool:
 def test_processor_time_ends_where_nobody_watches() -> None:
     """A worker whose parent does not look at the clock: its own limit of processor time ends it."""
     script = (
-        "import time\nfrom interp.sandbox import allow_seconds\nallow_seconds(0)\n"
+        "import time\nfrom interp.grading.sandbox import allow_seconds\nallow_seconds(0)\n"
         "start = time.monotonic()\nwhile time.monotonic() < start + 60: pass\n"
     )
     start = time.monotonic()
@@ -120,7 +120,7 @@ def test_a_worker_sees_no_keys_and_no_module_of_the_working_directory(
 ) -> None:
     (tmp_path / "colorsys.py").write_text("raise SystemExit(1)")
     script = (
-        "from interp.time_limit import call_with_time_limit as call\n"
+        "from interp.grading.time_limit import call_with_time_limit as call\n"
         "print(call('os:getenv', 'OPENAI_API_KEY', seconds=20), call('colorsys:rgb_to_hsv', 0, 0, 0, seconds=20))\n"
     )
     monkeypatch.setenv("OPENAI_API_KEY", "secret")

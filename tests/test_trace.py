@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from interp.datasets import read_traces
+from interp.data.datasets import read_traces
 from interp.errors import TraceError
-from interp.lens import Lens
-from interp.trace import (
+from interp.model.lens import Lens
+from interp.text.trace import (
     Segment,
     ThinkMarkers,
     Trace,

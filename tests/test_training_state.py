@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from interp.errors import UserError
 from interp.organisms.reasoner import ReasonerSize, Recipe, train
-from interp.training_state import load_state, random_state, save_state, set_random_state
+from interp.runs.training_state import load_state, random_state, save_state, set_random_state
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)
 LEAVES = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False) | TEXTS

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from interp.lens import Lens
-from interp.trace import Segment, Span, parse_text
-from interp.trajectories import forward_p, reflection_positions, reflection_stops, stops, trajectory
+from interp.heads.trajectories import forward_p, reflection_positions, reflection_stops, stops, trajectory
+from interp.model.lens import Lens
+from interp.text.trace import Segment, Span, parse_text
 
 REASONING = Span(Segment.REASONING, 10, 110)
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from interp.errors import UserError
-from interp.generate import Sampling
-from interp.lens import ModelSource, ModelSpec, load_tokenizer
-from interp.vllm_backend import VllmGenerator
+from interp.model.generate import Sampling
+from interp.model.lens import ModelSource, ModelSpec, load_tokenizer
+from interp.model.vllm import VllmGenerator
 
 SPEC = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
 

@@ -14,9 +14,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.heads import Head
+from interp.heads.scores import Head
+from interp.runs.store import records
 from interp.stats import bootstrap_mean, rng_for
-from interp.store import records
 
 COLOURS = {
     "rfh": style.BLUE,

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interp.credit_study import running_peak_average
+from interp.credit.study import running_peak_average
 from interp.figures import style
 
 SHOWN_TOKENS = 60

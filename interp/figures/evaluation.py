@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
-from interp.store import records
+from interp.runs.store import records
 
 COLOURS = {
     "with_reasoning": style.BLUE,

@@ -12,10 +12,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.heads import Head, head_array, masses_by_segment
-from interp.ranking import middle_third
-from interp.store import records
-from interp.trace import Segment
+from interp.heads.ranking import middle_third
+from interp.heads.scores import Head, head_array, masses_by_segment
+from interp.runs.store import records
+from interp.text.trace import Segment
 
 PANELS = (Segment.BOS, Segment.PROMPT, Segment.REASONING, Segment.ANSWER)
 

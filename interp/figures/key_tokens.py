@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.runs.store import records
 from interp.stats import bootstrap_mean, rng_for
-from interp.store import records
 
 KINDS = {
     "change_number": ("number changed", style.BLUE),

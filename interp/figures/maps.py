@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from interp.figures import style
-from interp.heads import Head
-from interp.trace import Segment, Trace
-from interp.trajectories import reflection_positions
+from interp.heads.scores import Head
+from interp.heads.trajectories import reflection_positions
+from interp.text.trace import Segment, Trace
 
 MAX_CELLS = 700
 """A map is drawn with at most this many cells along a side; a cell shows the largest weight in it."""

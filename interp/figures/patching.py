@@ -13,11 +13,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from interp.contrast.align import Role
 from interp.figures import style
-from interp.heads import Head
-from interp.patch_tables import curves, head_effects, select
-from interp.store import records
+from interp.heads.scores import Head
+from interp.patching.align import Role
+from interp.patching.profiles import curves, head_effects, select
+from interp.runs.store import records
 
 ROLE_COLOURS = {
     Role.PHRASE: "#f0f0f0",

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import style
-from interp.store import records
+from interp.runs.store import records
 
 METRICS = {
     "jaccard": "Jaccard overlap",

@@ -22,9 +22,9 @@ from interp.figures import rhythm as rhythm_figures
 from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
 from interp.figures.training import training_curve
-from interp.heads import Head
-from interp.store import records, tables_of
-from interp.trace import Trace
+from interp.heads.scores import Head
+from interp.runs.store import records, tables_of
+from interp.text.trace import Trace
 
 Tables = Callable[[str], pd.DataFrame]
 

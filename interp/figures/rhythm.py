@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 
 from interp.figures import style
 from interp.figures.maps import dense_rows
-from interp.published import LIFTS
-from interp.rhythm import Coupling
-from interp.store import records
+from interp.rhythm.couplings import Coupling
+from interp.rhythm.published import LIFTS
+from interp.runs.store import records
 
 CURVE_TOKENS = 64
 """How many tokens the curves show: as many as have room for their labels."""

@@ -13,8 +13,8 @@ import pandas as pd
 from interp.figures import style
 from interp.figures.maps import dense, mapped_heads
 from interp.figures.tokens import deciding_positions, shades
-from interp.trace import Segment, Trace
-from interp.trajectories import reflection_positions
+from interp.heads.trajectories import reflection_positions
+from interp.text.trace import Segment, Trace
 
 MAX_BYTES = 4 * 2**20
 """Weights kept for each trace; of longer ones the last answer tokens, and always those that write the final answer."""

@@ -17,9 +17,9 @@ from matplotlib.patches import Rectangle
 
 from interp.figures import style
 from interp.figures.maps import dense, mapped_heads
-from interp.grading import extract_answer
-from interp.heads import Head
-from interp.trace import Segment, Trace
+from interp.grading.outcomes import extract_answer
+from interp.heads.scores import Head
+from interp.text.trace import Segment, Trace
 
 COLUMNS, MAX_LINES = 92, 46
 """Characters a line; lines a panel, of which the ones with most attention are kept."""

@@ -24,8 +24,8 @@ from transformers import (
 
 from interp.organisms.word_problems import DRILL, FULL, Reasoning, training_text, vocabulary
 from interp.organisms.word_tokenizer import word_tokenizer
+from interp.runs.training_state import WithoutPickles, last_checkpoint
 from interp.safety import no_pickles
-from interp.training_state import WithoutPickles, last_checkpoint
 
 IGNORED = -100
 """Label of tokens without loss, as in Hugging Face models."""

@@ -1,0 +1,1 @@
+"""What experiments run on: questions, given traces, the files they lie in."""

@@ -1,0 +1,167 @@
+r"""Which answer a text gives, and whether it is the right one.
+
+Three steps, each of which can fail and says so: is there a text that ends by itself (`Outcome`), is there an answer in
+it (`extract_answer`), does it equal the gold answer (`equals`, or the scorer of the question's own generator)?
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from enum import StrEnum
+from typing import Any
+
+from interp.data.examples import Task
+from interp.grading.admission import Admits, admitted
+from interp.grading.scorers import rule_of
+from interp.grading.time_limit import TimeLimitError, WorkerError, call_with_time_limit
+
+log = logging.getLogger(__name__)
+
+_SAID = re.compile(r"answer (?:is|equals)\s*:?\s*(.+?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}")
+_WORD = re.compile(r"[^\W\d_]{2,}")
+_REFUSAL = re.compile(
+    r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'|no)t|can not|won't|will not) "
+    r"(?:help|assist|answer|provide|do|comply|fulfil)|as an AI\b)",
+    re.IGNORECASE,
+)
+
+
+class AnswerFormat(StrEnum):
+    """Where an answer is looked for; each looks in the places of those before it first."""
+
+    BOXED = "boxed"
+    r"""The last `\boxed{}` alone (Paper A, section 3)."""
+    STATED = "stated"
+    """Then what the last "the answer is ..." says."""
+    LENIENT = "lenient"
+    """Then the last number."""
+
+
+class Outcome(StrEnum):
+    """What became of one response. All but `correct` and `ungraded` count as not right."""
+
+    CORRECT = "correct"
+    WRONG = "wrong"
+    NO_ANSWER = "no_answer"
+    """There is a text but no answer in it."""
+    REFUSED = "refused"
+    """There is no answer in it, and it says that it will not or cannot answer."""
+    EMPTY = "empty"
+    """There is no text after the reasoning."""
+    UNCLOSED = "unclosed"
+    """The think tags are missing or never closed."""
+    TRUNCATED = "truncated"
+    """It was cut off at the limit of new tokens."""
+    TIMED_OUT = "timed_out"
+    """Comparing the answer with the gold answer took longer than the time limit."""
+    UNGRADED = "ungraded"
+    """There is no gold answer to compare with."""
+
+
+def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
+    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none."""
+    boxed = _last_boxed(text)
+    if boxed is not None or where is AnswerFormat.BOXED:
+        return boxed
+    said = _SAID.findall(text)
+    if said or where is AnswerFormat.STATED:
+        return said[-1] if said else None
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def is_correct(extracted: str | None, gold: str, seconds: float = 5.0) -> bool:
+    """Equal as text, or as mathematics by math-verify. An answer that takes longer than `seconds` is not."""
+    try:
+        return extracted is not None and equals(extracted, gold, seconds)
+    except TimeLimitError:
+        return False
+
+
+def equals(extracted: str, gold: str, seconds: float) -> bool:
+    """Equal as text, or as mathematics by math-verify, which sees only what `Admits.MATHEMATICS` lets through.
+
+    Raises TimeLimitError after `seconds`.
+    """
+    ours, theirs = extracted.strip(), gold.strip()
+    if ours == theirs:
+        return True
+    if _PLAIN_NUMBER.fullmatch(ours) and _PLAIN_NUMBER.fullmatch(theirs):
+        return int(ours) == int(theirs)
+    if _WORD.fullmatch(theirs) and _WORD.fullmatch(ours):  # as mathematics a word is a product of letters
+        return ours.casefold() == theirs.casefold()
+    if not all(admitted(text, Admits.MATHEMATICS) for text in (ours, theirs)):
+        return False
+    return _limited("interp.grading.comparisons:math_equal", theirs, ours, seconds=seconds, imports=("math_verify",))
+
+
+def score_task(extracted: str, task: Task, seconds: float) -> bool:
+    """Whether the question's own generator gives the answer full marks.
+
+    A generator that evaluates answers sees only what its rule lets through (`scorers.py`); UserError if it evaluates
+    them and has no rule, TimeLimitError after `seconds`.
+    """
+    rule = rule_of(task.name)
+    if rule is not None and not admitted(extracted, rule):
+        return False
+    arguments = (extracted, task.name, task.entry, task.options)
+    return _limited("interp.grading.comparisons:task_score", *arguments, seconds=seconds, imports=("reasoning_gym",))
+
+
+def is_refusal(text: str) -> bool:
+    """Whether a text says that its writer will not or cannot answer."""
+    return bool(_REFUSAL.search(text))
+
+
+def outcome(
+    answer: str,
+    extracted: str | None,
+    gold: str | None,
+    *,
+    finished: bool,
+    closed: bool,
+    task: Task | None = None,
+    seconds: float = 5.0,
+) -> Outcome:
+    """What became of a response: its text after the reasoning, what was extracted from it, and the gold answer."""
+    if not finished:
+        return Outcome.TRUNCATED
+    if not closed:
+        return Outcome.UNCLOSED
+    if not answer.strip():
+        return Outcome.EMPTY
+    if extracted is None and is_refusal(answer):
+        return Outcome.REFUSED
+    if gold is None and task is None:
+        return Outcome.UNGRADED
+    if extracted is None:
+        return Outcome.NO_ANSWER
+    try:
+        right = score_task(extracted, task, seconds) if task else equals(extracted, str(gold), seconds)
+    except TimeLimitError:
+        return Outcome.TIMED_OUT
+    return Outcome.CORRECT if right else Outcome.WRONG
+
+
+def _limited(function: str, *arguments: Any, seconds: float, imports: tuple[str, ...]) -> bool:
+    try:
+        return bool(call_with_time_limit(function, *arguments, seconds=seconds, imports=imports))
+    except WorkerError as error:
+        log.warning("a comparison failed and counts as wrong: %s", error)
+        return False
+
+
+def _last_boxed(text: str) -> str | None:
+    """What stands between the braces of the last closed \\boxed{...}, nested braces included."""
+    start = text.rfind(r"\boxed{")
+    while start >= 0:
+        depth = 0
+        for i in range(start + len(r"\boxed"), len(text)):
+            depth += {"{": 1, "}": -1}.get(text[i], 0)
+            if depth == 0:
+                return text[start + len(r"\boxed{") : i]
+        start = text.rfind(r"\boxed{", 0, start)
+    return None

@@ -1,0 +1,214 @@
+"""Rankings of heads with their uncertainty over examples, where in the network they sit, and how lists overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+from scipy import stats
+
+from interp.errors import UserError
+from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
+from interp.stats import CONFIDENCE, Estimate, adjust, or_null, rng_for
+
+
+class HeadKind(StrEnum):
+    """What else heads are ranked by, beside the scores of Reasoning-Focus Heads."""
+
+    TRAJECTORY = "trajectory"
+    """How far the attended reasoning position moves along with the answer (interp/heads/trajectories.py)."""
+    RECEIVER = "receiver"
+    """Kurtosis of the attention that tokens receive (Bogdan et al. 2025)."""
+    INDUCTION = "induction"
+    """TransformerLens' head detector on repeated sequences."""
+    RETRIEVAL = "retrieval"
+    """Copy-paste score on needles in haystacks (Wu et al. 2024)."""
+
+
+FLOOR = {HeadKind.INDUCTION: 0.1, HeadKind.RETRIEVAL: 0.1}
+"""Heads below are not called so, even among the top k: a model may have none. Wu et al. use .1 for retrieval heads."""
+COLUMNS = {HeadKind.TRAJECTORY: "trajectory", HeadKind.RECEIVER: "kurtosis"}
+
+Samples = Float[np.ndarray, "example layer head"]
+
+
+def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame, layers: Sequence[int]) -> dict[str, Samples]:
+    """For each kind of head that was measured, one value an example (or probe prompt) and head.
+
+    Heads outside `layers` have NaN: they take no part in rankings.
+    """
+    found: dict[str, Samples] = {score.value: head_array(heads, score_values(heads, score)) for score in HeadScore}
+    for kind, column in COLUMNS.items():
+        found[kind.value] = head_array(heads, heads[column].astype(float))
+    for kind_name, rows in probes.groupby("kind", sort=False):
+        found[str(kind_name)] = head_array(rows, rows["value"])
+    inside = {kind: within_layers(samples, layers) for kind, samples in found.items()}
+    return {kind: samples for kind, samples in inside.items() if not np.isnan(samples).all()}
+
+
+def within_layers(samples: Samples, layers: Sequence[int]) -> Samples:
+    """The samples with NaN for heads of other layers."""
+    chosen = np.isin(np.arange(samples.shape[1]), layers)
+    return np.where(chosen[None, :, None], samples, np.nan)
+
+
+def mean_over_examples(samples: Samples) -> Float[np.ndarray, "layer head"]:
+    """Mean over the examples that have a value; NaN for a head that has none."""
+    return _weighted_means(samples, np.ones((1, len(samples))))[0]
+
+
+def _weighted_means(
+    samples: Samples, weights: Float[np.ndarray, "draw example"]
+) -> Float[np.ndarray, "draw layer head"]:
+    flat = samples.reshape(len(samples), -1)
+    known = ~np.isnan(flat)
+    with np.errstate(invalid="ignore"):
+        means = weights @ np.where(known, flat, 0.0) / (weights @ known)
+    return means.reshape(len(weights), *samples.shape[1:])
+
+
+def resampled_means(samples: Samples, rng: np.random.Generator, resamples: int) -> Float[np.ndarray, "draw layer head"]:
+    """Every head's mean in bootstrap resamples of the examples, all heads resampled together."""
+    n = len(samples)
+    return _weighted_means(samples, rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(float))
+
+
+def top_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
+    """The top k, without heads that have no value or lie below the kind's floor."""
+    floor = FLOOR.get(HeadKind(kind), -np.inf) if kind in set(HeadKind) else -np.inf
+    return [head for head in rank_heads(scores, k) if scores[head] >= floor]
+
+
+def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
+    """The rows of ranking.parquet for one kind: mean, interval, rank and how often a head stays in the top k."""
+    means = mean_over_examples(samples)
+    chosen = set(top_heads(means, k, kind))
+    ranked = rank_heads(means, means.size)
+    counts = (~np.isnan(samples)).sum(axis=0)
+    low = high = inclusion = None
+    if len(samples) >= 2:
+        drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples)
+        low, high = _interval(drawn)
+        inclusion = _in_top(drawn, k).mean(axis=0)
+    return [
+        {
+            "kind": kind,
+            "layer": head.layer,
+            "head": head.head,
+            "value": or_null(means[head]),
+            "low": None if low is None else or_null(low[head]),
+            "high": None if high is None else or_null(high[head]),
+            "n": int(counts[head]),
+            "rank": rank,
+            "top": head in chosen,
+            "inclusion": None if inclusion is None else float(inclusion[head]),
+        }
+        for rank, head in enumerate(ranked, start=1)
+    ]
+
+
+def _interval(drawn: Float[np.ndarray, "draw ..."]) -> tuple[np.ndarray, np.ndarray]:
+    tail = (1 - CONFIDENCE) / 2
+    known = ~np.isnan(drawn).all(axis=0)
+    low, high = np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
+    if known.any():
+        low[known], high[known] = np.nanquantile(drawn[:, known], [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def _in_top(drawn: Float[np.ndarray, "draw layer head"], k: int) -> Bool[np.ndarray, "draw layer head"]:
+    flat = np.nan_to_num(drawn.reshape(len(drawn), -1), nan=-np.inf)
+    order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
+    member = np.zeros(flat.shape, dtype=bool)
+    np.put_along_axis(member, order, True, axis=1)
+    return member.reshape(drawn.shape)
+
+
+def stability(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:
+    """Share of the top k that a bootstrap resample of the examples keeps, on average."""
+    chosen = rank_heads(mean_over_examples(samples), k)
+    drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples)
+    kept = _in_top(drawn, k)[:, [h.layer for h in chosen], [h.head for h in chosen]]
+    return Estimate(float(kept.mean()), len(samples))
+
+
+def middle_third(n_layers: int) -> range:
+    """Layers floor(L/3) to floor(2L/3) - 1, but at least one."""
+    start = n_layers // 3
+    return range(start, max(start + 1, 2 * n_layers // 3))
+
+
+def share_in_middle_layers(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:
+    """Share of the top k heads that sit in the middle third of the layers, with the middle 95 % of resamples."""
+    middle = list(middle_third(samples.shape[1]))
+    chosen = rank_heads(mean_over_examples(samples), k)
+    share = float(np.mean([head.layer in middle for head in chosen]))
+    if len(samples) < 2:
+        return Estimate(share, len(samples))
+    drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples)
+    return _spread(_in_top(drawn, k)[:, middle].sum(axis=(1, 2)) / k, share, len(samples))
+
+
+def _spread(values: Float[np.ndarray, " draw"], value: float, n: int) -> Estimate:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Estimate(value, n, float(low), float(high))
+
+
+def layer_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
+    """The rows of layers.parquet for one kind: by layer the mean over heads and the share of the top k heads."""
+    means = mean_over_examples(samples)
+    n, (n_layers, _) = len(samples), means.shape
+    drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples) if n >= 2 else means[None]
+    with np.errstate(all="ignore"):
+        # A layer without any known head has no mean.
+        by_measure = {
+            "mean": (_nanmean(means[None])[0], _nanmean(drawn)),
+            "top_share": (_in_top(means[None], k).sum(axis=2)[0] / k, _in_top(drawn, k).sum(axis=2) / k),
+        }
+    rows = []
+    for measure, (values, resampled) in by_measure.items():
+        low, high = _interval(resampled)
+        rows += [
+            {
+                "kind": kind,
+                "measure": measure,
+                "layer": layer,
+                "value": or_null(values[layer]),
+                "low": or_null(low[layer]) if n >= 2 else None,
+                "high": or_null(high[layer]) if n >= 2 else None,
+                "n": n,
+            }
+            for layer in range(n_layers)
+        ]
+    return rows
+
+
+def _nanmean(values: Float[np.ndarray, "draw layer head"]) -> Float[np.ndarray, "draw layer"]:
+    known = ~np.isnan(values)
+    return np.where(known, values, 0.0).sum(axis=2) / np.where(known.any(axis=2), known.sum(axis=2), np.nan)
+
+
+def overlap_rows(lists: Mapping[str, Sequence[Head]], n_heads: int) -> list[dict[str, Any]]:
+    """Every pair of lists: how many heads they share, and whether that is more than chance.
+
+    `p`: hypergeometric, one-sided: so many or more shared if the second list were drawn from all `n_heads` heads;
+    `p_adjusted`: Benjamini-Hochberg over the pairs. Pairs with an empty list have neither.
+    """
+    rows: list[dict[str, Any]] = []
+    for first, second in combinations(lists, 2):
+        a, b = set(lists[first]), set(lists[second])
+        if len(a | b) > n_heads:
+            raise UserError(f"{first} and {second} name more heads than the model's {n_heads}")
+        shared = len(a & b)
+        p = float(stats.hypergeom.sf(shared - 1, n_heads, len(a), len(b))) if a and b else None
+        expected = len(a) * len(b) / n_heads
+        row = {"first": first, "second": second, "n_first": len(a), "n_second": len(b), "n_heads": n_heads}
+        rows.append({**row, "shared": shared, "expected": expected, "p": p})
+    adjust(rows)
+    return rows

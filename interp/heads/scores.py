@@ -1,0 +1,96 @@
+"""Scores and rankings of attention heads."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.text.trace import Segment
+
+
+class Head(NamedTuple):
+    """Layer and head, both from 0."""
+
+    layer: int
+    head: int
+
+    def __str__(self) -> str:
+        return f"({self.layer},{self.head})"
+
+
+class HeadScore(StrEnum):
+    """By what Reasoning-Focus Heads are ranked (Paper A, section 4.2)."""
+
+    MASS = "mass"
+    """answer->reasoning, as the paper's text and the boxes of its Fig. 3."""
+    DIFFERENCE = "difference"
+    """answer->reasoning minus answer->answer, as the authors' published list of RFHs."""
+    EXCESS = "excess"
+    """answer->reasoning minus what a head that spreads evenly over the same keys would give: controls for length."""
+    PER_TOKEN = "per_token"
+    """answer->reasoning divided by the number of reasoning tokens."""
+
+
+def usual_count(n_heads: int) -> int:
+    """How many heads a list of special ones has unless told otherwise: 10 as in Paper A, or a tenth of the model's (at
+    least 2) if it has fewer than 100."""
+    return 10 if n_heads >= 100 else max(2, n_heads // 10)
+
+
+def score_values(heads: pd.DataFrame, score: HeadScore) -> pd.Series:
+    """One value for each row of heads.parquet. Masses to segments that a trace lacks count as 0."""
+    reasoning = heads["answer_reasoning"]
+    match score:
+        case HeadScore.MASS:
+            return reasoning
+        case HeadScore.DIFFERENCE:
+            return reasoning - heads["answer_answer"].fillna(0.0)
+        case HeadScore.EXCESS:
+            return reasoning - heads["answer_reasoning_even"]
+        case HeadScore.PER_TOKEN:
+            return heads["answer_reasoning_per_token"]
+
+
+def head_array(heads: pd.DataFrame, values: pd.Series) -> Float[np.ndarray, "example layer head"]:
+    """Values of heads.parquet as an array; examples in order of appearance, NaN where a row is missing."""
+    examples = pd.Categorical(heads["example"], categories=heads["example"].unique())
+    shape = (len(examples.categories), int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
+    array = np.full(shape, np.nan)
+    array[examples.codes, heads["layer"], heads["head"]] = values
+    return array
+
+
+def rank_heads(scores: Float[np.ndarray, "layer head"], k: int) -> list[Head]:
+    """The k heads with the highest score, best first; ties by layer, then head. NaN ranks last."""
+    n_heads = scores.shape[1]
+    if not 1 <= k <= scores.size:
+        raise UserError(
+            f"cannot take the top {k} of {scores.size} heads: set experiment.top_k between 1 and {scores.size}"
+        )
+    order = np.argsort(-np.nan_to_num(scores.ravel(), nan=-np.inf), kind="stable")[:k]
+    return [Head(int(i) // n_heads, int(i) % n_heads) for i in order]
+
+
+def overlap(first: list[Head], second: list[Head]) -> int:
+    """Number of heads in both lists."""
+    return len(set(first) & set(second))
+
+
+def mean_over(array: Float[np.ndarray, "example layer head"], heads: list[Head]) -> Float[np.ndarray, " example"]:
+    """Each example's mean over a set of heads."""
+    layers, numbers = zip(*heads, strict=True)
+    return array[:, list(layers), list(numbers)].mean(axis=1)
+
+
+def masses_by_segment(heads: pd.DataFrame) -> pd.DataFrame:
+    """One row a trace: its answer->segment masses averaged over all layers and heads (Paper A, Fig. 2).
+
+    A segment that a trace lacks has NaN.
+    """
+    columns = [f"{Segment.ANSWER}_{destination}" for destination in Segment]
+    return heads.groupby("example", sort=False)[columns].mean().astype(float)

@@ -1,0 +1,1 @@
+"""A model ready for measuring: loading, self-check, structure, attention row by row, continuing a text."""

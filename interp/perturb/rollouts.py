@@ -1,0 +1,109 @@
+"""Counterfactual rollouts: force a token somewhere in a trace and let the model go on (Paper B, Table 1).
+
+All rollouts of a trace share the keys and values of one pass over it. Forks at different places run side by side: each
+row of a batch gets the part of the cache before its fork, padded on the left and masked out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from interp.model.generate import Sampling, continue_ids, ends_of
+from interp.model.lens import Lens
+from interp.model.prefixes import prefixes_are_right
+
+
+@dataclass(frozen=True)
+class Fork:
+    """At `position` of the trace stands `token` instead, and everything behind it is written anew."""
+
+    position: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """What forks of one trace share."""
+
+    ids: tuple[int, ...]
+    cached: bool
+    """Whether forks may go on from these keys and values: found out by comparison (interp/model/prefixes.py)."""
+    keys: list[Float[Tensor, "1 kv pos d"]]
+    values: list[Float[Tensor, "1 kv pos d"]]
+    logits: Float[Tensor, "pos vocab"]
+    """Row p predicts the token at p + 1."""
+
+    def candidates(self, position: int, n: int) -> list[int]:
+        """The likeliest tokens at a position but for its own, best first."""
+        row = self.logits[position - 1].clone()
+        row[self.ids[position]] = -torch.inf
+        found: list[int] = row.topk(n).indices.tolist()
+        return found
+
+
+@torch.no_grad()
+def trunk(lens: Lens, ids: Sequence[int]) -> Trunk:
+    """One pass over an unpadded sequence. Memory: positions x (vocabulary + keys and values)."""
+    tokens = torch.tensor([list(ids)], device=lens.device)
+    try:
+        cache = DynamicCache()
+        logits = lens.hf(tokens, past_key_values=cache, use_cache=True).logits[0].float()
+        keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
+    except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
+        logits = lens.hf(tokens).logits[0].float()
+        return Trunk(tuple(ids), False, [], [], logits)
+    whole = Trunk(tuple(ids), True, keys, values, logits)
+    forks = [Fork(place, ids[place]) for place in sorted({max(1, len(ids) // 2), len(ids) - 1})]
+    rows = [ids[: fork.position + 1] for fork in forks]
+    right = prefixes_are_right(lens, rows, lambda: _cache(whole, forks, max(fork.position for fork in forks)))
+    return replace(whole, cached=right)
+
+
+@torch.no_grad()
+def rollouts(
+    lens: Lens,
+    shared: Trunk,
+    forks: Sequence[Fork],
+    sampling: Sampling,
+    seed: int,
+    *labels: object,
+    batch: int = 64,
+    cached: bool = True,
+) -> list[tuple[tuple[int, ...], bool]]:
+    """For each fork what follows the forced token, and whether it ended by itself (the end token is kept).
+
+    Forks that force an end token end there. `sampling.max_new_tokens` counts from the fork. `cached=False` computes
+    every prefix again: the reference that the tests compare with.
+    """
+    ends = ends_of(lens)
+    found: dict[int, tuple[tuple[int, ...], bool]] = {i: ((), True) for i, f in enumerate(forks) if f.token in ends}
+    # Forks of about the same place share a batch: little padding.
+    order = sorted((i for i in range(len(forks)) if i not in found), key=lambda i: forks[i].position)
+    for first in range(0, len(order), batch):
+        chosen = order[first : first + batch]
+        part = [forks[i] for i in chosen]
+        rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
+        cache = _cache(shared, part, max(fork.position for fork in part)) if cached and shared.cached else None
+        written = continue_ids(lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache)
+        found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
+    return [found[i] for i in range(len(forks))]
+
+
+def _cache(shared: Trunk, forks: Sequence[Fork], width: int) -> DynamicCache:
+    """The trunk's keys and values before each fork, padded on the left."""
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(shared.keys, shared.values, strict=True)):
+        padded = []
+        for whole in (keys, values):
+            part = whole.new_zeros(len(forks), whole.shape[1], width, whole.shape[3])
+            for row, fork in enumerate(forks):
+                part[row, :, width - fork.position :] = whole[0, :, : fork.position]
+            padded.append(part)
+        cache.update(padded[0], padded[1], layer)
+    return cache

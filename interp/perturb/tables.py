@@ -1,0 +1,150 @@
+"""The tables of `perturb`: what forced tokens did, position by position, and which scores foretell it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from interp.perturb.overlap import Group, Scores
+from interp.stats import bootstrap_mean, rng_for, sign_flips
+
+METRICS = ("jaccard", "edit_distance", "answer_changed", "correct_changed", "steps_changed")
+MIN_POSITIONS = 8
+"""Traces with fewer forked positions give no correlation."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One trace: the scores of its response's tokens and the mean effect of forcing each of them (NaN = not forced)."""
+
+    example: str
+    scores: Scores
+    effects: dict[str, np.ndarray]
+
+
+def groups_of(scores: Scores, score: str, k: int, seed: int, example: str) -> dict[Group, list[int]]:
+    """All groups of a trace, drawn alike whenever they are asked for, whatever other traces there are."""
+    return {g: scores.group(score, g, k, rng_for(seed, "groups", example, score, g)) for g in Group}
+
+
+def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: int) -> list[dict[str, Any]]:
+    """The rows of perturbed.parquet: each group's effect, and the top group's difference from it, paired by problem."""
+    rows = []
+    for score in names:
+        chosen = [groups_of(p.scores, score, k, seed, p.example) for p in problems]
+        for metric in METRICS:
+            means = {
+                g: np.array([_mean(p.effects[metric][c[g]]) for p, c in zip(problems, chosen, strict=True)])
+                for g in Group
+            }
+            for group, values in means.items():
+                rng = rng_for(seed, "perturbed", score, metric, group)
+                estimate = bootstrap_mean(values, rng)
+                if not estimate.n:
+                    continue
+                row: dict[str, Any] = {
+                    "score": score, "group": group, "metric": metric, "value": estimate.value, "low": estimate.low,
+                    "high": estimate.high, "n": estimate.n,
+                }  # fmt: skip
+                if group is not Group.TOP:
+                    row |= _difference(means[Group.TOP] - values, rng)
+                rows.append(row)
+    return rows
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+def _difference(values: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    values = values[~np.isnan(values)]
+    estimate = bootstrap_mean(values, rng)
+    if not estimate.n:
+        return {}
+    p = sign_flips(values, rng)[0] if len(values) >= 2 else None
+    # A tie speaks for neither side.
+    lower = float(((values < 0) + 0.5 * (values == 0)).mean())
+    ends = {"difference_low": estimate.low, "difference_high": estimate.high}
+    return {"difference": estimate.value, **ends, "p": p, "lower": lower}
+
+
+def predictor_rows(problems: Sequence[Problem], names: Sequence[str], seed: int) -> list[dict[str, Any]]:
+    """The rows of predictors.parquet: which score goes along with the measured effect over all forced positions."""
+    rows = []
+    for metric in METRICS:
+        for given in ("nothing", "position and entropy"):
+            found = {
+                score: np.array([_correlation(p, score, metric, given != "nothing") for p in problems])
+                for score in names
+            }
+            for score, values in found.items():
+                known = values[~np.isnan(values)]
+                rng = rng_for(seed, "predictors", metric, given, score)
+                estimate = bootstrap_mean(known, rng)
+                if not estimate.n:
+                    continue
+                row: dict[str, Any] = {
+                    "score": score, "metric": metric, "given": given, "value": estimate.value, "low": estimate.low,
+                    "high": estimate.high, "n": estimate.n,
+                    "p": sign_flips(known, rng)[0] if len(known) >= 2 else None,
+                }  # fmt: skip
+                if score != "fai" and "fai" in found:
+                    # A score may foretell with either sign: its absolute mean correlation counts.
+                    signs = [np.sign(np.nanmean(v)) or 1.0 for v in (found["fai"], values)]
+                    both = found["fai"] * signs[0] - values * signs[1]
+                    both = both[~np.isnan(both)]
+                    row["p_against_fai"] = sign_flips(both, rng)[0] if len(both) >= 2 else None
+                rows.append(row)
+    return rows
+
+
+def _correlation(problem: Problem, score: str, metric: str, partial: bool) -> float:
+    """Spearman's correlation over one trace's positions, given the position (and the entropy) if `partial`."""
+    x, y, entropy = problem.scores.values[score], problem.effects[metric], problem.scores.entropy
+    known = ~(np.isnan(x) | np.isnan(y) | np.isnan(entropy))
+    if known.sum() < MIN_POSITIONS:
+        return float("nan")
+    ranks = [stats.rankdata(v[known]) for v in (x, y)]
+    if partial:
+        place = np.flatnonzero(known).astype(float)
+        held = [np.ones(len(place)), place] + ([] if score == "entropy" else [stats.rankdata(entropy[known])])
+        others = np.column_stack(held)
+        ranks = [r - others @ np.linalg.lstsq(others, r, rcond=None)[0] for r in ranks]
+    if min(np.std(r) for r in ranks) < 1e-9:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
+def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str]) -> list[Problem]:
+    """The problems of a run from its tables: tokens.parquet has the scores, effects.parquet what was forced."""
+    columns = {
+        "fai": "fai_to_end",
+        "fai_near": "fai",
+        "receiver_fai": "receiver_fai",
+        "waad": "waad",
+        "entropy": "entropy",
+    }
+    by_example = dict(tuple(effects.groupby("example", sort=False)))
+    problems = []
+    for example, part in tokens.groupby("example", sort=False):
+        if example not in by_example:
+            continue
+        entropy = part["entropy"].to_numpy(dtype=float)
+        values = {name: part[columns[name]].to_numpy(dtype=float) for name in names if name in columns}
+        if "waad_drop" in names:
+            waad = part["waad"].to_numpy(dtype=float)
+            values["waad_drop"] = np.abs(np.diff(waad, append=np.nan))
+        first = int(part["position"].iloc[0])
+        measured = {metric: np.full(len(part), np.nan) for metric in METRICS}
+        means = by_example[example].groupby(["metric", "position"])["value"].mean().reset_index()
+        for metric, rows in means.groupby("metric"):
+            places = rows["position"].to_numpy(dtype=int) - first
+            measured[str(metric)][places] = rows["value"].to_numpy(dtype=float)
+        problems.append(Problem(str(example), Scores(values, entropy), measured))
+    return problems

@@ -1,0 +1,321 @@
+"""The tables of `rhythm`: what one trace gives, and couplings, lags and the rest from the tables of all traces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from interp.errors import UserError
+from interp.heads.scores import Head
+from interp.rhythm.couplings import (
+    Coupling,
+    Curves,
+    PeakRule,
+    Peaks,
+    couple,
+    coupled,
+    detect,
+    lag_curve,
+    onset_window,
+    partial_effect,
+)
+from interp.rhythm.waad_fai import HeadCurves, Sinks, response_of
+from interp.runs.store import records
+from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
+from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
+from interp.text.trace import Trace
+
+HORIZONS = {"to_end": ("fai_to_end", "receiver_fai_to_end"), "near": ("fai", "receiver_fai")}
+"""FAI and receiver FAI columns of curves.parquet, by horizon."""
+SetOfHeads = Sequence[Head]
+
+
+@dataclass(frozen=True)
+class HeadSets:
+    """The heads that curves are averaged over, for one set of layers and one handling of sinks."""
+
+    layers: str
+    sinks: Sinks
+    local: SetOfHeads
+    far: SetOfHeads
+    receiver: SetOfHeads
+
+
+def choose_heads(
+    distance: Float[np.ndarray, "layer head"],
+    kurtosis: Float[np.ndarray, "layer head"],
+    layers: Sequence[int],
+    share: float,
+    receivers: int,
+) -> tuple[list[Head], list[Head], list[Head]]:
+    """Local, global and receiver heads within some layers (Paper B, section 4.1).
+
+    The share of all heads with the lowest and with the highest mean distance, at least one each, and the `receivers`
+    heads with the highest kurtosis. Heads without a distance (NaN) are neither local nor global. Raises UserError where
+    no head has one.
+    """
+    heads = [Head(layer, head) for layer in layers for head in range(distance.shape[1])]
+    n = max(1, round(share * len(heads)))
+    by_distance = sorted((h for h in heads if not np.isnan(distance[h])), key=lambda h: (distance[h], h))
+    if not by_distance:
+        raise UserError("all heads of these layers look at the first tokens alone: use experiment.sinks=[kept]")
+    by_kurtosis = sorted(heads, key=lambda h: (-np.nan_to_num(kurtosis[h], nan=-np.inf), h))
+    return by_distance[:n], by_distance[-n:][::-1], by_kurtosis[: min(receivers, len(heads))]
+
+
+def head_rows(example: str, curves: Mapping[Sinks, HeadCurves]) -> list[dict[str, Any]]:
+    """The rows of heads.parquet for one trace."""
+    names = {Sinks.KEPT: "", Sinks.REMOVED: "_no_sinks"}
+    shape = next(iter(curves.values())).distance.shape
+    return [
+        {
+            "example": example,
+            "layer": layer,
+            "head": head,
+            **{f"distance{names[s]}": or_null(float(c.distance[layer, head])) for s, c in curves.items()},
+            **{f"kurtosis{names[s]}": or_null(float(c.kurtosis[layer, head])) for s, c in curves.items()},
+        }
+        for layer, head in np.ndindex(*shape)
+    ]
+
+
+def curve_rows(trace: Trace, curves: Mapping[Sinks, HeadCurves], sets: Sequence[HeadSets]) -> list[dict[str, Any]]:
+    """The rows of curves.parquet for one trace."""
+    return [
+        {
+            "example": trace.example,
+            "layers": one.layers,
+            "sinks": one.sinks,
+            "position": response_of(trace).start,
+            "waad": curves[one.sinks].over(one.local, "waad"),
+            "fai": curves[one.sinks].over(one.far, "fai"),
+            "fai_to_end": curves[one.sinks].over(one.far, "fai_to_end"),
+            "receiver_fai": curves[one.sinks].over(one.receiver, "fai"),
+            "receiver_fai_to_end": curves[one.sinks].over(one.receiver, "fai_to_end"),
+        }
+        for one in sets
+    ]
+
+
+def token_rows(
+    trace: Trace, curve: Mapping[str, Any], entropy: Float[np.ndarray, " token"], peaks: Peaks
+) -> list[dict[str, Any]]:
+    """The rows of tokens.parquet for one trace: the first set of curves, entropy, peaks and the text's structure."""
+    response = response_of(trace)
+    starts = {boundary: boundary_positions(trace, boundary, response) for boundary in Boundary}
+    sentence = sentence_numbers(starts[Boundary.SENTENCE])
+    columns = {
+        "waad": curve["waad"],
+        "fai": curve["fai"],
+        "fai_to_end": curve["fai_to_end"],
+        "receiver_fai": curve["receiver_fai_to_end"],
+        "entropy": entropy,
+    }
+    marks = {
+        "waad_peak": peaks.of(curve["waad"]),
+        "fai_peak": peaks.of(curve["fai_to_end"]),
+        "receiver_peak": peaks.of(curve["receiver_fai_to_end"]),
+        **{f"{boundary}_start": marked for boundary, marked in starts.items()},
+    }
+    return [
+        {
+            "example": trace.example,
+            "position": position,
+            "token": trace.token_text(position),
+            "segment": trace.segment_at(position),
+            "type": token_type(trace.token_text(position)),
+            "sentence": int(sentence[i]),
+            **{name: or_null(values[i]) for name, values in columns.items()},
+            **{name: bool(marked[i]) for name, marked in marks.items()},
+        }
+        for i, position in enumerate(response)
+    ]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What is computed from the curves of all traces."""
+
+    peaks: Peaks = field(default_factory=Peaks)
+    shares: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.4)
+    """Shares of tokens that are peaks, for the dependence on that choice."""
+    lags: int = 10
+    sentence_draws: int = 200
+    tolerances: Sequence[int] = (0, 1, 2)
+    seed: int = 0
+
+
+def curves_of(row: Mapping[str, Any], tokens: pd.DataFrame, fai: str, receiver: str) -> Curves:
+    """One trace's curves from a row of curves.parquet and the trace's rows of tokens.parquet."""
+    return Curves(
+        np.asarray(row["waad"], dtype=float),
+        np.asarray(row[fai], dtype=float),
+        np.asarray(row[receiver], dtype=float),
+        tokens["entropy"].to_numpy(dtype=float),
+        tokens["sentence"].to_numpy(),
+    )
+
+
+def coupling_rows(curves: pd.DataFrame, tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of couplings.parquet: every set of layers, handling of sinks and horizon; other shares for the first."""
+    by_example = dict(tuple(tokens.groupby("example", sort=False)))
+    rows = []
+    for i, ((layers, sinks), part) in enumerate(curves.groupby(["layers", "sinks"], sort=False)):
+        choices = [analysis.peaks]
+        if i == 0:
+            choices += [Peaks(PeakRule.QUANTILE, share=share) for share in analysis.shares]
+        for horizon, columns in HORIZONS.items():
+            traces = [curves_of(row, by_example[row["example"]], *columns) for row in records(part)]
+            for coupling in Coupling:
+                if coupling is Coupling.ENTROPY and horizon != next(iter(HORIZONS)):
+                    continue  # it has nothing to do with FAI
+                for peaks in choices:
+                    found = _couple(traces, coupling, peaks, analysis, layers, sinks, horizon)
+                    if found is not None:
+                        share = peaks.share if peaks.rule is PeakRule.QUANTILE else None
+                        about = {
+                            "coupling": coupling,
+                            "layers": layers,
+                            "sinks": sinks,
+                            "horizon": None if coupling is Coupling.ENTROPY else horizon,
+                            "rule": peaks.rule,
+                            "share": share,
+                        }
+                        rows.append({**about, **found})
+    adjust(rows, "p_shift")
+    return rows
+
+
+def _couple(
+    traces: Sequence[Curves], coupling: Coupling, peaks: Peaks, analysis: Analysis, *labels: object
+) -> dict[str, Any] | None:
+    pairs = [pair for curves in traces if (pair := coupled(coupling, curves, peaks)) is not None]
+    draws = analysis.sentence_draws if peaks is analysis.peaks else 0
+    result = couple(pairs, analysis.seed, coupling, peaks.rule, *labels, sentence_draws=draws)
+    return None if result is None else result.as_row()
+
+
+def lag_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of lags.parquet: FAI, receiver FAI and entropy around WAAD peaks."""
+    traces = [part for _, part in tokens.groupby("example", sort=False)]
+    rows = []
+    for curve in ("fai_to_end", "receiver_fai", "entropy"):
+        pairs = [(t["waad_peak"].to_numpy(dtype=bool), t[curve].to_numpy(dtype=float)) for t in traces]
+        for point in lag_curve(pairs, range(-analysis.lags, analysis.lags + 1), analysis.seed, curve):
+            where = {"around": "waad_peak", "curve": curve, "lag": point.lag}
+            band = {"null_low": point.null_low, "null_high": point.null_high}
+            rows.append({**where, **_columns(point.ratio), **band})
+    return rows
+
+
+def partial_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of partial_effects.parquet: each coupling given nothing, and given the token's position in the response
+    (linear and quadratic), the logarithm of its frequency in this run, and its type."""
+    frequency = np.log(tokens.groupby("token")["token"].transform("size").to_numpy(dtype=float))
+    types = [t for t in TokenType if t is not TokenType.WORD]  # words are what the others are compared with
+    wanted: dict[tuple[Coupling, str], list[float]] = {}
+    for _, part in tokens.assign(frequency=frequency).groupby("example", sort=False):
+        waad, receiver = (part[f"{name}_peak"].to_numpy(dtype=bool) for name in ("waad", "receiver"))
+        along = np.linspace(-1, 1, len(part))
+        present = [part["type"].eq(t).to_numpy(dtype=float) for t in types if part["type"].eq(t).any()]
+        given = np.column_stack([along, along**2, part["frequency"], *present])
+        of = {
+            Coupling.ENTROPY: (part["entropy"], waad),
+            Coupling.RECEIVER: (part["fai_to_end"], receiver),
+            Coupling.FOLLOWING: (part["fai_to_end"], onset_window(waad)),
+        }
+        for coupling, (outcome, event) in of.items():
+            for name, covariates in (("nothing", given[:, :0]), ("position, frequency, type", given)):
+                value = partial_effect(outcome.to_numpy(dtype=float), event, covariates)
+                wanted.setdefault((coupling, name), []).append(value)
+    rows = []
+    for (coupling, name), values in wanted.items():
+        estimate, p = _tested(np.array(values), analysis.seed, "partial", coupling, name)
+        if estimate["n"]:
+            rows.append({"coupling": coupling, "given": name, **estimate, "p": p})
+    return rows
+
+
+def type_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of token_types.parquet."""
+    examples = [part for _, part in tokens.groupby("example", sort=False)]
+    rows = []
+    for kind in (kind for kind in TokenType if tokens["type"].eq(kind).any()):
+        measured: dict[str, list[float]] = {}
+        for part in examples:
+            here = part["type"].eq(kind)
+            measured.setdefault("share of tokens", []).append(here.mean())
+            for peak in ("waad_peak", "fai_peak", "receiver_peak"):
+                marked = part[peak].astype(bool)
+                measured.setdefault(f"share of {peak}s", []).append(here[marked].mean() if marked.any() else np.nan)
+            for curve in ("waad", "fai_to_end", "entropy"):
+                measured.setdefault(curve, []).append(part.loc[here, curve].astype(float).mean())
+        for measure, values in measured.items():
+            estimate = bootstrap_mean(np.array(values), rng_for(analysis.seed, "types", kind, measure))
+            if estimate.n:
+                rows.append({"type": kind, "measure": measure, **_columns(estimate)})
+    return rows
+
+
+def boundary_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
+    """The rows of boundaries.parquet: how well WAAD peaks find the beginnings of sentences, clauses and lines."""
+    examples = [part for _, part in tokens.groupby("example", sort=False)]
+    rows = []
+    for boundary in Boundary:
+        for tolerance in analysis.tolerances:
+            found = [
+                detect(
+                    part["waad_peak"].to_numpy(dtype=bool), part[f"{boundary}_start"].to_numpy(dtype=bool), tolerance
+                )
+                for part in examples
+            ]
+            known = [one for one in found if one is not None]
+            for measure in ("precision", "recall") if known else ():
+                values = np.array([getattr(one, measure) for one in known])
+                chance = np.array([getattr(one, f"chance_{measure}") for one in known])
+                labels = (boundary, tolerance, measure)
+                _, p = _tested(values - chance, analysis.seed, "boundaries", *labels)
+                estimate = bootstrap_mean(values, rng_for(analysis.seed, "boundary", *labels))
+                rows.append(
+                    {
+                        "boundary": boundary,
+                        "measure": measure,
+                        "tolerance": tolerance,
+                        **_columns(estimate),
+                        "chance": float(chance.mean()),
+                        "p": p,
+                    }
+                )
+    return rows
+
+
+def _columns(estimate: Estimate) -> dict[str, Any]:
+    return {"value": estimate.value, "low": estimate.low, "high": estimate.high, "n": estimate.n}
+
+
+def _tested(values: np.ndarray, seed: int, *labels: object) -> tuple[dict[str, Any], float | None]:
+    """Mean over traces with its interval, and the sign-flip p-value of its being 0."""
+    known = values[~np.isnan(values)]
+    rng = rng_for(seed, *labels)
+    p = sign_flips(known, rng)[0] if len(known) >= 2 else None
+    return _columns(bootstrap_mean(known, rng)), p
+
+
+def head_set_rows(sets: Sequence[HeadSets], means: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
+    """The rows of head_sets.parquet; `means` are the mean distances and kurtoses that the sets were chosen by."""
+    for one in sets:
+        suffix = "" if one.sinks is Sinks.KEPT else "_no_sinks"
+        for kind, heads, measure in (
+            ("local", one.local, "distance"),
+            ("global", one.far, "distance"),
+            ("receiver", one.receiver, "kurtosis"),
+        ):
+            for head in heads:
+                value = float(np.nan_to_num(means[f"{measure}{suffix}"][head]))
+                about = {"kind": kind, "layers": one.layers, "sinks": one.sinks}
+                yield {**about, "layer": head.layer, "head": head.head, "value": value}

@@ -1,0 +1,266 @@
+"""The run directory: tables with one schema, written example by example, so that a killed run can go on.
+
+While a run goes on, each finished example is one directory under `parts/`, moved into place in one step; at the end the
+parts become the tables. The same parts give the same tables, bit for bit, however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from interp.errors import UserError
+from interp.runs.columns import COMMON
+from interp.runs.directory import ENVIRONMENT, PARTS, SUMMARY, RunDirectory
+from interp.runs.schema import TABLES, arrow_schema
+
+STATUS = "status.json"
+CLOSING = "closing-"
+"""Parts of steps after the examples; they sort behind the examples' numbers."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every row of every table says of its run."""
+
+    experiment: str
+    model: str
+    data: str
+    seed: int
+
+
+class RunStore:
+    """One run's directory. Holds a lock on it until closed: two runs never write into one directory.
+
+    Every part notes its tables and their numbers of rows: what is lost from a part, or a part that is lost while the
+    run goes on, is an error as soon as the tables are read.
+    """
+
+    def __init__(self, directory: Path, identity: Identity, *, resume: bool = False) -> None:
+        self.directory, self.identity = directory, identity
+        self.claim = RunDirectory(directory, resume=resume)
+        self._parts = directory / PARTS
+        try:
+            if not self._parts.is_dir():
+                self.claim.made(self._parts)
+            self._parts.mkdir(exist_ok=True)
+            for unfinished in self._parts.glob("*.tmp"):
+                shutil.rmtree(unfinished)
+            self._status = {part.name: _read_status(part) for part in sorted(self._parts.iterdir())}
+        except BaseException:
+            self.claim.close()
+            raise
+
+    def close(self) -> None:
+        self.claim.close()
+
+    def discard(self) -> None:
+        """Removes what this process has made in the directory, unless something was measured there or in runs that it
+        is made of, or the run was begun by another process."""
+        measured = any(status["skipped"] is None for status in self._status.values())
+        if not (measured or self.claim.resumed or self.finished or any(self.directory.glob(f"*/{ENVIRONMENT}"))):
+            self.claim.discard()
+
+    @property
+    def finished(self) -> bool:
+        return (self.directory / SUMMARY).is_file()
+
+    @property
+    def n_measured(self) -> int:
+        """Number of examples that were measured and not skipped."""
+        examples = (status for name, status in self._status.items() if not name.startswith(CLOSING))
+        return sum(status["skipped"] is None for status in examples)
+
+    def has(self, index: int) -> bool:
+        """Whether the index-th example of the data is done."""
+        return self._part(index).name in self._status
+
+    def has_closing(self, name: str) -> bool:
+        """Whether this step after the examples is done."""
+        return f"{CLOSING}{name}" in self._status
+
+    def write_environment(self, environment: Mapping[str, Any]) -> None:
+        self.claim.made(self.directory / ENVIRONMENT)
+        write_json(self.directory / ENVIRONMENT, environment)
+
+    def note_instrument(self, checked: Mapping[str, Any]) -> None:
+        """Brings environment.json up to date, where there is one, with what was compared since it was written."""
+        if (self.directory / ENVIRONMENT).is_file():
+            environment = self.environment()
+            if environment.get("instrument") is not None and environment["instrument"] != checked:
+                self.write_environment({**environment, "instrument": {**environment["instrument"], **checked}})
+
+    def environment(self) -> dict[str, Any]:
+        return read_json(self.directory / ENVIRONMENT)
+
+    def write(self, index: int, example: str, **tables: Sequence[Row]) -> None:
+        """Saves all rows of one example at once: after a kill it is there whole or not at all."""
+        self._write_part(self._part(index), {"example": example, "skipped": None}, tables)
+
+    def write_closing(self, name: str, **tables: Sequence[Row]) -> None:
+        """Saves the rows of a step after the examples, such as a ranking over all of them."""
+        self._write_part(self._parts / f"{CLOSING}{name}", {"example": None, "skipped": None}, tables)
+
+    def skip(self, index: int, example: str, reason: str, **tables: Sequence[Row]) -> None:
+        """Notes that an example was left out of the measures and why; `tables` keep what is known of it."""
+        self._write_part(self._part(index), {"example": example, "skipped": reason}, tables)
+
+    def _write_part(self, part: Path, about: Row, tables: Mapping[str, Sequence[Row]]) -> None:
+        unfinished = part.with_suffix(".tmp")
+        unfinished.mkdir()
+        status = {**about, "tables": {name: len(rows) for name, rows in tables.items() if rows}}
+        for name in status["tables"]:
+            full = [{**row, **asdict(self.identity)} for row in tables[name]]
+            pq.write_table(_checked_table(name, full), unfinished / f"{name}.parquet")
+        write_json(unfinished / STATUS, status)
+        unfinished.rename(part)
+        self.claim.made(part, part / STATUS, *(part / f"{name}.parquet" for name in status["tables"]))
+        self._status[part.name] = status
+
+    def skipped(self) -> dict[str, int]:
+        """How many examples were left out, by reason."""
+        reasons = (status["skipped"] for status in self._status.values())
+        return dict(sorted(Counter(reason for reason in reasons if reason).items()))
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Everything written so far, in the order of the data. Raises UserError if some of it is gone."""
+        return pa.concat_tables([*self._pieces(name), arrow_schema(name).empty_table()]).to_pandas()
+
+    def finish(self, summary: Mapping[str, Any], draw: Callable[[], None] | None = None) -> None:
+        """Turns the parts into the tables, lets `draw` draw from them, and writes the summary, which marks the run as
+        finished. Raises UserError if anything that was measured is gone."""
+        for name in TABLES:
+            if any(name in status["tables"] for status in self._status.values()):
+                whole = self.directory / f"{name}.parquet"
+                unfinished = whole.with_suffix(".tmp")
+                with pq.ParquetWriter(unfinished, arrow_schema(name)) as writer:
+                    for piece in self._pieces(name):
+                        writer.write_table(piece)
+                unfinished.rename(whole)
+        if draw is not None:
+            draw()
+        write_json(self.directory / SUMMARY, summary)
+        for name, status in self._status.items():
+            for file in (STATUS, *(f"{table}.parquet" for table in status["tables"])):
+                (self._parts / name / file).unlink(missing_ok=True)
+            _remove_if_empty(self._parts / name)
+        _remove_if_empty(self._parts)
+
+    def _part(self, index: int) -> Path:
+        return self._parts / f"{index:06d}"
+
+    def _pieces(self, name: str) -> list[pa.Table]:
+        """A table part by part, in the order of the data."""
+        for part in self._status:
+            if not (self._parts / part / STATUS).is_file():
+                raise UserError(
+                    f"{self._parts / part} is gone since it was measured: resume the run to measure it again"
+                )
+        pieces = []
+        for part, status in sorted(self._status.items()):
+            if name in status["tables"]:
+                piece = _read_rows(self._parts / part / f"{name}.parquet", name)
+                if piece.num_rows != status["tables"][name]:
+                    raise UserError(
+                        f"{self._parts / part} has lost rows of table {name}: remove this folder and resume the run"
+                    )
+                pieces.append(piece)
+        return pieces
+
+
+def _read_status(part: Path) -> Row:
+    """A part's status.json. Raises UserError for what is no whole part."""
+    remedy = f"remove {part} and resume the run to measure it again"
+    if not (part / STATUS).is_file():
+        raise UserError(f"{part} is not a part of this run, or has lost its {STATUS}: {remedy}")
+    status = read_json(part / STATUS)
+    if not isinstance(status.get("tables"), dict) or "skipped" not in status:
+        raise UserError(f"{part / STATUS} does not say which tables there are: {remedy}")
+    for name in status["tables"]:
+        if not (part / f"{name}.parquet").is_file():
+            raise UserError(f"{part} has lost its table {name}: {remedy}")
+    return status
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def read_table(directory: Path, name: str) -> pd.DataFrame:
+    """A table of a finished run."""
+    file = directory / f"{name}.parquet"
+    if not file.is_file():
+        raise UserError(f"{directory} has no table {name}: is the run finished?")
+    return _read_rows(file, name).to_pandas()
+
+
+def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
+    """Reads the tables of a finished run by name; one that the run did not write is empty."""
+    if not (directory / SUMMARY).is_file():
+        raise UserError(f"{directory} holds no finished run: it has no {SUMMARY}")
+    return written_tables(directory)
+
+
+def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
+    """Reads the tables of a run whose tables are written, though its summary may not be."""
+
+    def table(name: str) -> pd.DataFrame:
+        file = directory / f"{name}.parquet"
+        return (_read_rows(file, name) if file.is_file() else arrow_schema(name).empty_table()).to_pandas()
+
+    return table
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as dictionaries."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises UserError for anything else."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"cannot read {file}: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"cannot read {file}: it holds no JSON object")
+    return content
+
+
+def _read_rows(file: Path, name: str) -> pa.Table:
+    try:
+        return pq.read_table(file, schema=arrow_schema(name))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"cannot read table {name} in {file.parent}: {str(error).splitlines()[0]}") from error
+
+
+def _checked_table(name: str, rows: Sequence[Row]) -> pa.Table:
+    """The rows as the schema says. Raises ValueError for an unknown column or a null where none may be."""
+    schema = arrow_schema(name)
+    for row in rows:
+        if unknown := row.keys() - set(schema.names):
+            raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
+    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    for column in (*COMMON, *TABLES[name]):
+        if not column.null and table[column.name].null_count:
+            raise ValueError(f"column {column.name} of table {name} must not be null")
+    return table
+
+
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """In one step: a reader sees the old file or the new one."""
+    unfinished = file.with_suffix(".json.tmp")
+    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished.replace(file)

@@ -1,0 +1,80 @@
+"""What kind of token each token is, and which ones begin a sentence, a clause or a step."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from enum import StrEnum
+
+import numpy as np
+from jaxtyping import Bool, Int
+
+from interp.text.trace import Trace
+
+
+class TokenType(StrEnum):
+    """By the token's text."""
+
+    WORD = "word"
+    NUMBER = "number"
+    PUNCTUATION = "punctuation"
+    """Punctuation and other signs, operators included."""
+    LINE_BREAK = "line_break"
+    OTHER = "other"
+    """Blanks, parts of characters, special tokens."""
+
+
+class Boundary(StrEnum):
+    """What a token may begin."""
+
+    SENTENCE = "sentence"
+    CLAUSE = "clause"
+    """A sentence, or what stands after a comma, colon or semicolon."""
+    STEP = "step"
+    """A line."""
+
+
+_ENDS = {
+    Boundary.SENTENCE: re.compile(r"[.!?]+[\"')\]]*(?=\s)|\n"),
+    Boundary.CLAUSE: re.compile(r"[.!?]+[\"')\]]*(?=\s)|[,;:](?=\s)|\n"),
+    Boundary.STEP: re.compile(r"\n"),
+}
+_VISIBLE = re.compile(r"\S")
+
+
+def token_type(text: str) -> TokenType:
+    """The type of a token from its text, leading blanks ignored."""
+    if "\n" in text:
+        return TokenType.LINE_BREAK
+    stripped = text.strip()
+    if not stripped or "\ufffd" in stripped or re.fullmatch(r"<[^<>\s]+>", stripped):
+        return TokenType.OTHER
+    if any(c.isalpha() for c in stripped):
+        return TokenType.WORD
+    return TokenType.NUMBER if any(c.isdigit() for c in stripped) else TokenType.PUNCTUATION
+
+
+def boundary_positions(trace: Trace, boundary: Boundary, response: range) -> Bool[np.ndarray, " token"]:
+    """For each token of the response whether it has the first visible character of a sentence, clause or step.
+
+    The response's own first token does not count: every measure begins there.
+    """
+    starts = [start for start, _ in trace.offsets]
+    text_start = trace.offsets[response.start][0]
+    marks = np.zeros(len(response), dtype=bool)
+    for end in _ENDS[boundary].finditer(trace.text, text_start):
+        first = _VISIBLE.search(trace.text, end.end())
+        if first is None:
+            break
+        # The last token that starts at or before the character and is not empty holds it.
+        position = bisect_left(starts, first.start() + 1) - 1
+        while position > 0 and trace.offsets[position][1] <= first.start():
+            position -= 1
+        if position in response and position > response.start:
+            marks[position - response.start] = True
+    return marks
+
+
+def sentence_numbers(starts: Bool[np.ndarray, " token"]) -> Int[np.ndarray, " token"]:
+    """The number of each token's sentence, from 0."""
+    return np.cumsum(starts)
