@@ -11,20 +11,20 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from experiments.ablate_findings import findings
-from experiments.collect import Needs, collect, examples
-from experiments.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of, typed
-from experiments.plan import Plan, measured
-from experiments.probing import HaystackOptions, needles_for, probes
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.base.collect import Needs, collect, examples
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of, typed
+from experiments.base.plan import Plan, measured
+from experiments.base.probing import HaystackOptions, needles_for, probes
+from experiments.base.session import Session
 from interp.ablation.effects import Intervention, Labels, Subjects, answer_position
+from interp.ablation.findings import findings
 from interp.ablation.interventions import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
 from interp.errors import UserError
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.heads.scores import Head, HeadScore
 from interp.model.layers import layer_set
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment, Trace

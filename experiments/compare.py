@@ -11,16 +11,17 @@ from typing import Annotated, Any
 
 from omegaconf import ListConfig
 
-from experiments import compare_credit, compare_heads
-from experiments.compared import Run, RunsCompared, labels, number_rows, series
-from experiments.options import Options, Text, one_of, typed
-from experiments.plan import Plan
-from experiments.session import Session
-from experiments.summary import Findings, Headline, summary
+from experiments.base.options import Options, Text, one_of, typed
+from experiments.base.plan import Plan
+from experiments.base.session import Session
+from interp.credit import compare as compare_credit
 from interp.errors import UserError
+from interp.heads import compare as compare_heads
 from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
+from interp.runs.compared import Run, RunsCompared, labels, number_rows, series
 from interp.runs.directory import ENVIRONMENT
+from interp.runs.headlines import Findings, Headline, summary
 from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
 

@@ -12,9 +12,11 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.collect import Collected, Needs, from_response, respond
-from experiments.compared import TIMING
-from experiments.credit_findings import findings
+from experiments.base.collect import Collected, Needs, from_response, respond
+from experiments.base.data import DataOptions, questions
+from experiments.base.options import typed
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
 from experiments.credit_options import ALL_HEADS, CreditOptions
 from experiments.credit_training import (
     CHECKPOINTS,
@@ -25,12 +27,8 @@ from experiments.credit_training import (
     responses_a_step,
     train,
 )
-from experiments.data import DataOptions, questions
-from experiments.options import typed
-from experiments.plan import Plan, measured
 from experiments.rhythm import rank_heads_by_distance
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from interp.credit.findings import findings
 from interp.credit.rows import credited_rows
 from interp.credit.signals import CreditHeads, Measuring
 from interp.data.examples import Question
@@ -38,6 +36,8 @@ from interp.errors import UserError
 from interp.heads.scores import Head
 from interp.model.generate import Backend
 from interp.model.layers import layer_set
+from interp.runs.compared import TIMING
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records, write_json
 from interp.text.trace import Trace
 

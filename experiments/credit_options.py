@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from experiments.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
-from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
+from experiments.base.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
+from experiments.base.ranking import HeadShare, Horizon, Ranking, ranking_of
 from interp.credit.gamma import CreditRule, End, Signs, Strategy
 from interp.rhythm.waad_fai import Sinks
 

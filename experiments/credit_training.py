@@ -19,9 +19,9 @@ from tqdm import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl.trainer.grpo_config import GRPOConfig
 
-from experiments.collect import Needs, condition_for
+from experiments.base.collect import Needs, condition_for
+from experiments.base.session import Session
 from experiments.credit_options import CreditOptions
-from experiments.session import Session
 from interp.credit.signals import Measuring
 from interp.credit.trainer import SECONDS, SHARE, CreditTrainer
 from interp.data.examples import Question

@@ -9,18 +9,18 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from experiments.evaluate_findings import findings
-from experiments.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, typed
-from experiments.plan import Plan, measured
-from experiments.session import Session
-from experiments.summary import Findings, summary
+from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, typed
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
+from interp.grading.findings import findings
 from interp.grading.judge import Judge, JudgeOptions
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.grading.responses import graded, graded_trace, samples_of
 from interp.model.generate import Backend
+from interp.runs.headlines import Findings, summary
 from interp.text.prompts import Condition, render
 from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, split_text
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from experiments.options import Options, Text
-from experiments.plan import Plan
-from experiments.session import Session
-from experiments.summary import Findings
+from experiments.base.options import Options, Text
+from experiments.base.plan import Plan
+from experiments.base.session import Session
 from interp.errors import UserError
 from interp.figures.redraw import redraw
 from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.headlines import Findings
 from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)

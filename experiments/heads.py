@@ -6,15 +6,14 @@ import logging
 from collections.abc import Sequence
 from typing import Annotated, Any
 
-from experiments.collect import Collected, collect, from_response, given_trace, respond
-from experiments.heads_findings import FindingsOptions, findings
-from experiments.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text, typed
-from experiments.plan import Plan, measured, require_memory
-from experiments.probing import HaystackOptions, needles_for, probes
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.base.collect import Collected, collect, from_response, given_trace, respond
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text, typed
+from experiments.base.plan import Plan, measured, require_memory
+from experiments.base.probing import HaystackOptions, needles_for, probes
+from experiments.base.session import Session
 from interp.data.examples import TraceText
 from interp.errors import UserError
+from interp.heads.findings import FindingsOptions, findings
 from interp.heads.haystack import Haystack
 from interp.heads.measure import HeadMeasures, map_rows, measure_heads
 from interp.heads.ranking import (
@@ -27,6 +26,7 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import HeadScore, usual_count
 from interp.model.layers import layer_set
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records
 from interp.text.trace import Trace
 

@@ -8,16 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from experiments.collect import Needs, collect, examples
-from experiments.key_tokens_findings import findings
-from experiments.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, typed
-from experiments.plan import Plan, measured
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.base.collect import Needs, collect, examples
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, typed
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
 from interp.errors import UserError
 from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
 from interp.key_tokens.effects import effect_rows, summary_rows, traced, write_answers
+from interp.key_tokens.findings import findings
 from interp.model.layers import layer_set
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records
 from interp.stats import rng_for
 from interp.text.trace import Segment, Trace

@@ -14,15 +14,15 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import AfterValidator
 
-from experiments.options import AtLeastOne, Options, Text, distinct, one_of, typed
-from experiments.parts import experiment
-from experiments.plan import Plan
-from experiments.session import Session, warned
-from experiments.summary import Findings, Headline, summary
+from experiments.base.experiment import experiment
+from experiments.base.options import AtLeastOne, Options, Text, distinct, one_of, typed
+from experiments.base.plan import Plan
+from experiments.base.session import Session, warned
 from interp.data.examples import Question
 from interp.errors import UserError
 from interp.grading.outcomes import Outcome
 from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.headlines import Findings, Headline, summary
 from interp.runs.report import Part, Report, report_page
 from interp.runs.report_text import ABOUT
 from interp.runs.store import read_json, records, tables_of

@@ -10,12 +10,10 @@ import numpy as np
 from pydantic import AfterValidator
 from tqdm import tqdm
 
-from experiments.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct, typed
-from experiments.pairs import Drafted, PairMaker
-from experiments.patching_findings import findings
-from experiments.plan import Plan, measured
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct, typed
+from experiments.base.pairs import Drafted, PairMaker
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
 from interp.errors import UserError
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
@@ -23,8 +21,10 @@ from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_v
 from interp.model.layers import layer_set
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions, padded
+from interp.patching.findings import findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment

@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from experiments.collect import Needs, examples
-from experiments.options import (
+from experiments.base.collect import Needs, examples
+from experiments.base.options import (
     AtLeastOne,
     Layers,
     Megabytes,
@@ -24,22 +24,22 @@ from experiments.options import (
     one_of,
     typed,
 )
-from experiments.perturb_findings import findings
-from experiments.plan import Plan, measured
+from experiments.base.plan import Plan, measured
+from experiments.base.ranking import HeadShare, Horizon, Ranking, ranking_of
+from experiments.base.session import Session
 from experiments.rhythm import rank_heads_by_distance, ranked_first, sets_of
-from experiments.rhythm_options import HeadShare, Horizon, Ranking, ranking_of
-from experiments.session import Session
-from experiments.summary import Findings, summary
 from interp.errors import UserError
 from interp.grading.outcomes import extract_answer, is_correct
 from interp.model.generate import Sampling
 from interp.model.layers import layer_set
+from interp.perturb.findings import findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
 from interp.perturb.rollouts import Fork, rollouts, trunk
 from interp.perturb.tables import group_rows, groups_of, predictor_rows, problems_of
 from interp.rhythm.couplings import Peaks
 from interp.rhythm.tables import HeadSets, curve_rows, token_rows
 from interp.rhythm.waad_fai import Sinks, measure_rhythm, response_of
+from interp.runs.headlines import Findings, summary
 from interp.text.trace import Trace, after_reasoning, decode_response, end_ids
 
 log = logging.getLogger(__name__)

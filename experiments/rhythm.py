@@ -12,17 +12,16 @@ import pandas as pd
 from jaxtyping import Float
 from pydantic import AfterValidator, Field
 
-from experiments.collect import Collected, Needs, collect, examples
-from experiments.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct, typed
-from experiments.plan import Plan, measured
-from experiments.rhythm_findings import findings
-from experiments.rhythm_options import HeadShare, Horizon, Portion, Ranking, ranking_of
-from experiments.session import Session
-from experiments.summary import Findings, reasons, summary
+from experiments.base.collect import Collected, Needs, collect, examples
+from experiments.base.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct, typed
+from experiments.base.plan import Plan, measured
+from experiments.base.ranking import HeadShare, Horizon, Portion, Ranking, ranking_of
+from experiments.base.session import Session
 from interp.errors import UserError
 from interp.heads.scores import Head, head_array, usual_count
 from interp.model.layers import layer_sets
 from interp.rhythm.couplings import PeakRule, Peaks
+from interp.rhythm.findings import findings
 from interp.rhythm.tables import (
     Analysis,
     HeadSets,
@@ -38,6 +37,7 @@ from interp.rhythm.tables import (
     type_rows,
 )
 from interp.rhythm.waad_fai import Sinks, map_of_sets, measure_rhythm
+from interp.runs.headlines import Findings, reasons, summary
 from interp.runs.store import records
 from interp.text.trace import Trace
 

@@ -21,9 +21,9 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
-from experiments.job_files import LOG, job_files, remove_new_directories
-from experiments.sweeps import crashes, failures, in_sweep, note_failure
+from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
+from experiments.base.job_files import LOG, job_files, remove_new_directories
+from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
 from interp.runs.directory import ENVIRONMENT
 
@@ -124,10 +124,10 @@ class _Run:
         # Heavy imports start here.
         import torch
 
-        from experiments.parts import experiment as experiment_of
-        from experiments.session import Session
-        from experiments.summary import show
+        from experiments.base.experiment import experiment as experiment_of
+        from experiments.base.session import Session
         from interp.runs.directory import check_directory
+        from interp.runs.headlines import show
 
         cfg = self.cfg
         session = Session(cfg, self.directory)

@@ -13,10 +13,9 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from experiments.options import AtLeastOne, By, Count, Options, Share, Text, typed
-from experiments.plan import Plan, measured
-from experiments.session import Session
-from experiments.summary import Findings, Headline, summary
+from experiments.base.options import AtLeastOne, By, Count, Options, Share, Text, typed
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
 from interp.grading.responses import Grading, graded
@@ -24,6 +23,7 @@ from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
+from interp.runs.headlines import Findings, Headline, summary
 from interp.stats import Estimate, binomial_estimate
 from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import decode_response

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments.base.session import Session
 from experiments.run import main
-from experiments.session import Session
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY_TRAINING = "steps=2 drill_steps=1 every=1 batch=2 eval_problems=2 final_problems=4 early_accuracy=[0,1]"

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from experiments.data import DataOptions, given_traces
+from experiments.base.data import DataOptions, given_traces
 from interp.data.datasets import gold_of, read_questions, read_traces
 from interp.data.examples import TraceText
 from interp.errors import TraceError

@@ -79,4 +79,4 @@ def test_one_place_generates() -> None:
     root = Path(__file__).resolve().parents[1]
     files = [file for package in ("interp", "experiments") for file in (root / package).rglob("*.py")]
     callers = {file.name for file in files if ".generate(" in file.read_text()}
-    assert callers == {"decoding.py", "vllm_backend.py"}
+    assert callers == {"decoding.py", "vllm.py"}

@@ -96,7 +96,7 @@ def test_the_command_line_refuses_before_loading(
     def fail(*_: object) -> Lens:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr("experiments.session.load_lens", fail)
+    monkeypatch.setattr("experiments.base.session.load_lens", fail)
     given = ["experiment=heads", "data=traces", f"data.path={r1_traces}", f"hydra.run.dir={tmp_path / 'run'}"]
     assert "mix conditions" in run(*given).stderr
     done = run(*given, "+data.where.condition=with_reasoning")
@@ -143,7 +143,7 @@ def test_options_that_the_model_cannot_have_are_said_before_its_weights_are_load
     def fail(*_: object) -> Lens:
         raise AssertionError("the weights were loaded")
 
-    monkeypatch.setattr("experiments.session.load_lens", fail)
+    monkeypatch.setattr("experiments.base.session.load_lens", fail)
     done = run(*wrong, cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "loading" not in done.stderr

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from pydantic import BaseModel
 
-from experiments.arguments import choices
-from experiments.data import ContrastOptions, DataOptions
-from experiments.options import By
-from experiments.parts import experiment
-from experiments.run_options import GradingOptions, ModelOptions, RunOptions, SamplingOptions
-from experiments.session import Session
+from experiments.base.arguments import choices
+from experiments.base.data import ContrastOptions, DataOptions
+from experiments.base.experiment import experiment
+from experiments.base.options import By
+from experiments.base.run_options import GradingOptions, ModelOptions, RunOptions, SamplingOptions
+from experiments.base.session import Session
 from interp.errors import UserError
 from tests.command import ROOT, SMALLEST, run
 

@@ -135,7 +135,7 @@ def test_the_planted_heads_come_first(tmp_path: Path) -> None:
 def test_figures_are_drawn_again_without_the_model(
     tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("experiments.session.load_lens", lambda *_: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("experiments.base.session.load_lens", lambda *_: pytest.fail("a model was loaded"))
     before = {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()}
     ok("experiment=figures", f"run={finished / '0'}", f"hydra.run.dir={tmp_path}")
     again = {p.name: p.read_bytes() for p in (tmp_path / "figures").iterdir()}

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from experiments.compare_credit import arms
+from interp.credit.compare import arms
 from interp.credit.gamma import Strategy
 from interp.credit.study import Training as Done
 from interp.credit.study import running_peak_average, study_rows

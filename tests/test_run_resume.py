@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments import heads
-from experiments.plan import measured
+from experiments.base.plan import measured
 from interp.runs.store import RunStore, read_table
 from tests.command import NO_PROBES, SMALLEST, make_session, ok, run, start, wait_for_parts
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from experiments.compared import Run, number_rows
+from interp.runs.compared import Run, number_rows
 from tests.command import NO_PROBES, ROOT, ok, run
 
 SWEEP = [

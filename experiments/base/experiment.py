@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-from experiments.arguments import choices
+from experiments.base.arguments import choices
 from interp.errors import UserError, nearest
 
 EXTRAS = {"trl": "rl"}

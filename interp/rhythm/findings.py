@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.summary import Headline
 from interp.rhythm.couplings import Coupling
+from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
-from experiments.summary import Headline
+from interp.runs.headlines import Headline
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
 Tables = Callable[[str], pd.DataFrame]

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.compared import Run, RunsCompared
-from experiments.heads_findings import overlap_text
-from experiments.summary import Headline
 from interp.errors import UserError, nearest
+from interp.heads.findings import overlap_text
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head
+from interp.runs.compared import Run, RunsCompared
+from interp.runs.headlines import Headline
 from interp.stats import Estimate
 
 

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from experiments.session import Session
+from experiments.base.session import Session
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import positions_of
 from interp.errors import TraceError

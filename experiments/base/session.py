@@ -23,9 +23,9 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
-from experiments.options import Options, plain, typed
-from experiments.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
+from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
+from experiments.base.options import Options, plain, typed
+from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
 from interp.errors import UserError, on_command_line
@@ -102,7 +102,7 @@ class Session:
     def input(self) -> InputNotes | None:
         """What the input looks like to the model; what is odd about it has been said. None without data."""
         # By its name: what it looks at are also pairs, which are made in a session.
-        notes: InputNotes | None = import_module("experiments.input").look_at_input(self)
+        notes: InputNotes | None = import_module("experiments.base.input").look_at_input(self)
         for warning in notes.warnings if notes else ():
             log.warning("%s", warning)
         return notes

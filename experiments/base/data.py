@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from experiments.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
+from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
 from interp.data.datasets import (
     Fields,
     planted_questions,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.summary import Headline
 from interp.runs.directory import SUMMARY
+from interp.runs.headlines import Headline
 from interp.runs.store import read_json
 
 Options = dict[str, Any]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from experiments.compared import TIMING, Run, RunsCompared, differing, option
-from experiments.summary import Headline
 from interp.credit.study import REFERENCE, Training, curve_rows, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
+from interp.runs.compared import TIMING, Run, RunsCompared, differing, option
+from interp.runs.headlines import Headline
 from interp.runs.store import read_json
 from interp.stats import Estimate
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments.data import CONTRAST, ContrastOptions, ResponseFrom
-from experiments.options import typed
-from experiments.session import Session
+from experiments.base.data import CONTRAST, ContrastOptions, ResponseFrom
+from experiments.base.options import typed
+from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import TraceError, UserError
 from interp.grading.outcomes import Outcome

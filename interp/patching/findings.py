@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from experiments.heads_findings import overlap_text
-from experiments.summary import Headline
+from interp.heads.findings import overlap_text
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
 from interp.patching.profiles import agreement, curves, head_effects
+from interp.runs.headlines import Headline
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
 TOP = 10

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-from experiments.options import AtLeastOne, Lax, Options, Share
-from experiments.session import Session
+from experiments.base.options import AtLeastOne, Lax, Options, Share
+from experiments.base.session import Session
 from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.heads.haystack import Haystack, haystacks

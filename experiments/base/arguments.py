@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from interp.errors import UserError, nearest
 
 _HERE = Path(__file__).resolve().parent
-CONF = next(conf for conf in (_HERE / "conf", _HERE.parent / "conf") if conf.is_dir())
+CONF = next(conf for conf in (_HERE.parent / "conf", _HERE.parents[1] / "conf") if conf.is_dir())
 """The configuration: inside the installed package, or at the top of the repository."""
 GROUPS = ("experiment", "model", "data", "generation", "study")
 NOT_A_CHOICE = {"base"}

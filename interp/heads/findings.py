@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.summary import Headline
 from interp.heads.ranking import (
     HeadKind,
     Samples,
@@ -21,6 +20,7 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
 from interp.heads.trajectories import forward_p
+from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
 from interp.text.trace import Segment

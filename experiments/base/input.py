@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from experiments.data import CONTRAST, ResponseFrom
-from experiments.pairs import PairMaker
-from experiments.session import Session
+from experiments.base.data import CONTRAST, ResponseFrom
+from experiments.base.pairs import PairMaker
+from experiments.base.session import Session
 from interp.data.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.model.lens import load_config, load_tokenizer
 from interp.text.prompts import Condition, render

@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 from scipy import stats
 
-from experiments.summary import Headline
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
+from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.stats import Estimate
 from interp.text.prompts import Condition

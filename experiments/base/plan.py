@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from experiments.session import Session
+from experiments.base.session import Session
 from interp.errors import UserError
 from interp.model.lens import available_memory, device_of
 

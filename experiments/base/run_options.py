@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from experiments.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
+from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
-from experiments.summary import Headline
 from interp.key_tokens.corruptions import Corruption
 from interp.key_tokens.effects import ROLES
+from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
