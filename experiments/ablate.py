@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator, Field, model_validator
 
-from experiments.base.collect import Needs, collect, examples
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of, typed
+from experiments.base.collect import Needs, examples, traces
+from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of
 from experiments.base.plan import Plan, measured
-from experiments.base.probing import HaystackOptions, needles_for, probes
+from experiments.base.probing import HaystackOptions, measure_probes, needles_for
+from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
 from interp.ablation.effects import Intervention, Labels, Subjects, answer_position
-from interp.ablation.findings import findings
-from interp.ablation.interventions import Ablation, AblationKind, Knockout, Reference, Rows, record_reference
+from interp.ablation.findings import AblateFacts, findings
+from interp.ablation.interventions import Ablation, AblationKind, Knockout, Reference, record_reference
+from interp.ablation.interventions import Rows as CutRows
 from interp.errors import UserError
+from interp.figures import ablation as figures
+from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.heads.scores import Head, HeadScore
 from interp.model.layers import layer_set
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment, Trace
 
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 10.0
-"""About what the self-check, statistics and figures take."""
 RFH = "rfh"
 LISTS = (RFH, HeadKind.INDUCTION, HeadKind.RETRIEVAL, HeadKind.RECEIVER, HeadKind.TRAJECTORY)
 EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
@@ -53,7 +55,7 @@ class AblateOptions(Options):
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
     random_sets: Count
     kinds: Annotated[list[Annotated[AblationKind, Lax]], Field(min_length=1), AfterValidator(distinct)]
-    rows: Annotated[list[Annotated[Rows, Lax]], Field(min_length=1), AfterValidator(distinct)]
+    rows: Annotated[list[Annotated[CutRows, Lax]], Field(min_length=1), AfterValidator(distinct)]
     each_head: bool | None
     knockouts: Annotated[list[Annotated[str, one_of(CUT)]], AfterValidator(distinct)]
     renormalise: Annotated[list[bool], Field(min_length=1), AfterValidator(distinct)]
@@ -81,38 +83,22 @@ class Step:
     write: bool
 
 
-OPTIONS = AblateOptions
+def measure(session: Session, options: AblateOptions, example: Example) -> Rows | LeftOut:
+    """The scores of every head on one trace, for the ranking."""
+    if answer_position(example.subject) is None:
+        return LeftOut(NO_ANSWER)
+    return {"heads": measure_heads(session.lens, example.subject, HeadMeasures((), 0), session.seed)}
 
 
-def run(session: Session) -> Findings:
+def cut(session: Session, options: AblateOptions) -> None:
     """Ranks the heads, then cuts them and the edges, batch of traces by batch."""
-    options = typed(AblateOptions, session.cfg.experiment, "experiment")
-    needles = check(session, options)
-    store, lens = session.store, session.lens
-    session.describe_environment()
-    for item in session.bar(collect(session), "traces", total=session.n_examples):
-        if item.trace is None or answer_position(item.trace) is None:
-            store.skip(item.index, item.example, item.reason or NO_ANSWER, **item.tables)
-        else:
-            heads = measure_heads(lens, item.trace, HeadMeasures((), 0), session.seed)
-            store.write(item.index, item.example, heads=heads, **item.tables)
-    if store.table("heads").empty:
-        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-    for prompt, score in session.bar(probes(session, options.induction_prompts, options.haystack, needles), "probes"):
-        if not store.has_closing(f"a-{prompt}"):
-            store.write_closing(f"a-{prompt}", probes=score())
-    lists = _lists(session, options)
-    traces = [Trace.from_row(row) for row in records(store.table("traces"))]
-    reference = record_reference(lens, traces, options.reference_samples, session.seed)
-    plan_of_steps = list(steps(session, options, lists))
-    total = len(plan_of_steps) * -(-len(traces) // options.batch)
-    for _ in session.bar(_cut(session, options, traces, plan_of_steps, reference), "interventions", total=total):
+    measure_probes(session, options.induction_prompts, options.haystack)
+    traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+    reference = record_reference(session.lens, traces, options.reference_samples, session.seed)
+    todo = list(steps(session, options, _lists(session, options)))
+    total = len(todo) * -(-len(traces) // options.batch)
+    for _ in session.bar(_cut(session, options, traces, todo, reference), "interventions", total=total):
         pass
-    headlines, more, lines = findings(store.table("effects"), lists, lens.n_layers, session.seed)
-    more |= {"skipped": store.skipped(), "n_traces": len(traces)}
-    facts = summary(headlines, lines=lines, **more)
-    session.finish(facts)
-    return Findings(headlines, lines)
 
 
 def _lists(session: Session, options: AblateOptions) -> dict[str, list[Head]]:
@@ -145,8 +131,8 @@ def steps(session: Session, options: AblateOptions, lists: dict[str, list[Head]]
     if options.each_head or (options.each_head is None and n_heads <= MOST_ALONE):
         kind = AblationKind(options.kinds[0])
         for head in (Head(layer, h) for layer in layers for h in range(lens.n_heads)):
-            labels = Labels(f"ablate_head_{kind}", rows=Rows.ANSWER, layer=head.layer, head=head.head)
-            yield Step((Ablation(frozenset([head]), kind, Rows.ANSWER),), labels, write=False)
+            labels = Labels(f"ablate_head_{kind}", rows=CutRows.ANSWER, layer=head.layer, head=head.head)
+            yield Step((Ablation(frozenset([head]), kind, CutRows.ANSWER),), labels, write=False)
     for edge in options.knockouts:
         for scaled in options.renormalise:
             yield from _knockouts(session, options, edge, scaled, lists)
@@ -160,12 +146,12 @@ def _dose(
     control: str | None,
 ) -> Iterator[Step]:
     for i, kind in enumerate(AblationKind(k) for k in options.kinds):
-        for rows in (Rows(r) for r in options.rows):
+        for rows in (CutRows(r) for r in options.rows):
             labels = Labels(f"ablate_head_{kind}", name, len(heads), rows, draw=draw, control=control)
             yield Step(
                 (Ablation(frozenset(heads), kind, rows),),
                 labels,
-                write=options.write and i == 0 and rows is Rows.ANSWER,
+                write=options.write and i == 0 and rows is CutRows.ANSWER,
             )
 
 
@@ -223,24 +209,22 @@ def _cut(
         session.store.write_closing(name, effects=rows)
 
 
-def check(session: Session, options: AblateOptions) -> Any:
-    """Everything that can be wrong is said before anything runs. Returns the haystacks."""
+def check(session: Session, options: AblateOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
     model = session.shape
     n_heads = len(layer_set(options.layers, model.n_layers)) * model.n_heads
     if options.doses and min(options.doses) > n_heads:
         raise UserError(f"experiment.doses={options.doses}: {model.name} has {n_heads} heads in these layers")
     if options.window is not None and not 0 <= options.window <= model.n_layers:
         raise UserError(f"experiment.window={options.window}: {model.name} has {model.n_layers} layers")
-    return needles_for(session, options.haystack)
+    needles_for(session, options.haystack)
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: AblateOptions) -> Plan:
     """Makes the traces of one batch, runs two interventions on it and scales up."""
-    options = typed(AblateOptions, session.cfg.experiment, "experiment")
-    check(session, options)
     with measured() as making:
         items = list(islice(examples(session, Needs.REASONING), max(options.batch, session.generation.batch)))
-    traces = [item.trace for item in items if item.trace is not None and answer_position(item.trace) is not None]
+    traces = [item.subject for item in items if item.subject is not None and answer_position(item.subject) is not None]
     if not traces:
         raise UserError("no trace would be measured: raise data.max_tokens or generation.max_new_tokens")
     part = traces[: options.batch]
@@ -270,3 +254,53 @@ def plan(session: Session) -> Plan:
         seconds,
         f"{len(items)} examples and one intervention",
     )
+
+
+def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
+    """The findings, out of the run's tables."""
+    return findings(session.store.table("effects"), _lists(session, options), session.seed)
+
+
+def draw(table: Tables, facts: AblateFacts) -> Drawings:
+    """Doses, single heads, windows of layers, whole segments."""
+    effects, heads = table("effects"), table("heads")
+    model = str(effects["model"].iloc[0])
+    shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
+    yield "ablate_doses", partial(figures.doses, effects, model)
+    yield "ablate_heads", partial(figures.single_heads, effects, facts.lists, shape, model)
+    yield "knockout_windows", partial(figures.windows, effects, model)
+    yield "knockout_whole", partial(figures.whole, effects, model)
+
+
+EXPERIMENT = Experiment(
+    options=AblateOptions,
+    about=About(
+        title="Do the heads matter that look at the reasoning?",
+        question=(
+            "Heads are cut, and edges of attention from one segment to another, beside random heads of the same layers."
+        ),
+        source="controls of Paper A, section 4",
+        published="The papers have no such experiment: attention alone does not show influence.",
+        figures={
+            "ablate_doses": "Effects by the number of heads that are cut; grey: random heads of the same layers.",
+            "ablate_heads": "What cutting each head alone does to the answer's logit difference.",
+            "knockout_whole": "Edges of attention between two segments cut in all heads and layers.",
+            "knockout_windows": "The same cut in a window of layers, by its first layer.",
+        },
+    ),
+    check=check,
+    examples=lambda session, _: traces(session),
+    measure=measure,
+    analyse=cut,
+    findings=tell,
+    facts=AblateFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(shared_traces=True),
+    smallest=(
+        "data.limit=2",
+        *(f"experiment.{option}" for option in ("doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]")),
+        *(f"experiment.{option}" for option in ("knockouts=[answer_reasoning]", "renormalise=[true]", "window=0")),
+        *(f"experiment.{option}" for option in ("induction_prompts=1", "haystack.lengths=[]", "each_head=false")),
+    ),
+)

@@ -5,35 +5,31 @@ from __future__ import annotations
 import glob
 import logging
 from collections import Counter
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+from matplotlib.figure import Figure
 from omegaconf import ListConfig
 
-from experiments.base.options import Options, Text, one_of, typed
+from experiments.base.experiment import Experiment, experiment, experiments
+from experiments.base.options import Options, Text, one_of
 from experiments.base.plan import Plan
 from experiments.base.session import Session
-from interp.credit import compare as compare_credit
 from interp.errors import UserError
-from interp.heads import compare as compare_heads
+from interp.figures.compare import along_layers, side_by_side
+from interp.figures.drawing import Drawings, Tables
 from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
+from interp.runs.about import About
 from interp.runs.compared import Run, RunsCompared, labels, number_rows, series
 from interp.runs.directory import ENVIRONMENT
-from interp.runs.headlines import Findings, Headline, summary
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
 
 log = logging.getLogger(__name__)
-
-GENERAL = ("evaluate", "patching", "rhythm", "ablate", "perturb", "key_tokens", "paper")
-"""Experiments whose runs are compared by their headline numbers alone."""
-COMPARE: dict[str, Callable[[list[Run], str], RunsCompared]] = {
-    "heads": compare_heads.compare,
-    "credit": compare_credit.compare,
-}
-"""What else runs of an experiment are compared by."""
 
 
 class CompareOptions(Options):
@@ -43,28 +39,35 @@ class CompareOptions(Options):
     kind: Annotated[str, one_of([*HeadScore, *HeadKind])]
 
 
-OPTIONS = CompareOptions
+@dataclass(frozen=True)
+class CompareFacts:
+    """What was compared."""
+
+    compared: str
+    """The experiment of all runs."""
+    runs: dict[str, str]
+    """The directory of each run by its label."""
+    subject: str
+    by_run: bool
 
 
-def run(session: Session) -> Findings:
-    """Gathers the runs, compares them as their experiment says, and draws."""
-    options = typed(CompareOptions, session.cfg.experiment, "experiment")
+def gather(session: Session, options: CompareOptions) -> None:
+    """Gathers the runs, and compares them as their experiment says."""
     runs = _runs(session)
     log.info("comparing %s", ", ".join(str(one.directory) for one in runs))
-    numbers = number_rows(runs)
-    further = COMPARE.get(runs[0].experiment)
+    numbers, further = number_rows(runs), experiment(runs[0].experiment).compare
     compared = further(runs, options.kind) if further else RunsCompared({}, _side_by_side(numbers, len(runs)))
-    session.describe_environment(with_model=False)
-    store = session.store
-    store.write_closing("compared", numbers=numbers, **compared.tables)
-    facts = summary(
-        compared.headlines,
-        compared=runs[0].experiment,
-        runs={one.label: str(one.directory) for one in runs},
-        **compared.facts,
-    )
-    session.finish(facts)
-    return Findings(compared.headlines, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{compared.title}")
+    session.store.write_closing("compared", numbers=numbers, **compared.tables)
+    session.memo["compared"] = runs, compared
+
+
+def tell(session: Session, options: CompareOptions) -> Findings[CompareFacts]:
+    """What comparing found."""
+    runs, compared = session.memo["compared"]
+    directories = {one.label: str(one.directory) for one in runs}
+    facts = CompareFacts(runs[0].experiment, directories, compared.subject, compared.by_run)
+    about = f": {compared.subject}" if compared.subject else ""
+    return Findings(compared.headlines, facts, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{about}")
 
 
 def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:
@@ -79,7 +82,7 @@ def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:
     ]
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: CompareOptions) -> Plan:
     """No model is needed."""
     return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {len(_runs(session))} runs are enough")
 
@@ -88,9 +91,7 @@ def _runs(session: Session) -> list[Run]:
     """The finished runs that `runs` names, all of one experiment."""
     asked = session.cfg.runs
     if asked is None:
-        raise UserError(
-            f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {', '.join((*COMPARE, *GENERAL))}"
-        )
+        raise UserError(f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {_comparable()}")
     patterns = list(asked) if isinstance(asked, ListConfig) else [str(asked)]
     directories = [Path(found) for pattern in patterns for found in sorted(glob.glob(str(pattern)))]  # noqa: PTH207 - may be absolute
     directories = list(dict.fromkeys(d for d in directories if (d / ENVIRONMENT).is_file()))
@@ -99,8 +100,8 @@ def _runs(session: Session) -> list[Run]:
     options = [read_json(directory / ENVIRONMENT)["options"] for directory in directories]
     names = [one["experiment"]["name"] for one in options]
     for directory, name in zip(directories, names, strict=True):
-        if name not in COMPARE and name not in GENERAL:
-            raise UserError(f"{directory} is a run of {name}: only runs of {', '.join((*COMPARE, *GENERAL))} compare")
+        if not experiment(name).comparable:
+            raise UserError(f"{directory} is a run of {name}: only runs of {_comparable()} compare")
         if name != names[0]:
             raise UserError(
                 f"{directory} is a run of {name} and {directories[0]} one of {names[0]}: compare them apart"
@@ -111,3 +112,43 @@ def _runs(session: Session) -> list[Run]:
             directories, names, labels(options), series(options), options, strict=True
         )
     ]
+
+
+def _comparable() -> str:
+    return ", ".join(name for name, record in experiments().items() if record.comparable)
+
+
+def draw(table: Tables, facts: CompareFacts) -> Drawings:
+    """The runs' headline numbers side by side and along layers, and what their experiment draws of them."""
+    if facts.by_run:
+        for i, page in enumerate(side_by_side(table("numbers"))):
+            yield f"compare_numbers_{i}", partial(_itself, page)
+        for i, page in enumerate(along_layers(table("numbers"))):
+            yield f"compare_layers_{i}", partial(_itself, page)
+    further = experiment(facts.compared).draw_compared
+    if further is not None:
+        runs = {label: tables_of(Path(directory)) for label, directory in facts.runs.items()}
+        yield from further(table, runs, facts.subject)
+
+
+def _itself(page: Figure) -> Figure:
+    return page
+
+
+EXPERIMENT = Experiment(
+    options=CompareOptions,
+    about=About(
+        title="What do runs have in common?",
+        question="Finished runs of one experiment side by side: models, data sets, layers, seeds or arms of a study.",
+        source="both papers",
+    ),
+    unit=None,
+    needs_data=False,
+    needs_model=lambda _: False,
+    comparable=False,
+    analyse=gather,
+    findings=tell,
+    facts=CompareFacts,
+    draw=draw,
+    plan=plan,
+)

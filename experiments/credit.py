@@ -5,20 +5,17 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from experiments.base.collect import Collected, Needs, from_response, respond
-from experiments.base.data import DataOptions, questions
-from experiments.base.options import typed
-from experiments.base.plan import Plan, measured
-from experiments.base.session import Session
-from experiments.credit_options import ALL_HEADS, CreditOptions
-from experiments.credit_training import (
+from experiments.base.collect import Needs, from_response, respond
+from experiments.base.credit_options import ALL_HEADS, CreditOptions
+from experiments.base.credit_training import (
     CHECKPOINTS,
     fit,
     grpo_config,
@@ -27,18 +24,27 @@ from experiments.credit_training import (
     responses_a_step,
     train,
 )
-from experiments.rhythm import rank_heads_by_distance
-from interp.credit.findings import findings
+from experiments.base.data import DataOptions, questions
+from experiments.base.experiment import Example, Experiment, InPaper
+from experiments.base.options import typed
+from experiments.base.plan import Plan, measured
+from experiments.base.session import Session
+from interp.credit.compare import compare
+from interp.credit.findings import CreditFacts, findings
 from interp.credit.rows import credited_rows
 from interp.credit.signals import CreditHeads, Measuring
 from interp.data.examples import Question
 from interp.errors import UserError
+from interp.figures import credit as figures
+from interp.figures.drawing import Drawings, Tables
 from interp.heads.scores import Head
 from interp.model.generate import Backend
 from interp.model.layers import layer_set
+from interp.rhythm.head_sets import rank_by_distance
+from interp.runs.about import About
 from interp.runs.compared import TIMING
-from interp.runs.headlines import Findings, reasons, summary
-from interp.runs.store import records, write_json
+from interp.runs.headlines import Findings, reasons
+from interp.runs.store import read_json, records, write_json
 from interp.text.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -47,40 +53,36 @@ FIRST = "a-start"
 """The part that holds what is known before training."""
 
 
-OPTIONS = CreditOptions
-
-
-def run(session: Session) -> Findings:
+def learn(session: Session, options: CreditOptions) -> None:
     """Ranks heads on the model as it is, trains it, and measures it on held-out questions before, during and after."""
-    options = typed(CreditOptions, session.cfg.experiment, "experiment")
-    train_set, test_set = check(session, options)
-    store = session.store
-    session.describe_environment()
+    store, (train_set, test_set) = session.store, _questions(session, options)
     if not store.has_closing(FIRST):
         # Before any step, so that a resumed run credits the same heads.
         traces = _traces(session, options, train_set)
-        head_sets = rank_heads_by_distance(session, options.ranking, traces)
-        measuring = _measuring(session, options, head_sets)
+        ranked = rank_by_distance(session.lens, traces, options.ranking)
+        measuring = _measuring(session, options, ranked)
         shown = credited_rows(session.lens, traces[0], options.rule, measuring, session.seed)
-        store.write_closing(FIRST, head_sets=head_sets, credited=shown)
+        store.write_closing(FIRST, head_sets=ranked, credited=shown)
     measuring = _measuring(session, options, records(store.table("head_sets")))
     timing = train(session, options, train_set, test_set, measuring)
     write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
-    headlines, lines = findings(store.table, timing)
-    facts = summary(headlines, lines=lines, strategy=options.strategy, n_train=len(train_set), n_test=len(test_set))
-    session.finish(facts)
-    shutil.rmtree(session.own_folder(CHECKPOINTS))
-    return Findings(headlines, lines, f"credit: {options.strategy} on {session.model_options.name}")
 
 
-def plan(session: Session) -> Plan:
+def tell(session: Session, options: CreditOptions) -> Findings[CreditFacts]:
+    """The findings, out of the run's tables."""
+    train_set, test_set = _questions(session, options)
+    headlines, lines = findings(session.store.table, read_json(session.directory / TIMING))
+    facts = CreditFacts(options.strategy, len(train_set), len(test_set))
+    return Findings(headlines, facts, lines, f"credit: {options.strategy} on {session.model_options.name}")
+
+
+def plan(session: Session, options: CreditOptions) -> Plan:
     """Trains for two steps, measures once, and scales up."""
-    options = typed(CreditOptions, session.cfg.experiment, "experiment")
-    train_set, test_set = check(session, options)
+    train_set, test_set = _questions(session, options)
     trial = options.model_copy(update={"steps": 2, "save_every": 10**9})
-    head_sets = rank_heads_by_distance(session, options.ranking, _traces(session, options, train_set))
+    ranked = rank_by_distance(session.lens, _traces(session, options, train_set), options.ranking)
     with TemporaryDirectory() as folder:
-        trainer = make_trainer(session, trial, train_set, _measuring(session, options, head_sets), Path(folder))
+        trainer = make_trainer(session, trial, train_set, _measuring(session, options, ranked), Path(folder))
         with measured() as measuring:
             held_out_accuracy(session, options, test_set, 0)
         fit(trainer)
@@ -99,20 +101,15 @@ def plan(session: Session) -> Plan:
     )
 
 
-def check(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
-    """Everything that can be wrong is said before anything runs. The training and the held-out questions."""
+def check(session: Session, options: CreditOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.shape.n_layers)
     if session.given is not None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
     if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
-    held_out = questions(_changed(session, options.test, "test"))
-    texts = {question.text for question in held_out}
-    train_set = questions(_changed(session, options.train, "train"))
-    fresh = [question for question in train_set if question.text not in texts]
-    if len(fresh) < len(train_set):
-        log.info("%d training questions are held out and left away", len(train_set) - len(fresh))
+    fresh, held_out = _questions(session, options)
     for name, chosen in (("train", fresh), ("test", held_out)):
         if not chosen:
             raise UserError(f"no question is left: change experiment.{name}")
@@ -121,7 +118,20 @@ def check(session: Session, options: CreditOptions) -> tuple[list[Question], lis
     a_step = (grpo.generation_batch_size or 0) // (grpo.num_generations or 1)
     if len(fresh) < a_step:
         raise UserError(f"experiment.train has {len(fresh)} questions, and one step asks {a_step}: raise its limit")
-    return fresh, held_out
+
+
+def _questions(session: Session, options: CreditOptions) -> tuple[list[Question], list[Question]]:
+    """The training and the held-out questions, none of which is in both."""
+    if "questions" not in session.memo:
+        held_out = questions(_changed(session, options.test, "test"))
+        texts = {question.text for question in held_out}
+        train_set = questions(_changed(session, options.train, "train"))
+        fresh = [question for question in train_set if question.text not in texts]
+        if len(fresh) < len(train_set):
+            log.info("%d training questions are held out and left away", len(train_set) - len(fresh))
+        session.memo["questions"] = fresh, held_out
+    found: tuple[list[Question], list[Question]] = session.memo["questions"]
+    return found
 
 
 def _changed(session: Session, changes: dict[str, Any], where: str) -> DataOptions:
@@ -132,12 +142,12 @@ def _changed(session: Session, changes: dict[str, Any], where: str) -> DataOptio
 def _traces(session: Session, options: CreditOptions, train_set: Sequence[Question]) -> list[Trace]:
     """Responses of the model as it is to the first training questions."""
     asked, size = list(train_set[: options.ranking_traces]), session.generation.batch
-    items: list[Collected] = []
+    items: list[Example] = []
     for first in range(0, len(asked), size):
         batch = asked[first : first + size]
         for question, response in zip(batch, respond(session, batch, first, Needs.RESPONSE), strict=True):
             items.append(from_response(session, len(items), question, response, Needs.RESPONSE))
-    traces = [item.trace for item in items if item.trace is not None]
+    traces = [item.subject for item in items if item.subject is not None]
     if not traces:
         raise UserError(f"no response to rank heads on: {reasons(Counter(str(item.reason) for item in items))}")
     return traces
@@ -156,3 +166,61 @@ def _measuring(session: Session, options: CreditOptions, head_sets: Sequence[dic
         }
         heads = CreditHeads(kinds["local"], kinds["global"])
     return Measuring(heads, options.ranking.settings, options.sinks)
+
+
+def draw(table: Tables, facts: CreditFacts) -> Drawings:
+    """The learning curve, and where the credit goes."""
+    training, credited = table("training"), table("credited")
+    title = f"{training['model'].iloc[0]}, {facts.strategy} credit"
+    yield "credit_curve", partial(figures.learning_curve, training, title)
+    yield "credit_tokens", partial(figures.credited_tokens, credited, title)
+
+
+def draw_compared(table: Tables, runs: Mapping[str, Tables], subject: str) -> Drawings:
+    """Many trainings of few arms: the study says more than run by run (Paper B, Fig. 4 and Table 3)."""
+    study, curves = table("study"), table("study_curves")
+    yield "b_fig4_curves", partial(figures.study_curves, curves, subject)
+    yield "b_table3_accuracy", partial(figures.study_accuracy, study, subject)
+    yield "b_table3_accuracy", partial(figures.study_table, study)
+
+
+EXPERIMENT = Experiment(
+    options=CreditOptions,
+    about=About(
+        title="Does credit from the rhythm make RL better?",
+        question="One training with GRPO whose advantages are weighted by token, measured on held-out questions.",
+        source="Paper B, section 5",
+        published=(
+            "Paper B, section 5, Countdown, Qwen3-4B-Base: GRPO 52.6, random 55.0, entropy 57.7, local-chunk 59.9, "
+            "global-anchor 60.4, coupled rhythm 63.1 %."
+        ),
+        figures={
+            "credit_curve": "B-Fig-4. Learning curve of one training.",
+            "credit_tokens": "Where the credit goes.",
+        },
+        beside={
+            "held-out accuracy after": ".526 (GRPO) to .631 (coupled rhythm), Countdown, Qwen3-4B-Base",
+        },
+    ),
+    unit=None,
+    changes_model=True,
+    check=check,
+    analyse=learn,
+    findings=tell,
+    facts=CreditFacts,
+    draw=draw,
+    plan=plan,
+    tidy=lambda session, _: shutil.rmtree(session.own_folder(CHECKPOINTS)),
+    in_paper=InPaper(
+        unless_asked="A training takes longer than a report should: run experiment=credit study=strategies."
+    ),
+    compare=compare,
+    draw_compared=draw_compared,
+    smallest=(
+        "data=planted",
+        "generation.max_new_tokens=24",
+        *(f"experiment.{option}" for option in ("steps=2", "eval_every=1", "save_every=1", "ranking_traces=2")),
+        *(f"experiment.{option}" for option in ("train.limit=4", "test.limit=3", "grpo.num_generations=4")),
+        "experiment.grpo.per_device_train_batch_size=8",
+    ),
+)

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
 
+import pandas as pd
 from pydantic import AfterValidator, Field
 
-from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, typed
+from experiments.base.experiment import Example, Experiment, InPaper
+from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct
 from experiments.base.plan import Plan, measured
+from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
-from interp.grading.findings import findings
+from interp.figures import evaluation as figures
+from interp.figures.drawing import Drawings, Tables
+from interp.grading.findings import EvaluateFacts, findings
 from interp.grading.judge import Judge, JudgeOptions
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.grading.responses import graded, graded_trace, samples_of
 from interp.model.generate import Backend
-from interp.runs.headlines import Findings, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings
 from interp.text.prompts import Condition, render
 from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, split_text
-
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 10.0
-"""About what statistics and figures take."""
 
 
 class JudgeSettings(Options):
@@ -51,45 +52,16 @@ class EvaluateOptions(Options):
     judge: Annotated[JudgeOptions, By(JudgeSettings)]
 
 
-OPTIONS = EvaluateOptions
-
-
-def run(session: Session) -> Findings:
-    """Answers and grades every question, or grades given traces; then filters, tests and draws."""
-    options = typed(EvaluateOptions, session.cfg.experiment, "experiment")
-    conditions, judge = check(session, options)
-    store = session.store
-    given = session.given
-    # Given texts need no model, and vLLM has its own copy.
-    session.describe_environment(with_model=given is None and session.backend is Backend.HUGGING_FACE)
-    if given is not None:
-        for index, rows in session.bar(_grade_given(session, judge), "traces", total=session.n_examples):
-            store.write(index, given[index].id, answers=rows)
+def answer(session: Session, options: EvaluateOptions) -> Iterator[Example]:
+    """Every question with the rows of its answers, or every given trace with its row, if it is not done."""
+    judge = _judge(options)
+    if session.given is not None:
+        yield from session.bar(_grade_given(session, judge), "traces", total=session.n_examples)
     else:
-        for index, rows in session.bar(_answer(session, options, conditions, judge), "questions", session.n_examples):
-            store.write(index, session.questions[index].id, answers=rows)
-    answers = store.table("answers")
-    answers["writer"] = answers["writer"].fillna("unknown")
-    if answers["correct"].isna().all() and answers["score"].isna().all():
-        raise UserError("nothing can be graded: the data has no gold answers; set experiment.judge.url for a judge")
-    if not store.has_closing("a-statistics"):
-        store.write_closing(
-            "a-statistics",
-            filters=filter_rows(answers),
-            accuracy=accuracy_rows(answers, session.seed),
-            paired=paired_rows(answers, session.seed),
-        )
-    headlines, more, lines = findings(store.table, answers)
-    more |= {"skipped": store.skipped()}
-    facts = summary(headlines, lines=lines, **more)
-    session.finish(facts)
-    title = f"evaluate on given traces: {', '.join(answers['writer'].unique())}" if given is not None else None
-    return Findings(headlines, lines, title)
+        yield from session.bar(_answer(session, options, judge), "questions", session.n_examples)
 
 
-def _answer(
-    session: Session, options: EvaluateOptions, conditions: list[Condition], judge: Judge | None
-) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> Iterator[Example]:
     """Each question with its rows of answers.parquet. A batch is always made whole: resuming changes nothing."""
     questions, size = session.questions, session.generation.batch
     for first in range(0, len(questions), size):
@@ -97,13 +69,14 @@ def _answer(
         if all(session.store.has(first + i) for i in range(len(batch))):
             continue
         rows: list[list[dict[str, Any]]] = [[] for _ in batch]
-        for condition in conditions:
+        for condition in conditions_of(session, options):
             for sample in range(options.samples):
                 for i, row in enumerate(_respond(session, batch, first, condition, sample)):
                     rows[i].append(row)
         for i, question in enumerate(batch):
             if not session.store.has(first + i):
-                yield first + i, _judged(judge, question, rows[i], session.grading.markers)
+                graded_rows = _judged(judge, question, rows[i], session.grading.markers)
+                yield Example(first + i, question.id, question, tables={"answers": graded_rows})
 
 
 def _respond(
@@ -128,13 +101,14 @@ def _respond(
     ]
 
 
-def _grade_given(session: Session, judge: Judge | None) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:
     traces = (session.given or [])[: session.data_options.limit]
     for index, (trace, sample) in enumerate(zip(traces, samples_of(traces), strict=True)):
         if not session.store.has(index):
             question = Question(trace.question, split_text(trace.text, session.grading.markers)[0])
             rows = [graded_trace(trace, session.grading, sample)]
-            yield index, _judged(judge, question, rows, session.grading.markers)
+            graded_rows = _judged(judge, question, rows, session.grading.markers)
+            yield Example(index, trace.id, question, tables={"answers": graded_rows})
 
 
 def _judged(
@@ -150,10 +124,18 @@ def _judged(
     return rows
 
 
-def check(session: Session, options: EvaluateOptions) -> tuple[list[Condition], Judge | None]:
-    """Everything that can be wrong is said before anything runs."""
+def _judge(options: EvaluateOptions) -> Judge | None:
+    return Judge(options.judge) if options.judge.url else None
+
+
+def conditions_of(session: Session, options: EvaluateOptions) -> list[Condition]:
+    """How every question is asked."""
     thinks = Condition.WITH_REASONING if session.model_options.reasons else Condition.NO_TAGS
-    conditions = options.conditions or [thinks, Condition.WITHOUT_REASONING]
+    return options.conditions or [thinks, Condition.WITHOUT_REASONING]
+
+
+def check(session: Session, options: EvaluateOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
     if options.samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.samples=1")
     if session.data_options.max_tokens is not None:
@@ -161,17 +143,43 @@ def check(session: Session, options: EvaluateOptions) -> tuple[list[Condition], 
     for trace in session.given or []:
         if trace.condition is not None:
             choice(Condition, trace.condition, f"trace {trace.id}: condition")
-    judge = Judge(options.judge) if options.judge.url else None
     known = session.given if session.given is not None else session.questions
-    if judge is None and all(item.gold is None and getattr(item, "task", None) is None for item in known):
+    ungraded = all(item.gold is None and getattr(item, "task", None) is None for item in known)
+    if _judge(options) is None and ungraded:
         raise UserError("the data has no gold answers: set experiment.judge.url and experiment.judge.model for a judge")
-    return conditions, judge
 
 
-def plan(session: Session) -> Plan:
+def test(session: Session, options: EvaluateOptions) -> None:
+    """Filters, accuracies and paired tests over all answers."""
+    answers, store = answers_of(session), session.store
+    if answers["correct"].isna().all() and answers["score"].isna().all():
+        raise UserError("nothing can be graded: the data has no gold answers; set experiment.judge.url for a judge")
+    if not store.has_closing("a-statistics"):
+        store.write_closing(
+            "a-statistics",
+            filters=filter_rows(answers),
+            accuracy=accuracy_rows(answers, session.seed),
+            paired=paired_rows(answers, session.seed),
+        )
+
+
+def answers_of(session: Session) -> pd.DataFrame:
+    """All answers so far; who wrote each, where that is known."""
+    answers = session.store.table("answers")
+    answers["writer"] = answers["writer"].fillna("unknown")
+    return answers
+
+
+def tell(session: Session, options: EvaluateOptions) -> Findings[EvaluateFacts]:
+    """The findings, out of the run's tables."""
+    found = findings(session.store.table, answers_of(session))
+    given = f"evaluate on given traces: {', '.join(found.facts.writers)}" if session.given is not None else None
+    return replace(found, title=given)
+
+
+def plan(session: Session, options: EvaluateOptions) -> Plan:
     """Answers one batch under one condition, or grades a few traces, and scales up."""
-    options = typed(EvaluateOptions, session.cfg.experiment, "experiment")
-    conditions, _ = check(session, options)
+    conditions = conditions_of(session, options)
     if session.given is not None:
         traces = session.given[: session.data_options.limit]
         part = traces[:10]
@@ -197,3 +205,58 @@ def plan(session: Session) -> Plan:
         meter.seconds * share + CLOSING_SECONDS,
         f"the first {len(batch)} questions under each condition",
     )
+
+
+def draw(table: Tables, facts: EvaluateFacts) -> Drawings:
+    """Paper A's Fig. 1 and Tables 2 and 3."""
+    accuracy, paired = table("accuracy"), table("paired")
+    yield "a_fig1_accuracy", partial(figures.accuracy_bars, accuracy, paired)
+    yield "evaluate_outcomes", partial(figures.outcomes, table("answers"))
+    yield "evaluate_groups", partial(figures.differences, paired, ("kind", "level"), "effect of reasoning")
+    yield "evaluate_length", partial(figures.differences, paired, ("length",), "effect, by words of reasoning")
+    yield "evaluate_pass_at_k", partial(figures.pass_at_k, accuracy)
+    yield "a_table2_filters", partial(figures.filter_table, table("filters"))
+    yield "a_table3_effect", partial(figures.effect_table, accuracy, paired)
+
+
+def _needs_model(session: Session) -> bool:
+    """Given texts need no model, and vLLM has its own copy."""
+    return session.given is None and session.backend is Backend.HUGGING_FACE
+
+
+EXPERIMENT = Experiment(
+    options=EvaluateOptions,
+    about=About(
+        title="Does reasoning improve the answer?",
+        question="Each question is answered with the think tag opened and with a short finished thought in its place.",
+        source="Paper A, section 3",
+        published=(
+            "Paper A, section 3, MATH-500, with and without reasoning: R1-Distill-Llama-8B 93.5 and 79.7 %, "
+            "Qwen-7B 94.3 and 84.0 %, Qwen-1.5B 89.5 and 81.0 %, all p < .05."
+        ),
+        figures={
+            "a_fig1_accuracy": "A-Fig-1. Accuracy with and without reasoning.",
+            "a_table2_filters": "A-Table-2. How many answers each filter leaves.",
+            "a_table3_effect": "A-Table-3. The paired effect of reasoning.",
+            "evaluate_groups": "The effect by kind and difficulty of the question; filled: q < .05.",
+            "evaluate_length": "The effect by the length of the reasoning; filled: q < .05.",
+            "evaluate_outcomes": "What became of all responses, before any filter.",
+            "evaluate_pass_at_k": "Pass@k over several answers to each question.",
+        },
+        beside={
+            "accuracy, with reasoning": ".935 (R1-Distill-Llama-8B), .943 (Qwen-7B), .895 (Qwen-1.5B), MATH-500",
+            "with reasoning minus without reasoning": "+.138, +.103, +.085 (the same)",
+        },
+    ),
+    unit="question",
+    needs_model=_needs_model,
+    check=check,
+    examples=answer,
+    analyse=test,
+    findings=tell,
+    facts=EvaluateFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(),
+    smallest=("data.limit=2",),
+)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.base.experiment import Experiment, experiment
 from experiments.base.options import Options, Text
 from experiments.base.plan import Plan
 from experiments.base.session import Session
 from interp.errors import UserError
-from interp.figures.redraw import redraw
+from interp.figures.drawing import save
+from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.headlines import Findings
 from interp.runs.store import read_json, tables_of
@@ -23,19 +26,22 @@ class FiguresOptions(Options):
     name: Text
 
 
-OPTIONS = FiguresOptions
+@dataclass(frozen=True)
+class FiguresFacts:
+    """Which run the figures are of."""
+
+    drawn_from: str
 
 
-def run(session: Session) -> Findings:
+def redraw(session: Session, options: FiguresOptions) -> None:
     """Writes the figures into this run's own directory: the run that they come from is not touched."""
-    source, experiment = _source(session)
+    source, name = _source(session)
     log.info("drawing %s", source)
-    facts = read_json(source / SUMMARY)
-    session.describe_environment(with_model=False)
     target = session.directory / "figures"
     session.store.claim.made(target)
     try:
-        redraw(experiment, tables_of(source), facts, target)
+        for stem, make in experiment(name).drawings(tables_of(source), read_json(source / SUMMARY)):
+            save(make(), target, stem)
     except UserError:
         raise
     except Exception as error:
@@ -43,11 +49,15 @@ def run(session: Session) -> Findings:
     finally:
         if target.is_dir():
             session.store.claim.made(*target.iterdir())
-    session.store.finish({**facts, "drawn_from": str(source)})
-    return Findings([], title=f"figures of {source}")
 
 
-def plan(session: Session) -> Plan:
+def tell(session: Session, options: FiguresOptions) -> Findings[FiguresFacts]:
+    """Where the figures come from."""
+    source, _ = _source(session)
+    return Findings([], FiguresFacts(str(source)), title=f"figures of {source}")
+
+
+def plan(session: Session, options: FiguresOptions) -> Plan:
     """No model is needed."""
     source, _ = _source(session)
     return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {source} are enough")
@@ -62,3 +72,21 @@ def _source(session: Session) -> tuple[Path, str]:
         raise UserError(f"there is no run in {source}: it has no {ENVIRONMENT}")
     tables_of(source)
     return source, str(read_json(source / ENVIRONMENT)["options"]["experiment"]["name"])
+
+
+EXPERIMENT = Experiment(
+    options=FiguresOptions,
+    about=About(
+        title="What do a finished run's figures look like?",
+        question="Draws every figure of a run again from its tables, without the model.",
+        source="both papers",
+    ),
+    unit=None,
+    needs_data=False,
+    needs_model=lambda _: False,
+    comparable=False,
+    analyse=redraw,
+    findings=tell,
+    facts=FiguresFacts,
+    plan=plan,
+)

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Annotated
 
-from experiments.base.collect import Collected, collect, from_response, given_trace, respond
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text, typed
-from experiments.base.plan import Plan, measured, require_memory
-from experiments.base.probing import HaystackOptions, needles_for, probes
+from experiments.base.collect import traces
+from experiments.base.experiment import Example, Experiment, InPaper, Rows
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text
+from experiments.base.plan import Plan, require_memory
+from experiments.base.probing import HaystackOptions, cost_of_probes, measure_probes, needles_for
+from experiments.base.sample import sampled
 from experiments.base.session import Session
-from interp.data.examples import TraceText
 from interp.errors import UserError
-from interp.heads.findings import FindingsOptions, findings
-from interp.heads.haystack import Haystack
+from interp.figures import heads as figures
+from interp.figures.compare import layer_profiles
+from interp.figures.drawing import Drawings, Tables
+from interp.figures.maps import attention_maps, mapped_heads
+from interp.figures.token_page import token_page
+from interp.figures.tokens import token_attention
+from interp.heads.compare import compare
+from interp.heads.findings import FindingsOptions, HeadsFacts, findings
 from interp.heads.measure import HeadMeasures, map_rows, measure_heads
 from interp.heads.ranking import (
+    Samples,
     layer_rows,
     mean_over_examples,
     overlap_rows,
@@ -26,14 +35,10 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import HeadScore, usual_count
 from interp.model.layers import layer_set
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
-
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 10.0
-"""About what the self-check, statistics and figures take on any model."""
 
 
 class HeadsOptions(Options):
@@ -67,155 +72,156 @@ class HeadsOptions(Options):
         return None if self.block_mb is None else self.block_mb * 2**20
 
 
-OPTIONS = HeadsOptions
+def measure(session: Session, options: HeadsOptions, example: Example) -> Rows:
+    """The rows of one trace, from one streaming pass."""
+    rows = measure_heads(session.lens, example.subject, options.measures, session.seed, options.block_bytes)
+    return {"heads": rows}
 
 
-def run(session: Session) -> Findings:
-    """Measures every trace, probes and ranks the heads, keeps the maps of a few traces, draws all figures."""
-    options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    needles = check(session, options)
-    store, lens = session.store, session.lens
-    session.describe_environment()
-    for item in session.bar(collect(session), "traces", total=session.n_examples):
-        if item.trace is None:
-            store.skip(item.index, item.example, item.reason or "", **item.tables)
-        else:
-            store.write(item.index, item.example, heads=measure(session, item.trace, options), **item.tables)
-    if store.table("heads").empty:
-        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-
-    for prompt, score in session.bar(probes(session, options.induction_prompts, options.haystack, needles), "probes"):
-        if not store.has_closing(f"a-{prompt}"):
-            store.write_closing(f"a-{prompt}", probes=score())
-    layers = layer_set(options.layers, lens.n_layers)
-    n_ranked = len(layers) * lens.n_heads
-    k = options.k(n_ranked)
-    samples = samples_by_kind(store.table("heads"), store.table("probes"), layers)
-    means = {kind: mean_over_examples(values) for kind, values in samples.items()}
-    tops = {kind: top_heads(values, k, kind) for kind, values in means.items()}
+def rank(session: Session, options: HeadsOptions) -> None:
+    """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces."""
+    store = session.store
+    measure_probes(session, options.induction_prompts, options.haystack)
+    samples, k = _samples(session, options)
+    tops = {kind: top_heads(mean_over_examples(values), k, kind) for kind, values in samples.items()}
     if not store.has_closing("b-ranking"):
-        rows = (session.seed, options.resamples)
+        how = (k, session.seed, options.resamples)
         store.write_closing(
             "b-ranking",
-            ranking=[row for kind, values in samples.items() for row in ranking_rows(values, kind, k, *rows)],
-            layers=[row for kind, values in samples.items() for row in layer_rows(values, kind, k, *rows)],
-            overlaps=overlap_rows(tops, n_ranked),
+            ranking=[row for kind, values in samples.items() for row in ranking_rows(values, kind, *how)],
+            layers=[row for kind, values in samples.items() for row in layer_rows(values, kind, *how)],
+            overlaps=overlap_rows(tops, _n_ranked(session, options)),
         )
-    _keep_maps(session, options, tops[options.score])
-
-    how = FindingsOptions(
-        options.score, k, options.random_sets, options.resamples, options.reflection_words, session.seed
-    )
-    headlines, more, lines = findings(store.table, samples, how)
-    skipped = store.skipped()
-    facts = summary(headlines, lines=lines, skipped=skipped, **more)
-    session.finish(facts)
-    if skipped:
-        lines.append(f"left out: {reasons(skipped)}")
-    return Findings(headlines, lines)
-
-
-def measure(session: Session, trace: Trace, options: HeadsOptions) -> list[dict[str, Any]]:
-    """The rows of heads.parquet of one trace, from one streaming pass."""
-    return measure_heads(session.lens, trace, options.measures, session.seed, options.block_bytes)
-
-
-def _keep_maps(session: Session, options: HeadsOptions, top: Sequence[Any]) -> None:
-    """Attention rows of the best heads on the first traces, for Figs. 4 and 5."""
-    store = session.store
     for i, row in enumerate(records(store.table("traces").head(options.maps))):
         if not store.has_closing(f"c-map-{i:02d}"):
-            trace = Trace.from_row(row)
-            rows = map_rows(session.lens, trace, top[: options.map_heads], options.block_bytes)
+            shown = tops[options.score][: options.map_heads]
+            rows = map_rows(session.lens, Trace.from_row(row), shown, options.block_bytes)
             store.write_closing(f"c-map-{i:02d}", maps=rows)
 
 
-def plan(session: Session) -> Plan:
-    """Runs one batch of generation, a trace or two and a probe of each kind, and scales up."""
-    options = typed(HeadsOptions, session.cfg.experiment, "experiment")
-    needles = check(session, options)
-    traces = (
-        _plan_generated(session, options) if session.given is None else _plan_given(session, options, session.given)
-    )
-    found = probes(session, options.induction_prompts, options.haystack, needles)
-    induction, retrieval = options.induction_prompts, len(needles)
-    seconds = 0.0
-    for n, at in ((induction, 0), (retrieval, induction)):
-        if n:
-            with measured() as meter:
-                found[at][1]()
-            seconds += n * meter.seconds
-    mapped = min(options.maps, traces.examples)
-    return Plan(
-        traces.examples,
-        traces.passes + induction + retrieval + mapped,
-        traces.generated_tokens + retrieval * options.haystack.max_new_tokens,
-        traces.peak_bytes,
-        traces.seconds * (1 + mapped / max(1, traces.examples)) + seconds + CLOSING_SECONDS,
-        traces.basis + (", one probe of each kind" if found else ""),
-    )
+def _samples(session: Session, options: HeadsOptions) -> tuple[Mapping[str, Samples], int]:
+    """Every score of every ranked head by trace or probe, and how many heads count as the top."""
+    layers = layer_set(options.layers, session.lens.n_layers)
+    samples = samples_by_kind(session.store.table("heads"), session.store.table("probes"), layers)
+    return samples, options.k(_n_ranked(session, options))
 
 
-def _plan_given(session: Session, options: HeadsOptions, given: list[TraceText]) -> Plan:
-    lengths: list[int] = []
-    shortest: Trace | None = None
-    longest: Trace | None = None
-    for item in given:
-        if session.data_options.limit is not None and len(lengths) == session.data_options.limit:
-            break
-        trace = given_trace(session, len(lengths), item).trace
-        if trace is not None:
-            lengths.append(trace.n_measured)
-            shortest = min(shortest or trace, trace, key=lambda t: t.n_measured)
-            longest = max(longest or trace, trace, key=lambda t: t.n_measured)
-    if shortest is None or longest is None:
-        raise UserError("no trace would be measured: raise data.max_tokens or change data.where")
-    with measured():
-        measure(session, shortest, options)  # the first pass pays for what later ones find ready
-    with measured() as short:
-        measure(session, shortest, options)
-    with measured() as long:
-        measure(session, longest, options)
-    low, high = shortest.n_measured, longest.n_measured
-    slope = (long.seconds - short.seconds) / (high - low) if high > low else 0.0
-    seconds = sum(short.seconds + slope * (n - low) for n in lengths)
-    basis = f"the shortest and the longest trace, {low} and {high} tokens"
-    return Plan(len(lengths), len(lengths), 0, long.peak_bytes, seconds, basis)
-
-
-def _plan_generated(session: Session, options: HeadsOptions) -> Plan:
-    questions, size = session.questions, session.generation.batch
-    batch = questions[:size]
-    with measured() as generation:
-        responses = respond(session, batch, 0)
-    items: list[Collected] = [
-        from_response(session, i, q, r) for i, (q, r) in enumerate(zip(batch, responses, strict=True))
-    ]
-    traces = [item.trace for item in items if item.trace is not None]
-    with measured() as passes:
-        for trace in traces:
-            measure(session, trace, options)
-    share = len(questions) / len(batch)
-    return Plan(
-        len(questions),
-        round(len(traces) * share),
-        round(sum(len(response.ids) for response in responses) * share),
-        max(generation.peak_bytes, passes.peak_bytes),
-        (generation.seconds + passes.seconds) * share,
-        f"the first {len(batch)} questions",
-    )
-
-
-def check(session: Session, options: HeadsOptions) -> list[Haystack]:
-    """Everything that can be wrong is said before anything runs. Returns the haystacks."""
+def _n_ranked(session: Session, options: HeadsOptions) -> int:
     model = session.shape
-    n_heads = len(layer_set(options.layers, model.n_layers)) * model.n_heads
+    return len(layer_set(options.layers, model.n_layers)) * model.n_heads
+
+
+def tell(session: Session, options: HeadsOptions) -> Findings[HeadsFacts]:
+    """The findings, out of the run's tables."""
+    samples, k = _samples(session, options)
+    how = FindingsOptions(
+        options.score, k, options.random_sets, options.resamples, options.reflection_words, session.seed
+    )
+    return findings(session.store.table, samples, how)
+
+
+def plan(session: Session, options: HeadsOptions) -> Plan:
+    """Measures a trace and a probe of each kind, and scales up."""
+    sample = sampled(session, options, measure)
+    n_probes, seconds = cost_of_probes(session, options.induction_prompts, options.haystack)
+    mapped = min(options.maps, session.n_examples)
+    written = sample.plan(more=mapped, seconds=seconds)
+    more = len(needles_for(session, options.haystack)) * options.haystack.max_new_tokens
+    return replace(written, passes=written.passes + n_probes, generated_tokens=written.generated_tokens + more)
+
+
+def check(session: Session, options: HeadsOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    n_heads = _n_ranked(session, options)
     if not 1 <= options.k(n_heads) <= n_heads:
-        raise UserError(f"experiment.top_k={options.top_k}: {model.name} has {n_heads} heads in these layers")
+        raise UserError(f"experiment.top_k={options.top_k}: {session.shape.name} has {n_heads} heads in these layers")
     if not 0 <= options.map_heads <= options.k(n_heads):
         raise UserError(
             f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"
         )
     if options.block_bytes is not None:
         require_memory(session, 3 * options.block_bytes, "the block of attention weights", "lower experiment.block_mb")
-    return needles_for(session, options.haystack)
+    needles_for(session, options.haystack)
+
+
+def draw(table: Tables, facts: HeadsFacts) -> Drawings:
+    """Paper A's Figs. 2 to 5."""
+    heads, ranking, maps = table("heads"), table("ranking"), table("maps")
+    model, score = str(heads["model"].iloc[0]), facts.score
+    marks = {kind: facts.lists.get(kind, []) for kind in ("induction", "retrieval")}
+    yield "a_fig2_segment_masses", partial(figures.segment_masses, {model: heads})
+    title = f"{score} score"
+    yield "a_fig3_head_masses", partial(figures.head_masses, heads, facts.top_heads, model, title, marks)
+    yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, model)
+    yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, model)
+    yield "a_fig3_overlaps", partial(figures.overlaps, table("overlaps"), model)
+    if maps.empty:
+        return
+    shown, words = set(maps["example"]), facts.reflection_words
+    traces = [Trace.from_row(row) for row in records(table("traces")) if row["example"] in shown]
+    if mapped_heads(maps):
+        yield "a_fig4_maps", partial(attention_maps, maps, heads, traces, words, model)
+    yield "a_fig5_tokens", partial(token_attention, maps, traces[0], model)
+    yield "a_fig5_tokens", partial(token_page, maps, traces, words, model)
+
+
+def draw_compared(table: Tables, runs: Mapping[str, Tables], kind: str) -> Drawings:
+    """Overlaps of the top heads, and Paper A's Figs. 2 and 3 with all runs in one."""
+    if not table("overlaps").empty:
+        yield "overlaps", partial(figures.overlaps, table("overlaps"), f"top heads by {kind}")
+    masses = {label: of("heads") for label, of in runs.items()}
+    yield "a_fig2_segment_masses", partial(figures.segment_masses, masses)
+    profiles = {label: of("layers") for label, of in runs.items()}
+    yield "a_fig3_layers", partial(layer_profiles, profiles, kind)
+
+
+EXPERIMENT = Experiment(
+    options=HeadsOptions,
+    about=About(
+        title="Where do answers look?",
+        question=(
+            "The attention of answer tokens to each segment, the heads that look at the reasoning most "
+            "(Reasoning-Focus Heads), whether they move through it, and whether other known kinds of heads are the "
+            "same."
+        ),
+        source="Paper A, section 4",
+        published=(
+            "Paper A, section 4: mean answer->reasoning mass .138 (R1-Distill-Llama-8B), .294 (Qwen-7B), .259 "
+            "(Qwen-1.5B); Reasoning-Focus Heads lie in middle layers and overlap little with induction and "
+            "retrieval heads."
+        ),
+        figures={
+            "a_fig2_segment_masses": "A-Fig-2. Attention of answer tokens to each segment.",
+            "a_fig3_head_masses": "A-Fig-3. The same for each head; boxes: top heads, marks: induction and retrieval.",
+            "a_fig3_layers": "A-Fig-3, by layer. In which layers the top heads lie.",
+            "a_fig3_stability": "A-Fig-3, stability. What of the ranking other traces would keep.",
+            "a_fig3_overlaps": "A-Fig-3, overlaps between lists of heads.",
+            "a_fig4_maps": "A-Fig-4. Maps of a top head.",
+            "a_fig5_tokens": "A-Fig-5. Where chosen answer tokens look.",
+        },
+        beside={
+            "mass answer->bos, all heads": ".617 (R1-Distill-Llama-8B), .096 (Qwen-7B), .151 (Qwen-1.5B)",
+            "mass answer->prompt, all heads": ".014, .138, .032 (the same)",
+            "mass answer->reasoning, all heads": ".138, .294, .259",
+            "mass answer->answer, all heads": ".230, .463, .545",
+            "in the middle third": "Reasoning-Focus Heads in layers 8-16 of 32, 14-22 of 28, 12-20 of 28",
+        },
+    ),
+    check=check,
+    examples=lambda session, _: traces(session),
+    measure=measure,
+    analyse=rank,
+    findings=tell,
+    facts=HeadsFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(shared_traces=True),
+    compare=compare,
+    draw_compared=draw_compared,
+    smallest=(
+        "data.limit=2",
+        *(f"experiment.{option}" for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1")),
+        "experiment.haystack.lengths=[40]",
+        "experiment.haystack.depths=[0.5]",
+    ),
+)

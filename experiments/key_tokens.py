@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-from itertools import islice
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from experiments.base.collect import Needs, collect, examples
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, typed
-from experiments.base.plan import Plan, measured
+from experiments.base.collect import traces
+from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct
+from experiments.base.plan import Plan
+from experiments.base.sample import sampled
 from experiments.base.session import Session
-from interp.errors import UserError
+from interp.figures import key_tokens as figures
+from interp.figures.drawing import Drawings, Tables
 from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
 from interp.key_tokens.effects import effect_rows, summary_rows, traced, write_answers
-from interp.key_tokens.findings import findings
+from interp.key_tokens.findings import KeyTokensFacts, findings
 from interp.model.layers import layer_set
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.about import About
 from interp.runs.store import records
 from interp.stats import rng_for
 from interp.text.trace import Segment, Trace
 
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 10.0
-"""About what the self-check, statistics and figures take."""
 NO_ANSWER = "the model gives no answer after its own reasoning"
 TOO_LONG = "its answer is longer than experiment.max_answer_tokens"
 NOTHING = "nothing in its reasoning can be changed"
@@ -54,53 +52,20 @@ class KeyTokensOptions(Options):
     batch: AtLeastOne
 
 
-OPTIONS = KeyTokensOptions
-
-
-def run(session: Session) -> Findings:
-    """Changes each trace in many ways, one at a time, and watches the answer."""
-    options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    check(session, options)
-    store = session.store
-    session.describe_environment()
-    golds = session.golds
-    for item in session.bar(collect(session), "traces", total=session.n_examples):
-        effects: list[dict[str, Any]] = []
-        reason = item.reason
-        if item.trace is not None:
-            effects, reason = corrupt(session, options, item.trace, golds.get(item.example))
-        if reason is not None:
-            store.skip(item.index, item.example, reason, **item.tables)
-        else:
-            store.write(item.index, item.example, effects=effects, **item.tables)
-    effects_table = store.table("effects")
-    if effects_table.empty:
-        raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-    if not store.has_closing("a-summary"):
-        traces = {row["example"]: Trace.from_row(row) for row in records(store.table("traces"))}
-        store.write_closing("a-summary", corrupted=summary_rows(effects_table, traces, session.seed))
-    headlines, more, lines = findings(store.table, session.seed)
-    more |= {"skipped": store.skipped(), "n_layers": session.lens.n_layers}
-    facts = summary(headlines, lines=lines, **more)
-    session.finish(facts)
-    return Findings(headlines, lines)
-
-
-def corrupt(
-    session: Session, options: KeyTokensOptions, trace: Trace, gold: str | None
-) -> tuple[list[dict[str, Any]], str | None]:
-    """The rows of one trace, or why there are none."""
+def corrupt(session: Session, options: KeyTokensOptions, example: Example) -> Rows | LeftOut:
+    """The rows of one trace, changed in many ways, one at a time."""
+    trace: Trace = example.subject
     lens = session.lens
     cases = _cases(session, options, trace)
     if not cases:
-        return [], NOTHING
+        return LeftOut(NOTHING)
     prefixes = [trace.token_ids[: trace[Segment.ANSWER].start], *(case.ids for case in cases)]
     clean, *written = write_answers(lens, prefixes, options.max_answer_tokens, options.batch)
     if not clean.finished:
-        return [], TOO_LONG
+        return LeftOut(TOO_LONG)
     if clean.answer is None:
-        return [], NO_ANSWER
-    rows = effect_rows(trace, cases, clean, written, gold)
+        return LeftOut(NO_ANSWER)
+    rows = effect_rows(trace, cases, clean, written, session.golds.get(trace.example))
     # The first changes that alter the answer, in the order of the kinds.
     told = 0
     for case, new in zip(cases, written, strict=True):
@@ -108,7 +73,7 @@ def corrupt(
             found = traced(lens, trace, case, clean, new, layer_set(options.layers, lens.n_layers))
             told += bool(found)
             rows += found
-    return rows, None
+    return {"effects": rows}
 
 
 def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Corrupted]:
@@ -122,32 +87,60 @@ def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Co
     return chosen
 
 
+def summarise(session: Session, options: KeyTokensOptions) -> None:
+    """What became of the answers by kind and place of the change, over all traces."""
+    store = session.store
+    if not store.has_closing("a-summary"):
+        traces = {row["example"]: Trace.from_row(row) for row in records(store.table("traces"))}
+        store.write_closing("a-summary", corrupted=summary_rows(store.table("effects"), traces, session.seed))
+
+
 def check(session: Session, options: KeyTokensOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.shape.n_layers)
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: KeyTokensOptions) -> Plan:
     """Makes one batch of traces, changes one of them and scales up."""
-    options = typed(KeyTokensOptions, session.cfg.experiment, "experiment")
-    check(session, options)
-    with measured() as making:
-        items = list(islice(examples(session, Needs.REASONING), session.generation.batch))
-    traces = sorted((item.trace for item in items if item.trace is not None), key=lambda t: t.n_measured)
-    if not traces:
-        raise UserError("no trace would be measured: raise data.max_tokens or generation.max_new_tokens")
-    middle = traces[len(traces) // 2]
-    corrupt(session, options, middle, None)  # pays for what later ones find ready
-    with measured() as changing:
-        rows, _ = corrupt(session, options, middle, None)
+    sample = sampled(session, options, corrupt)
+    rows = sample.rows.get("effects", [])
     n_cases = len({(row["intervention"], row["position"], row["forced"]) for row in rows if row.get("layer") is None})
-    share = session.n_examples / len(items)
-    n = len(traces) * share
-    return Plan(
-        round(n),
-        round(n * 2 * options.traced),
-        round(n * (n_cases + 1) * options.max_answer_tokens / 2),
-        max(making.peak_bytes, changing.peak_bytes),
-        making.seconds * share + changing.seconds * n + CLOSING_SECONDS,
-        f"{len(items)} examples, one of them changed",
+    return sample.plan(
+        passes=2 * options.traced,
+        generated=(n_cases + 1) * options.max_answer_tokens / 2,
     )
+
+
+def draw(table: Tables, facts: KeyTokensFacts) -> Drawings:
+    """What becomes of the answer, by kind and place, and along which way."""
+    effects, corrupted = table("effects"), table("corrupted")
+    model = str(effects["model"].iloc[0])
+    yield "key_kinds", partial(figures.kinds, corrupted, model)
+    yield "key_places", partial(figures.by_place, corrupted, model)
+    yield "key_way", partial(figures.way, effects, model)
+
+
+EXPERIMENT = Experiment(
+    options=KeyTokensOptions,
+    about=About(
+        title="Do changed reasoning tokens alter the answer?",
+        question="Numbers, names and steps of the reasoning are changed, and the answer is written anew.",
+        source="Paper A, abstract and section 5",
+        published="Paper A patches such changes in single cases (section 5) and gives no rates.",
+        figures={
+            "key_kinds": "What becomes of the answer, by kind of change.",
+            "key_places": "The share of answers that change, by where in the reasoning the change lies.",
+            "key_way": "The way of a change: NLD of patching clean activations back, by layer and part of the text.",
+        },
+    ),
+    check=check,
+    examples=lambda session, _: traces(session),
+    measure=corrupt,
+    analyse=summarise,
+    findings=lambda session, _: findings(session.store.table, session.seed),
+    facts=KeyTokensFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(shared_traces=True),
+    smallest=("data.limit=2", "experiment.each=2", "experiment.traced=1"),
+)

@@ -6,7 +6,7 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,17 +14,18 @@ from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import AfterValidator
 
-from experiments.base.experiment import experiment
-from experiments.base.options import AtLeastOne, Options, Text, distinct, one_of, typed
+from experiments.base import runner
+from experiments.base.experiment import Experiment, experiment, experiments
+from experiments.base.options import AtLeastOne, Options, Text, distinct, typed
 from experiments.base.plan import Plan
-from experiments.base.session import Session, warned
+from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
 from interp.grading.outcomes import Outcome
+from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.headlines import Findings, Headline, summary
+from interp.runs.headlines import Findings, Headline
 from interp.runs.report import Part, Report, report_page
-from interp.runs.report_text import ABOUT
 from interp.runs.store import read_json, records, tables_of
 from interp.stats import Estimate
 from interp.text.prompts import Condition, render
@@ -32,37 +33,55 @@ from interp.text.prompts import Condition, render
 log = logging.getLogger(__name__)
 
 TRACES = "traces.jsonl"
-ON_TRACES = ("heads", "rhythm", "ablate", "perturb", "key_tokens")
-"""Parts that measure the shared traces; the others ask their own questions."""
 ON_SCREEN = 3
 """Headline numbers of each part that are printed."""
 NOT_ASKED = "It is not among experiment.parts."
-WHY_NOT = {"credit": "A training takes longer than a report should: run experiment=credit study=strategies."}
+
+
+def parts_of_papers() -> dict[str, Experiment[Any, Any]]:
+    """The experiments that a report may have, in the order of the papers."""
+    known = {name: record for name, record in experiments().items() if record.in_paper is not None}
+    return dict(sorted(known.items(), key=lambda item: item[1].about.source))
+
+
+def _part(name: str) -> str:
+    if name not in (known := parts_of_papers()):
+        raise ValueError(f"is not known: use {', '.join(known)}")
+    return name
+
+
+def on_traces(name: str) -> bool:
+    """Whether a part measures the traces that all share; the others ask their own questions."""
+    in_paper = experiment(name).in_paper
+    return in_paper is not None and in_paper.shared_traces
 
 
 class PaperOptions(Options):
     """conf/experiment/paper.yaml"""
 
     name: Text
-    parts: Annotated[list[Annotated[str, one_of(ABOUT)]], AfterValidator(distinct)]
+    parts: Annotated[list[Annotated[str, AfterValidator(_part)]], AfterValidator(distinct)]
     questions: AtLeastOne
     traces: AtLeastOne
-    options: dict[Annotated[str, one_of(ABOUT)], dict[str, Any]]
+    options: dict[Annotated[str, AfterValidator(_part)], dict[str, Any]]
 
 
-OPTIONS = PaperOptions
+@dataclass(frozen=True)
+class PaperFacts:
+    """The parts that were asked for, and why others are missing."""
+
+    parts: list[str]
+    missing: dict[str, str]
 
 
-def run(session: Session) -> Findings:
-    """Runs the parts that are not finished yet, then gathers figures, headline numbers and the report."""
-    options = typed(PaperOptions, session.cfg.experiment, "experiment")
-    check(session, options)
-    session.describe_environment()
+def run_parts(session: Session, options: PaperOptions) -> None:
+    """Runs the parts that are not finished yet."""
     parts = []
-    for name in ABOUT:
+    for name in _in_order(options):
         directory = session.directory / name
         if name not in options.parts:
-            parts.append(Part(name, directory, missing=WHY_NOT.get(name, NOT_ASKED)))
+            in_paper = experiment(name).in_paper
+            parts.append(Part(name, directory, missing=(in_paper and in_paper.unless_asked) or NOT_ASKED))
             continue
         part = _begin(session, options, name, directory)
         try:
@@ -74,40 +93,45 @@ def run(session: Session) -> Findings:
     if not any(part.summary for part in parts):
         why = next(part.missing for part in parts if part.name in options.parts)
         raise UserError(f"no part could be run: {why}")
-    headlines = [headline for part in parts for headline in _headlines(part)]
+    session.memo["parts"] = parts
+
+
+def _in_order(options: PaperOptions) -> list[str]:
+    """The parts that are asked for, whose traces others measure first, and then those that are not run."""
+    asked = sorted(options.parts, key=lambda name: name != "evaluate")
+    return list(dict.fromkeys([*asked, *parts_of_papers()]))
+
+
+def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
+    """The headline numbers of all parts."""
+    parts: list[Part] = session.memo["parts"]
     missing = {part.name: part.missing for part in parts if part.missing}
-
-    def draw() -> None:
-        with warned("the report"):
-            _report(session, options, parts)
-
-    session.store.finish(summary(headlines, parts=options.parts, missing=missing), draw)
     lines = [f"not run: {name}: {why}" for name, why in missing.items()]
+    headlines = [headline for part in parts for headline in _headlines(part)]
     shown = [headline for part in parts for headline in _on_screen(part)]
-    lines.append(f"up to {ON_SCREEN} numbers of each part; all of them, with figures and tables, in the report:")
-    return Findings(shown, [*lines, f"report:  {session.directory / 'report.html'}"])
+    return Findings(headlines, PaperFacts(options.parts, missing), lines, shown=shown)
 
 
-def _report(session: Session, options: PaperOptions, parts: list[Part]) -> None:
+def report(session: Session, options: PaperOptions) -> None:
     """The figures under the papers' names, and report.html."""
+    parts: list[Part] = session.memo["parts"]
     _gather_figures(session.directory, parts)
-    report = Report(
+    page = Report(
         f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.name}",
         parts,
         read_json(session.directory / ENVIRONMENT),
         _notes(session, options),
     )
-    (session.directory / "report.html").write_text(report_page(report), encoding="utf-8", errors="replace")
+    about = {part.name: experiment(part.name).about for part in parts}
+    (session.directory / "report.html").write_text(report_page(page, about), encoding="utf-8", errors="replace")
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: PaperOptions) -> Plan:
     """The sum of the parts' own plans, those on shared traces as if each made its own."""
-    options = typed(PaperOptions, session.cfg.experiment, "experiment")
-    check(session, options)
     plans = []
     for name in options.parts:
         part = _session(session, options, name, session.directory / name, own_data=True)
-        plans.append(experiment(name).plan(part))
+        plans.append(runner.plan(experiment(name), part))
     return Plan(
         max(one.examples for one in plans),
         sum(one.passes for one in plans),
@@ -121,19 +145,19 @@ def plan(session: Session) -> Plan:
 def check(session: Session, options: PaperOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     if not options.parts:
-        raise UserError(f"experiment.parts must name some of: {', '.join(ABOUT)}")
-    needy = [name for name in options.parts if name in ON_TRACES]
+        raise UserError(f"experiment.parts must name some of: {', '.join(parts_of_papers())}")
+    needy = [name for name in options.parts if on_traces(name)]
     if needy and session.given is None and "evaluate" not in options.parts:
         raise UserError(
             f"{needy[0]} measures the answers of evaluate: add evaluate to experiment.parts, or set data=traces"
         )
     for name in dict.fromkeys((*options.parts, *options.options)):
-        module, cfg = experiment(name), _config(session, options, name, Path(), own_data=True)
+        record, cfg = experiment(name), _config(session, options, name, Path(), own_data=True)
         where = f"experiment.options.{name}"
-        theirs = typed(module.OPTIONS, cfg.experiment, where)
+        theirs = typed(record.options, cfg.experiment, where)
         if name in options.parts and options.options.get(name):
             try:
-                module.check(_session(session, options, name, Path(), own_data=True), theirs)
+                record.check(_session(session, options, name, Path(), own_data=True), theirs)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from error
 
@@ -141,14 +165,14 @@ def check(session: Session, options: PaperOptions) -> None:
 def _begin(session: Session, options: PaperOptions, name: str, directory: Path) -> Session:
     """A part of the run in its own directory. Raises UserError for files there that this run has not made."""
     file = session.directory / TRACES
-    shared = name in ON_TRACES and session.given is None
+    shared = on_traces(name) and session.given is None
     if shared and file.exists() and file.read_bytes() != _shared_traces(session, options).encode():
         raise UserError(f"{file} does not hold the traces of this run's evaluate: move it away to go on")
     part = _session(session, options, name, directory)
     if (directory / ENVIRONMENT).is_file():
         before, cannot = read_json(directory / ENVIRONMENT), f"cannot go on with {directory}"
         part.check_same(before, cannot)
-        if name != "credit" and before.get("model") is not None:
+        if not experiment(name).changes_model and before.get("model") is not None:
             session.check_same_model(before, cannot)
     return part
 
@@ -157,16 +181,16 @@ def _run_part(session: Session, options: PaperOptions, part: Session, name: str)
     """Nothing to do if the part is finished; its continuation if it was begun."""
     if (part.directory / SUMMARY).is_file():
         return
-    log.info("%s: %s", name, ABOUT[name].title)
+    log.info("%s: %s", name, experiment(name).about.title)
     file = session.directory / TRACES
-    if name in ON_TRACES and session.given is None and not file.exists():
+    if on_traces(name) and session.given is None and not file.exists():
         unfinished = file.with_suffix(".tmp")
         unfinished.write_bytes(_shared_traces(session, options).encode())
         unfinished.rename(file)
     try:
-        if name not in ON_TRACES:  # its own questions; the shared traces are the model's own
+        if not on_traces(name):  # its own questions; the shared traces are the model's own
             part.input  # noqa: B018 - said, or refused
-        experiment(name).run(part)
+        runner.run(experiment(name), part)
     except UserError:
         if "store" in part.__dict__:
             part.store.discard()
@@ -177,7 +201,7 @@ def _run_part(session: Session, options: PaperOptions, part: Session, name: str)
 
 def _session(session: Session, options: PaperOptions, name: str, directory: Path, *, own_data: bool = False) -> Session:
     part = Session(_config(session, options, name, directory, own_data=own_data), directory)
-    if name != "credit":  # a training changes the model: it loads its own
+    if not experiment(name).changes_model:
         part.__dict__["lens"] = session.lens
     return part
 
@@ -194,12 +218,12 @@ def _config(
         cfg.generation.backend, cfg.generation.max_new_tokens = ours.generation.backend, ours.generation.max_new_tokens
         if name == "evaluate":
             cfg.generation = ours.generation
-        if name == "evaluate" or (session.given is not None and name in ON_TRACES):
+        if name == "evaluate" or (session.given is not None and on_traces(name)):
             cfg.data = ours.data
             cfg.data.limit = options.questions if name == "evaluate" else options.traces
-        elif name in ON_TRACES and own_data:
+        elif on_traces(name) and own_data:
             cfg.data, cfg.data.limit = ours.data, options.traces
-        elif name in ON_TRACES:
+        elif on_traces(name):
             cfg.data = compose("config", ["data=traces"]).data
             cfg.data.path, cfg.data.limit = str(session.directory / TRACES), options.traces
         if (directory / ENVIRONMENT).is_file():
@@ -284,3 +308,27 @@ def _notes(session: Session, options: PaperOptions) -> list[str]:
         "what the parts on heads, rhythm, ablation, forced tokens and changed reasoning measure.",
         *said,
     ]
+
+
+EXPERIMENT = Experiment(
+    options=PaperOptions,
+    about=About(
+        title="What do both papers say of this model?",
+        question="All experiments on shared traces in one directory, with a report to hand on.",
+        source="both papers",
+    ),
+    unit=None,
+    check=check,
+    analyse=run_parts,
+    findings=tell,
+    facts=PaperFacts,
+    plan=plan,
+    report=report,
+    smallest=(
+        "experiment.parts=[evaluate,heads]",
+        "experiment.questions=4",
+        "experiment.traces=2",
+        *(f"+experiment.options.heads.{o}" for o in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1")),
+        "+experiment.options.heads.haystack.lengths=[]",
+    ),
+)

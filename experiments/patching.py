@@ -2,37 +2,39 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import AfterValidator
 from tqdm import tqdm
 
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct, typed
-from experiments.base.pairs import Drafted, PairMaker
+from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct
+from experiments.base.pairs import PairMaker, pair_maker
 from experiments.base.plan import Plan, measured
+from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
 from interp.errors import UserError
+from interp.figures import patching as figures
+from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.model.layers import layer_set
+from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions, padded
-from interp.patching.findings import findings
+from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment
-
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 10.0
-"""About what statistics and figures take on any model."""
 
 
 def _with_resid_pre(sites: list[Site]) -> list[Site]:
@@ -72,25 +74,30 @@ class PatchingOptions(Options):
     budget_mb: Megabytes
 
 
-OPTIONS = PatchingOptions
+def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
+    """Every question that is not done, with its pair, or the reason why there is none."""
+    maker = pair_maker(session)
+    yield from session.bar(maker.drafts(session.store.has), "pairs", total=len(maker.questions))
 
 
-def run(session: Session) -> Findings:
-    """Drafts the pairs, finds their RFHs, makes all patches, draws Figs. 6 to 8."""
-    options = typed(PatchingOptions, session.cfg.experiment, "experiment")
-    patch_options, k = check(session, options)
-    maker, store = PairMaker(session), session.store
-    session.describe_environment()
-    pads = Pads(maker.options.pads)
-    drafts = session.bar(maker.drafts(store.has), "pairs", total=len(maker.questions))
-    for draft in drafts:
-        _keep(session, maker, draft, pads)
-    pairs = _pairs(session, maker)
-    if not pairs:
-        raise UserError(f"no pair is left: {reasons(store.skipped())}")
-    heads = store.table("heads")
-    means = mean_over_examples(head_array(heads, score_values(heads, HeadScore(options.score))))
-    rfhs = rank_heads(means, k)
+def measure(session: Session, options: PatchingOptions, example: Example) -> Rows | LeftOut:
+    """A pair's aligned tokens and the masses of its clean trace, if its runs prefer their own answers."""
+    lens, pair, maker = session.lens, example.subject, pair_maker(session)
+    runs = run_pair(lens, pair, [], Pads(maker.options.pads))
+    bound = maker.options.min_ld
+    if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
+        return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}")
+    masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
+    for mass in masses:
+        mass["example"] = pair.id
+    return {"pairs": [_row(lens, pair)], "heads": masses}
+
+
+def patch(session: Session, options: PatchingOptions) -> None:
+    """Finds the RFHs of the kept pairs, and makes all patches."""
+    store, maker = session.store, pair_maker(session)
+    patch_options, pads = patch_options_of(session, options), Pads(maker.options.pads)
+    pairs, (rfhs, _) = _pairs(session, maker), _rfhs(session, options)
     bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
     bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0][1])
     for number, (index, pair) in enumerate(pairs):
@@ -101,14 +108,23 @@ def run(session: Session) -> Findings:
         rows = measure_pair(session, runs, other, rfhs, number < options.maps, patch_options, options, pads, bar.update)
         store.write_closing(f"a-{index:06d}", effects=rows)
     bar.close()
-    headlines, more, lines = findings(store.table("effects"), rfhs, means.shape, session.seed)
-    skipped = store.skipped()
-    facts = summary(headlines, lines=lines, skipped=skipped, n_pairs=len(pairs), **more)
-    session.finish(facts)
-    lines.insert(0, f"{len(pairs)} pairs of {len(maker.questions)} questions; {maker.response} reasoning")
-    if skipped:
-        lines.append(f"dropped: {reasons(skipped)}")
-    return Findings(headlines, lines)
+
+
+def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple[int, ...]]:
+    """The top heads on the clean traces of the kept pairs, and how many layers and heads there are."""
+    heads = session.store.table("heads")
+    means = mean_over_examples(head_array(heads, score_values(heads, HeadScore(options.score))))
+    return rank_heads(means, n_rfhs(session, options)), means.shape
+
+
+def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
+    """The findings, out of the run's tables."""
+    store, maker = session.store, pair_maker(session)
+    found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
+    n_pairs = len(store.table("pairs"))
+    return replace(
+        found, lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *found.lines]
+    )
 
 
 def measure_pair(
@@ -145,29 +161,15 @@ def patch_options_sites(options: PatchOptions) -> list[Site]:
     return list(dict.fromkeys([*options.sites, Site.Z]))
 
 
-def _keep(session: Session, maker: PairMaker, draft: Drafted, pads: Pads) -> None:
-    """Writes what is known of one question: its responses and, if the pair holds, its aligned tokens and masses."""
-    store, lens = session.store, session.lens
-    reason, pair = draft.reason, draft.pair
-    if pair is not None:
-        runs = run_pair(lens, pair, [], pads)
-        bound = maker.options.min_ld
-        if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
-            reason = f"a run does not prefer its own answer by more than data.min_ld={bound:g}"
-    if pair is None or reason is not None:
-        store.skip(draft.index, draft.question.id, reason or "", answers=draft.answers)
-        return
+def _row(lens: Lens, pair: ContrastPair) -> dict[str, Any]:
+    """The row of pairs.parquet."""
     clean_ids, corrupted_ids, clean_mask, corrupted_mask = padded(pair, pad_token(lens))
-    row = {
+    return {
         "example": pair.id, "domain": pair.domain, "clean_ids": clean_ids, "corrupted_ids": corrupted_ids,
         "clean_mask": clean_mask, "corrupted_mask": corrupted_mask, "clean_answer_id": pair.clean.answer_id,
         "corrupted_answer_id": pair.corrupted.answer_id, "clean_tokens": _texts(pair, 0),
         "corrupted_tokens": _texts(pair, 1), "roles": _roles(pair),
     }  # fmt: skip
-    masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
-    for mass in masses:
-        mass["example"] = pair.id
-    store.write(draft.index, pair.id, answers=draft.answers, pairs=[row], heads=masses)
 
 
 def _texts(pair: ContrastPair, side: int) -> list[str | None]:
@@ -203,18 +205,16 @@ def patches_a_pair(session: Session, patch_options: PatchOptions, options: Patch
     return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1 + options.random_sets)
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: PatchingOptions) -> Plan:
     """Drafts one batch of pairs and patches one of them."""
-    options = typed(PatchingOptions, session.cfg.experiment, "experiment")
-    patch_options, _ = check(session, options)
-    maker = PairMaker(session)
+    patch_options, maker = patch_options_of(session, options), pair_maker(session)
     drafted, pair = 0, None
     tokens = 0
     with measured() as drafting:
         for draft in maker.drafts():
             drafted += 1
-            tokens += sum(row["n_tokens"] for row in draft.answers)
-            pair = pair or draft.pair
+            tokens += sum(row["n_tokens"] for row in draft.tables["answers"])
+            pair = pair or draft.subject
             if pair is not None and drafted >= min(len(maker.questions), max(1, session.generation.batch // 2)):
                 break
     if pair is None:
@@ -264,16 +264,88 @@ def cost(
     return depth * (len(patch_options.directions) * a_direction + more)
 
 
-def check(session: Session, options: PatchingOptions) -> tuple[PatchOptions, int]:
-    """The options in the library's terms, and how many heads count as RFHs."""
-    model = session.shape
-    n_heads = model.n_layers * model.n_heads
-    k = options.top_k or usual_count(n_heads)
-    if not 1 <= k <= n_heads:
+def check(session: Session, options: PatchingOptions) -> None:
+    """Everything that can be wrong is said before anything runs."""
+    model, k = session.shape, n_rfhs(session, options)
+    if not 1 <= k <= model.n_layers * model.n_heads:
+        n_heads = model.n_layers * model.n_heads
         raise UserError(f"experiment.top_k={options.top_k}: {model.name} has {n_heads} heads")
-    roles = roles_of(options.head_roles)
-    layers = None if options.layers == "all" else layer_set(options.layers, model.n_layers)
-    budget = options.budget_mb * 2**20
+    patch_options_of(session, options)
+    pair_maker(session)
+
+
+def n_rfhs(session: Session, options: PatchingOptions) -> int:
+    """How many heads count as RFHs."""
+    return options.top_k or usual_count(session.shape.n_layers * session.shape.n_heads)
+
+
+def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions:
+    """The options in the library's terms."""
     return PatchOptions(
-        options.sites, options.directions, layers, roles, options.random_positions, options.answer_tokens, budget
-    ), k
+        options.sites,
+        options.directions,
+        None if options.layers == "all" else layer_set(options.layers, session.shape.n_layers),
+        roles_of(options.head_roles),
+        options.random_positions,
+        options.answer_tokens,
+        options.budget_mb * 2**20,
+    )
+
+
+def draw(table: Tables, facts: PatchingFacts) -> Drawings:
+    """Paper A's Figs. 6 to 8, and maps of all positions, heads and paths."""
+    effects, pairs, heads = table("effects"), records(table("pairs")), table("heads")
+    model = str(effects["model"].iloc[0])
+    shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
+    yield "a_fig6_pair", partial(figures.aligned_pair, pairs[0], model)
+    yield "a_fig7_case", partial(figures.case, effects, model)
+    yield "a_fig8_hand_over", partial(figures.hand_over_curves, effects, facts.rfhs, model)
+    mapped = effects[effects["role"].isna() & effects["control"].isna()]["example"].unique()
+    for i, example in enumerate(mapped):
+        yield f"patch_map_{i}", partial(figures.whole_map, effects, example, model)
+    yield "patch_heads", partial(figures.head_map, effects, facts.rfhs, shape, model)
+    yield "patch_paths", partial(figures.paths, effects, model)
+    yield "patch_attribution", partial(figures.attribution, effects, model)
+
+
+EXPERIMENT = Experiment(
+    options=PatchingOptions,
+    about=About(
+        title="Does the answer come from the reasoning?",
+        question=(
+            "Activations of a clean run are put into a corrupted one, position by position and layer by layer. NLD "
+            "is 0 where nothing changes and 1 where the answer becomes the clean one."
+        ),
+        source="Paper A, section 5",
+        published=(
+            "Paper A, section 5: NLD .285 to .509 at the answer in the reasoning (layer 0), .800 to .967 at the "
+            "predicting token (last layer); the second curve rises where the first falls, after half to three "
+            "quarters of the layers."
+        ),
+        figures={
+            "a_fig6_pair": "A-Fig-6. An aligned pair.",
+            "a_fig7_case": "A-Fig-7. NLD by layer and token of one pair.",
+            "a_fig8_hand_over": "A-Fig-8. The hand-over from the reasoning to the answer.",
+            "patch_heads": "NLD of patching each head's output at the two tokens; boxes: Reasoning-Focus Heads.",
+            "patch_paths": "How much of the effect passes through the Reasoning-Focus Heads, beside random heads.",
+            "patch_attribution": "First-order estimates against exact patches.",
+            "patch_map_0": "NLD of every layer and position of one pair.",
+        },
+        beside={
+            "(its peak)": "at layer 0 .285 (R1-Distill-Llama-8B), .420 (Qwen-7B), .359 (Qwen-1.5B), phrase 1",
+            "NLD, the predicting token": ".800, .967, .883 (last layer)",
+            "the predicting token rises above half": "above the first curve from layer 15 of 32, 20 of 28, 21 of 28",
+        },
+    ),
+    unit="pair",
+    check=check,
+    examples=drafts,
+    measure=measure,
+    analyse=patch,
+    findings=tell,
+    facts=PatchingFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(),
+    smallest=("data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"),
+)

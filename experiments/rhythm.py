@@ -2,50 +2,39 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
-import numpy as np
-import pandas as pd
-from jaxtyping import Float
 from pydantic import AfterValidator, Field
 
-from experiments.base.collect import Collected, Needs, collect, examples
-from experiments.base.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct, typed
-from experiments.base.plan import Plan, measured
-from experiments.base.ranking import HeadShare, Horizon, Portion, Ranking, ranking_of
+from experiments.base.collect import Needs
+from experiments.base.experiment import Example, Experiment, InPaper, Rows
+from experiments.base.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct
+from experiments.base.plan import Plan
+from experiments.base.ranking import HeadShare, Horizon, Portion, head_sets, ranked_first, ranking_of
+from experiments.base.sample import sampled
 from experiments.base.session import Session
-from interp.errors import UserError
-from interp.heads.scores import Head, head_array, usual_count
+from interp.figures import rhythm as figures
+from interp.figures.drawing import Drawings, Tables
 from interp.model.layers import layer_sets
 from interp.rhythm.couplings import PeakRule, Peaks
-from interp.rhythm.findings import findings
+from interp.rhythm.findings import RhythmFacts, findings
+from interp.rhythm.head_sets import Ranking, head_rows
 from interp.rhythm.tables import (
     Analysis,
-    HeadSets,
     boundary_rows,
-    choose_heads,
     coupling_rows,
     curve_rows,
-    head_rows,
-    head_set_rows,
     lag_rows,
     partial_rows,
     token_rows,
     type_rows,
 )
 from interp.rhythm.waad_fai import Sinks, map_of_sets, measure_rhythm
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
-
-log = logging.getLogger(__name__)
-
-CLOSING_SECONDS = 20.0
-"""About what the self-check, statistics and figures take on a few dozen short traces."""
-MEASURES = ("distance", "kurtosis", "distance_no_sinks", "kurtosis_no_sinks")
 
 
 class PeakOptions(Options):
@@ -84,95 +73,11 @@ class RhythmOptions(Options):
         return Analysis(peaks, self.shares, self.lags, self.sentence_draws, self.tolerances, seed)
 
 
-OPTIONS = RhythmOptions
-
-
-def run(session: Session) -> Findings:
-    """Ranks heads on the first traces, measures every trace, then couplings, nulls and figures over all of them."""
-    options = typed(RhythmOptions, session.cfg.experiment, "experiment")
-    check(session, options)
-    store = session.store
-    session.describe_environment()
-    sets, items = ranked_first(session, options.ranking)
-    for item in items:
-        if item.trace is None:
-            store.skip(item.index, item.example, item.reason or "", **item.tables)
-        else:
-            store.write(item.index, item.example, **_measure(session, options, item.trace, sets), **item.tables)
-    _analyse(session, options, sets)
-    headlines, more, lines = findings(store.table, session.seed)
-    more |= {"layers": sets[0].layers, "sinks": sets[0].sinks, "skipped": store.skipped()}
-    facts = summary(headlines, lines=lines, **more)
-    session.finish(facts)
-    return Findings(headlines, lines)
-
-
-def ranked_first(session: Session, options: Ranking) -> tuple[list[HeadSets], Iterator[Collected]]:
-    """The sets of heads, ranked on the first traces unless the store has them, and all examples that are not done.
-
-    Which heads count must be known before the first trace is averaged over them.
-    """
-    store = session.store
-    items = session.bar(collect(session, Needs.RESPONSE), "traces", total=session.n_examples)
-    early: list[Collected] = []
-    if not store.has_closing("a-heads"):
-        traces: list[Trace] = []
-        while len(traces) < options.ranking_traces and (item := next(items, None)) is not None:
-            early.append(item)
-            traces += [item.trace] if item.trace is not None else []
-        if not traces:
-            for item in early:
-                store.skip(item.index, item.example, item.reason or "", **item.tables)
-            raise UserError(f"no trace was measured: {reasons(store.skipped())}")
-        store.write_closing("a-heads", head_sets=rank_heads_by_distance(session, options, traces))
-    return sets_of(store.table("head_sets")), chain(early, items)
-
-
-def rank_heads_by_distance(session: Session, options: Ranking, traces: Sequence[Trace]) -> list[dict[str, Any]]:
-    """The rows of head_sets.parquet from the mean distance and kurtosis of each head over the ranking traces."""
-    rows: list[dict[str, Any]] = []
-    for trace in session.bar(traces, "ranking heads", total=len(traces)):
-        curves, _ = measure_rhythm(session.lens, trace, options.settings, options.sinks, options.block_bytes)
-        rows += head_rows(trace.example, curves)
-    table = pd.DataFrame(rows)
-    means = {name: _mean(head_array(table, table[name].astype(float))) for name in MEASURES if name in table}
-    n_heads = session.lens.n_layers * session.lens.n_heads
-    receivers = options.receivers if options.receivers is not None else usual_count(n_heads)
-    sets = []
-    for layers, numbers in layer_sets(options.layers, session.lens.n_layers).items():
-        for sinks in options.sinks:
-            suffix = "" if sinks is Sinks.KEPT else "_no_sinks"
-            distance, kurtosis = means[f"distance{suffix}"], means[f"kurtosis{suffix}"]
-            chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
-            sets.append(HeadSets(layers, sinks, *chosen))
-    return list(head_set_rows(sets, means))
-
-
-def _mean(values: Float[np.ndarray, "trace layer head"]) -> Float[np.ndarray, "layer head"]:
-    """Each head's mean over the traces in which it has a value; NaN where it has none."""
-    known = ~np.isnan(values)
-    return np.where(known.any(axis=0), np.nansum(values, axis=0) / known.sum(axis=0).clip(min=1), np.nan)
-
-
-def sets_of(table: pd.DataFrame) -> list[HeadSets]:
-    """The sets of heads from head_sets.parquet."""
-    sets = []
-    for (layers, sinks), part in table.groupby(["layers", "sinks"], sort=False):
-        heads = {
-            kind: [Head(int(row["layer"]), int(row["head"])) for row in records(part[part["kind"] == kind])]
-            for kind in ("local", "global", "receiver")
-        }
-        sets.append(HeadSets(str(layers), Sinks(str(sinks)), heads["local"], heads["global"], heads["receiver"]))
-    return sets
-
-
-def _measure(
-    session: Session, options: RhythmOptions, trace: Trace, sets: Sequence[HeadSets]
-) -> dict[str, list[dict[str, Any]]]:
+def measure(session: Session, options: RhythmOptions, example: Example) -> Rows:
     """The rows of one trace."""
-    ranking = options.ranking
+    trace, ranking = example.subject, options.ranking
     curves, entropy = measure_rhythm(session.lens, trace, ranking.settings, ranking.sinks, ranking.block_bytes)
-    of_sets = curve_rows(trace, curves, sets)
+    of_sets = curve_rows(trace, curves, head_sets(session))
     peaks = options.analysis(session.seed).peaks
     return {
         "heads": head_rows(trace.example, curves),
@@ -181,12 +86,11 @@ def _measure(
     }
 
 
-def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets]) -> None:
+def analyse(session: Session, options: RhythmOptions) -> None:
     """The tables over all traces, and the maps of the first one."""
     store, analysis = session.store, options.analysis(session.seed)
     tokens = store.table("tokens")
     if not store.has_closing("b-couplings"):
-        log.info("couplings and null models over %d traces", tokens["example"].nunique())
         store.write_closing(
             "b-couplings",
             couplings=coupling_rows(store.table("curves"), tokens, analysis),
@@ -197,9 +101,16 @@ def _analyse(session: Session, options: RhythmOptions, sets: Sequence[HeadSets])
         )
     if options.map_tokens and not store.has_closing("c-maps"):
         trace = Trace.from_row(records(store.table("traces").head(1))[0])
-        shown = {"local": sets[0].local, "global": sets[0].far}
+        first = head_sets(session)[0]
+        shown = {"local": first.local, "global": first.far}
         rows = map_of_sets(session.lens, trace, shown, options.map_tokens, options.ranking.block_bytes)
         store.write_closing("c-maps", maps=rows)
+
+
+def tell(session: Session, options: RhythmOptions) -> Findings[RhythmFacts]:
+    """The findings, out of the run's tables."""
+    first = head_sets(session)[0]
+    return findings(session.store.table, session.seed, first.layers, first.sinks)
 
 
 def check(session: Session, options: RhythmOptions) -> None:
@@ -207,30 +118,76 @@ def check(session: Session, options: RhythmOptions) -> None:
     layer_sets(options.layers, session.shape.n_layers)
 
 
-def plan(session: Session) -> Plan:
-    """Generates one batch (or takes the first given traces), measures two traces and scales up by squared length."""
-    options = typed(RhythmOptions, session.cfg.experiment, "experiment")
-    check(session, options)
-    with measured() as generation:
-        first = list(islice(examples(session, Needs.RESPONSE), session.generation.batch))
-    traces = sorted((item.trace for item in first if item.trace is not None), key=lambda t: t.n_measured)
-    if not traces:
-        raise UserError("no trace would be measured: raise data.max_tokens or change the data")
-    middle = traces[len(traces) // 2]
-    ranking = options.ranking
-    settings, sinks = ranking.settings, ranking.sinks
-    measure_rhythm(session.lens, middle, settings, sinks, ranking.block_bytes)  # pays for what later ones find ready
-    with measured() as passes:
-        measure_rhythm(session.lens, middle, settings, sinks, ranking.block_bytes)
-    share = session.n_examples / len(first)
-    mean_square = float(np.mean([t.n_measured**2 for t in traces])) / middle.n_measured**2
-    n = round(len(traces) * share) + min(options.ranking_traces, round(len(traces) * share))
-    tokens = 0 if session.given is not None else sum(len(t.token_ids) for t in traces)
-    return Plan(
-        session.n_examples,
-        n,
-        round(tokens * share),
-        max(generation.peak_bytes, passes.peak_bytes),
-        generation.seconds * share + passes.seconds * mean_square * n + CLOSING_SECONDS,
-        f"the first {len(first)} examples, one of them measured",
-    )
+def plan(session: Session, options: RhythmOptions) -> Plan:
+    """Measures one trace and scales up by squared length."""
+
+    def alone(_: Session, __: RhythmOptions, example: Example) -> Rows:
+        ranking = options.ranking
+        curves, _entropy = measure_rhythm(
+            session.lens, example.subject, ranking.settings, ranking.sinks, ranking.block_bytes
+        )
+        return {"heads": head_rows(example.name, curves)}
+
+    sample = sampled(session, options, alone, Needs.RESPONSE)
+    return sample.plan(power=2, more=min(options.ranking_traces, round(sample.traces)), seconds=10.0)
+
+
+def draw(table: Tables, facts: RhythmFacts) -> Drawings:
+    """Paper B's Fig. 2 and its tables of couplings."""
+    tokens, couplings, maps = table("tokens"), table("couplings"), table("maps")
+    model = str(tokens["model"].iloc[0])
+    yield "b_fig2_curves", partial(figures.curves, tokens, model)
+    yield "rhythm_types", partial(figures.token_types, table("token_types"), model)
+    if not maps.empty:
+        yield "b_fig2_maps", partial(figures.maps_of_sets, maps, int(maps["position"].min()), model)
+    if not couplings.empty:
+        yield "b_table2_couplings", partial(figures.couplings, couplings, model)
+        yield "b_table10_layers", partial(figures.by_layers, couplings, model)
+        yield "rhythm_shares", partial(figures.by_share, couplings, model)
+        yield "b_table2_couplings", partial(figures.coupling_table, couplings, model)
+    if not table("lags").empty:
+        yield "rhythm_lags", partial(figures.lags, table("lags"), model)
+    if not table("boundaries").empty:
+        yield "rhythm_boundaries", partial(figures.boundaries, table("boundaries"), model)
+
+
+EXPERIMENT = Experiment(
+    options=RhythmOptions,
+    about=About(
+        title="Do models preplan and anchor?",
+        question=(
+            "WAAD (how far local heads look back) and FAI (how much later tokens look at a token), their peaks, "
+            "and whether these go together with entropy, with receiver heads, and with each other."
+        ),
+        source="Paper B, section 4",
+        published=(
+            "Paper B, section 4.2, Qwen3-4B-Base: entropy +52 % at WAAD peaks, receiver peaks at FAI peaks +171 %, "
+            "FAI peaks at or right after WAAD peaks +42 %."
+        ),
+        figures={
+            "b_fig2_curves": "B-Fig-2, right. WAAD, FAI and entropy along a response.",
+            "b_fig2_maps": "B-Fig-2, left. Mean maps of local and global heads.",
+            "b_table2_couplings": "B-Table-2. The three couplings with their null models.",
+            "b_table10_layers": "B-Table-10. The couplings by layers.",
+            "rhythm_lags": "FAI and entropy around WAAD peaks; grey: shifted in a circle.",
+            "rhythm_shares": "The couplings by the share of tokens that count as peaks.",
+            "rhythm_types": "Which types of tokens are peaks, beside their share of all tokens.",
+            "rhythm_boundaries": "WAAD peaks as detectors of boundaries; grey: peaks at random places.",
+        },
+        beside={
+            "entropy at WAAD peaks": ".361 against .239, +52 % (Qwen3-4B-Base; its unit is not stated)",
+            "share of receiver-FAI peaks that are FAI peaks": ".608 against .224, +171 %",
+            "share of FAI peaks at or right after a WAAD peak": ".525 against .369, +42 %",
+        },
+    ),
+    check=check,
+    examples=lambda session, options: ranked_first(session, options.ranking),
+    measure=measure,
+    analyse=analyse,
+    findings=tell,
+    facts=RhythmFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(shared_traces=True),
+    smallest=("data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"),
+)

@@ -124,15 +124,16 @@ class _Run:
         # Heavy imports start here.
         import torch
 
+        from experiments.base import runner
         from experiments.base.experiment import experiment as experiment_of
+        from experiments.base.screen import show
         from experiments.base.session import Session
         from interp.runs.directory import check_directory
-        from interp.runs.headlines import show
 
         cfg = self.cfg
         session = Session(cfg, self.directory)
         experiment = experiment_of(cfg.experiment.name)
-        session.check_options(experiment.OPTIONS)
+        session.check_options(experiment.options)
         options = session.run_options
         if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
             raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
@@ -141,14 +142,14 @@ class _Run:
             torch.set_num_threads(options.threads)
         torch.manual_seed(options.seed)
         if options.dry_run:
-            print(printable(f"dry run: {experiment.plan(session)}"))
+            print(printable(f"dry run: {runner.plan(experiment, session)}"))
             return
         self._open.callback(session.close)
         self._store = session.store
         self._open.enter_context(job_files(cfg, self._store.claim))
-        findings = experiment.run(session)
+        findings = runner.run(experiment, session)
         about = findings.title or f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}"
-        show(about, findings, self.directory)
+        show(about, findings, self._store.skipped(), self.directory)
 
     @property
     def _begun(self) -> bool:

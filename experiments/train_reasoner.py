@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -13,23 +14,28 @@ from typing import Annotated, Any
 from pydantic import Field, model_validator
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from experiments.base.options import AtLeastOne, By, Count, Options, Share, Text, typed
+from experiments.base.experiment import Experiment
+from experiments.base.options import AtLeastOne, By, Count, Options, Share, Text
 from experiments.base.plan import Plan, measured
 from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
+from interp.figures.drawing import Drawings, Tables
+from interp.figures.training import training_curve
 from interp.grading.responses import Grading, graded
 from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
-from interp.runs.headlines import Findings, Headline, summary
+from interp.runs.about import About
+from interp.runs.headlines import Findings, Headline
 from interp.stats import Estimate, binomial_estimate
 from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import decode_response
 
 log = logging.getLogger(__name__)
 
+CHECKPOINTS = "checkpoints"
 STYLE = PromptStyle(separator=" ")
 MAX_NEW_TOKENS = 200
 PROBLEM_SEED = 1
@@ -88,16 +94,19 @@ ARMS = (
 )
 
 
-OPTIONS = TrainOptions
+@dataclass(frozen=True)
+class TrainFacts:
+    """How the model was trained, and which step the early checkpoint is of."""
+
+    recipe: dict[str, Any]
+    early_step: int | None
 
 
-def run(session: Session) -> Findings:
+def learn(session: Session, options: TrainOptions) -> None:
     """Trains, measures during and after, and writes two checkpoint directories with model cards."""
-    options = typed(TrainOptions, session.cfg.experiment, "experiment")
     recipe = _recipe(options, session.seed)
     store = session.store
-    session.describe_environment(with_model=False)
-    work = session.own_folder("checkpoints")
+    work = session.own_folder(CHECKPOINTS)
 
     def measure_step(step: int, model: LlamaForCausalLM) -> None:
         if not store.has(step):
@@ -118,16 +127,18 @@ def run(session: Session) -> Findings:
     else:
         early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
         headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
-    facts = summary(headlines, recipe=asdict(recipe), early_step=early_step)
-    session.finish(facts)
-    shutil.rmtree(work)
+    session.memo["headlines"] = headlines
+
+
+def tell(session: Session, options: TrainOptions) -> Findings[TrainFacts]:
+    """What was measured of the two checkpoints."""
     kept = sorted(str(path) for path in session.directory.glob("reasoner*"))
-    return Findings(headlines, [f"checkpoints: {', '.join(kept)}"])
+    facts = TrainFacts(asdict(_recipe(options, session.seed)), _early_step(session, options))
+    return Findings(session.memo["headlines"], facts, [f"checkpoints: {', '.join(kept)}"])
 
 
-def plan(session: Session) -> Plan:
+def plan(session: Session, options: TrainOptions) -> Plan:
     """Trains for a few steps, measures once, and scales up."""
-    options = typed(TrainOptions, session.cfg.experiment, "experiment")
     trial = 6
     model, tokenizer = new_reasoner(options.size, session.seed)
     few = replace(_recipe(options, session.seed), steps=trial, drill_steps=0)
@@ -269,3 +280,35 @@ def model_card(name: str, step: int, recipe: Recipe, headlines: list[Headline], 
         e = h.estimate
         lines.append(f"| {h.name.partition(': ')[2]} | {e.value:.3f} | {e.low:.3f} to {e.high:.3f} | {e.n} |")
     return "\n".join(lines) + "\n"
+
+
+def draw(table: Tables, facts: TrainFacts) -> Drawings:
+    """Accuracies as the training goes on."""
+    yield "training", partial(training_curve, table("training"))
+
+
+EXPERIMENT = Experiment(
+    options=TrainOptions,
+    about=About(
+        title="How is the embedded model made?",
+        question="It learns to reason about word problems between think tags, from nothing.",
+        source="a subject for the experiments on both papers",
+        figures={"training": "Accuracy on held-out problems as the training goes on."},
+    ),
+    unit=None,
+    needs_data=False,
+    needs_model=lambda _: False,
+    comparable=False,
+    check=lambda session, options: _recipe(options, session.seed),
+    analyse=learn,
+    findings=tell,
+    facts=TrainFacts,
+    draw=draw,
+    plan=plan,
+    tidy=lambda session, _: shutil.rmtree(session.own_folder(CHECKPOINTS)),
+    smallest=[
+        *(f"experiment.{option}" for option in ("steps=2", "drill_steps=1", "every=1", "batch=2", "eval_problems=2")),
+        *(f"experiment.{option}" for option in ("final_problems=4", "early_accuracy=[0,1]", "size.layers=1")),
+        *(f"experiment.{option}" for option in ("size.hidden=16", "size.heads=2", "size.mlp=16")),
+    ],
+)

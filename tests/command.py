@@ -16,51 +16,17 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from experiments.base.experiment import experiments
 from experiments.base.session import Session
 from experiments.run import main
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY_TRAINING = "steps=2 drill_steps=1 every=1 batch=2 eval_problems=2 final_problems=4 early_accuracy=[0,1]"
-TINY_REASONER = "size.layers=1 size.hidden=16 size.heads=2 size.mlp=16"
-SMALL_HEADS = [
-    "data.limit=2",
-    *(f"experiment.{option}" for option in ["random_sets=3", "resamples=20", "induction_prompts=1", "maps=1"]),
-    "experiment.haystack.lengths=[40]",
-    "experiment.haystack.depths=[0.5]",
-]
 NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
-SMALL_PATCHING = ["data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"]
-SMALL_CREDIT = [
-    "generation.max_new_tokens=24",
-    *(f"experiment.{option}" for option in ["steps=2", "eval_every=1", "save_every=1", "ranking_traces=2"]),
-    *(f"experiment.{option}" for option in ["train.limit=4", "test.limit=3", "grpo.num_generations=4"]),
-    "experiment.grpo.per_device_train_batch_size=8",
-]
-SMALL_PAPER = [
-    "experiment.parts=[evaluate,heads]",
-    "experiment.questions=4",
-    "experiment.traces=2",
-    *(f"+experiment.options.heads.{o}" for o in ["random_sets=3", "resamples=20", "induction_prompts=1", "maps=1"]),
-    "+experiment.options.heads.haystack.lengths=[]",
-]
 SMALLEST: dict[str, list[str]] = {
-    "evaluate": ["data.limit=2"],
-    "key_tokens": ["data.limit=2", "experiment.each=2", "experiment.traced=1"],
-    "ablate": [
-        "data.limit=2",
-        *(f"experiment.{option}" for option in ["doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]"]),
-        *(f"experiment.{option}" for option in ["knockouts=[answer_reasoning]", "renormalise=[true]", "window=0"]),
-        *(f"experiment.{option}" for option in ["induction_prompts=1", "haystack.lengths=[]", "each_head=false"]),
-    ],
-    "perturb": ["data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"],
-    "heads": SMALL_HEADS,
-    "credit": [*SMALL_CREDIT, "data=planted"],
-    "paper": SMALL_PAPER,
-    "patching": SMALL_PATCHING,
-    "rhythm": ["data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"],
-    "train_reasoner": [f"experiment.{option}" for option in f"{TINY_TRAINING} {TINY_REASONER}".split()],
+    name: list(record.smallest) for name, record in experiments().items() if record.smallest
 }
 """Overrides that make each shipped experiment as small as it can be."""
+SMALL_HEADS, SMALL_PAPER, SMALL_CREDIT = SMALLEST["heads"], SMALLEST["paper"], SMALLEST["credit"]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from experiments.credit_training import reward
+from experiments.base.credit_training import reward
 from interp.data.datasets import reasoning_gym_questions
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import Outcome

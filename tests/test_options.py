@@ -50,7 +50,7 @@ def spelt(node: Any, declared: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_option_of_an_experiment_is_declared_and_spelt_out(name: str) -> None:
-    cfg, model = config(f"experiment={name}"), experiment(name).OPTIONS
+    cfg, model = config(f"experiment={name}"), experiment(name).options
     assert spelt(cfg.experiment, fields(model)) == fields(model)
     given_here = [field for field, info in model.model_fields.items() if not info.is_required()]
     assert given_here == [], "defaults stand in conf/"
@@ -192,7 +192,7 @@ def possible(name: str) -> dict[str, list[Any]]:
     """Every option that a command with this experiment takes, each with its edges."""
     cfg = config(f"experiment={name}")
     data = ContrastOptions if cfg.data.kind == "contrast" else DataOptions
-    groups = {"experiment": experiment(name).OPTIONS, "": RunOptions, "data": data, **GROUPS}
+    groups = {"experiment": experiment(name).options, "": RunOptions, "data": data, **GROUPS}
     found = {}
     for group, model in groups.items():
         whole = model.model_json_schema()
@@ -216,7 +216,7 @@ def test_any_options_are_valid_or_refused_in_one_line(name: str, data: st.DataOb
         OmegaConf.update(cfg, option, value, merge=False, force_add=True)
     session = Session(cfg, Path("nowhere"))
     try:
-        session.check_options(experiment(name).OPTIONS)
+        session.check_options(experiment(name).options)
         complaint = None
     except UserError as error:
         complaint = str(error)
@@ -238,7 +238,7 @@ def least(name: str) -> list[str]:
             cfg = BARE[name].copy()
             OmegaConf.update(cfg, option, value, merge=False)
             try:
-                Session(cfg, Path("nowhere")).check_options(experiment(name).OPTIONS)
+                Session(cfg, Path("nowhere")).check_options(experiment(name).options)
             except UserError:
                 continue
             chosen.append(f"{option}={value}")

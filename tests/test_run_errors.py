@@ -47,7 +47,7 @@ from tests.command import NO_PROBES, ok, run
         (["experiment=patching", "data.path=nowhere.csv"], "there is no file nowhere.csv"),
         (
             ["experiment=patching", "model=planted", "data.limit=2", "data.min_ld=1e9"],
-            "no pair is left: 2 a run does not",
+            "no pair was measured: 2 a run does not",
         ),
         (["experiment=compare", "runs=nowhere/*"], "names 0 runs: at least two are needed"),
         (["model=planted", "data=traces"], "data.path must be set"),

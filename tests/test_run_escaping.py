@@ -55,9 +55,10 @@ def test_a_figure_that_fails_is_a_warning(tmp_path: Path, monkeypatch: pytest.Mo
         raise ValueError("no such glyph")
 
     with monkeypatch.context() as patch:
-        patch.setitem(__import__("interp.figures.redraw", fromlist=["DRAW"]).DRAW, "evaluate", broken)
+        patch.setattr("interp.figures.evaluation.outcomes", broken)
         done = ok(*options, f"hydra.run.dir={out}")
-        assert "could not draw all figures (ValueError: no such glyph)" in done.stderr
+        assert "could not draw the figure evaluate_outcomes (ValueError: no such glyph)" in done.stderr
+        assert (out / "figures" / "a_fig1_accuracy.png").is_file()
         assert len(read_table(out, "answers")) == 4
         assert (out / "summary.json").is_file()
         again = run("experiment=figures", f"run={out}", cwd=tmp_path)

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from experiments.paper import parts_of_papers
+from interp.runs.about import About
 from interp.runs.report import Part, Report, apart, outside, report_page, sentence
-from interp.runs.report_text import ABOUT
 from interp.runs.store import read_table
 from tests.command import SMALL_PAPER, ok, run
 
@@ -46,7 +47,7 @@ def test_every_part_measures_the_same_traces(paper: Path) -> None:
     assert (paper / "figures" / "A-Table-3_effect.tex").is_file()
     summary = json.loads((paper / "summary.json").read_text())
     assert {headline["name"].split(":")[0] for headline in summary["headlines"]} == {"evaluate", "heads"}
-    assert set(summary["missing"]) == set(ABOUT) - {"evaluate", "heads"}
+    assert set(summary["missing"]) == set(parts_of_papers()) - {"evaluate", "heads"}
 
 
 def test_the_report_stands_by_itself(paper: Path) -> None:
@@ -59,7 +60,7 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
     assert "A training takes longer than a report should" in page
     beside = page[page.index("Published and found") : page.index('<h2 id="evaluate">')]
     for part in ("evaluate", "heads"):
-        for key, published in ABOUT[part].beside.items():
+        for key, published in parts_of_papers()[part].about.beside.items():
             assert html.escape(key) in beside
             assert published in beside
 
@@ -152,7 +153,7 @@ def test_text_of_models_is_escaped(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "words.csv").write_text("token\n<b>x</b>\n")
     made = {"versions": {}, "model": None, "seed": 0, "git_commit": None, "device": None, "command": "<run>"}
-    page = report_page(Report("a & b", [Part("heads", tmp_path, found)], made))
+    page = report_page(Report("a & b", [Part("heads", tmp_path, found)], made), {"heads": About("Where?", "Looks.")})
     assert "<script>" not in page
     assert "<b>x</b>" not in page
     assert "&lt;run&gt;" in page

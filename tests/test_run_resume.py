@@ -9,8 +9,9 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from experiments import heads
+from experiments.base import runner
 from experiments.base.plan import measured
+from experiments.heads import EXPERIMENT
 from interp.runs.store import RunStore, read_table
 from tests.command import NO_PROBES, SMALLEST, make_session, ok, run, start, wait_for_parts
 
@@ -34,10 +35,10 @@ def test_a_dry_run_foretells_time_and_memory(tmp_path: Path) -> None:
     make_session(tmp_path / "warm", *options, "data.limit=2").lens  # noqa: B018 - imports and first use
     ratios = []
     for attempt in range(5):
-        plan = heads.plan(make_session(tmp_path / "plan", *options))
+        plan = runner.plan(EXPERIMENT, make_session(tmp_path / "plan", *options))
         session = make_session(tmp_path / f"run{attempt}", *options)
         with measured() as meter:
-            heads.run(session)
+            runner.run(EXPERIMENT, session)
         session.close()
         ratios.append((plan.seconds / meter.seconds, plan.peak_bytes / meter.peak_bytes))
         if all(0.4 < ratio < 2.5 for ratio in ratios[-1]):

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -114,14 +115,14 @@ def test_a_failed_job_does_not_stop_the_others_and_is_listed(tmp_path: Path) -> 
 def test_a_crashed_job_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from experiments import heads
 
-    measure = heads.measure
+    measure = heads.EXPERIMENT.measure
 
     def crash(session, *arguments):  # type: ignore[no-untyped-def]
         if session.seed == 0:
             raise RuntimeError("out of luck")
         return measure(session, *arguments)
 
-    monkeypatch.setattr(heads, "measure", crash)
+    monkeypatch.setattr(heads, "EXPERIMENT", replace(heads.EXPERIMENT, measure=crash))
     options = ["experiment=heads", "model=planted", "data.limit=2", *NO_PROBES, "experiment.resamples=20"]
     done = run("-m", *options, "seed=0,1", "progress=false", f"hydra.sweep.dir={tmp_path / 's'}")
     assert done.returncode == 1

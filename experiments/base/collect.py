@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from experiments.base.experiment import Example
 from experiments.base.session import Session
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import positions_of
@@ -30,30 +30,23 @@ class Needs(StrEnum):
     """Whatever the model wrote, finished or not, with or without think tags (Paper B)."""
 
 
-@dataclass(frozen=True)
-class Collected:
-    """One example of the data: a trace to measure, or the reason why there is none. `tables` is known either way."""
-
-    index: int
-    example: str
-    trace: Trace | None
-    reason: str | None = None
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+def traces(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Example]:
+    """Every example that the store does not have yet, in the order of the data; its subject is a trace."""
+    yield from session.bar(_until_limit(session, needs), "traces", total=session.n_examples)
 
 
-def collect(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Collected]:
-    """Every example that the store does not have yet, in the order of the data."""
+def _until_limit(session: Session, needs: Needs) -> Iterator[Example]:
     limit, measured = session.data_options.limit, session.store.n_measured
     for item in examples(session, needs, session.store.has):
         if session.given is not None and limit is not None and measured >= limit:
             return
-        measured += item.trace is not None
-        if item.trace is None:
-            log.info("left out: %s: %s", item.example, item.reason)
+        measured += item.subject is not None
+        if item.subject is None:
+            log.info("left out: %s: %s", item.name, item.reason)
         yield item
 
 
-def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambda _: False) -> Iterator[Collected]:
+def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambda _: False) -> Iterator[Example]:
     """Every example that is not done yet."""
     if session.given is None:
         yield from _generated(session, needs, done)
@@ -63,17 +56,17 @@ def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambd
             yield given_trace(session, index, text, needs)
 
 
-def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Needs.REASONING) -> Collected:
+def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Needs.REASONING) -> Example:
     """A given trace, or why it is not measured."""
     lens, source = session.lens, Path(session.data_options.path or "given").name
     try:
         trace = parse_text(_text(session, item), lens.tokenizer, lens.markers, example=item.id, source=source)
     except TraceError as error:
-        return Collected(index, item.id, None, error.reason)
+        return Example(index, item.id, None, error.reason)
     reason = left_out(session, trace, needs)
     if reason:
-        return Collected(index, item.id, None, reason)
-    return Collected(index, item.id, trace, None, {"traces": [trace_row(trace)]})
+        return Example(index, item.id, None, reason)
+    return Example(index, item.id, trace, None, {"traces": [trace_row(trace)]})
 
 
 def _text(session: Session, item: TraceText) -> str:
@@ -84,7 +77,7 @@ def _text(session: Session, item: TraceText) -> str:
     return with_response(item.turns, item.response, lens.tokenizer, lens.markers, arguments)
 
 
-def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> Iterator[Collected]:
+def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> Iterator[Example]:
     questions, size = session.questions, session.generation.batch
     for first in range(0, len(questions), size):
         batch = questions[first : first + size]
@@ -110,7 +103,7 @@ def respond(session: Session, batch: list[Question], first: int, needs: Needs = 
 
 def from_response(
     session: Session, index: int, question: Question, response: Response, needs: Needs = Needs.REASONING
-) -> Collected:
+) -> Example:
     """A trace from a response; what lacks the needed part is left out."""
     lens = session.lens
     text = decode_response(lens.tokenizer, response.ids)
@@ -125,7 +118,7 @@ def from_response(
     )
     tables: dict[str, list[dict[str, Any]]] = {"answers": [answer]}
     if not response.finished and needs is Needs.REASONING:
-        return Collected(index, question.id, None, "not finished within generation.max_new_tokens", tables)
+        return Example(index, question.id, None, "not finished within generation.max_new_tokens", tables)
     about = {"example": question.id, "source": "generated"}
     try:
         if needs is Needs.RESPONSE:
@@ -135,11 +128,11 @@ def from_response(
             trace = parse_ids(ids, lens.tokenizer, lens.markers, n_prompt=n_prompt, **about)
     except TraceError as error:
         missing = "an empty response" if needs is Needs.RESPONSE else error.reason
-        return Collected(index, question.id, None, missing, tables)
+        return Example(index, question.id, None, missing, tables)
     reason = left_out(session, trace, needs)
     if reason:
-        return Collected(index, question.id, None, reason, tables)
-    return Collected(index, question.id, trace, None, {**tables, "traces": [trace_row(trace)]})
+        return Example(index, question.id, None, reason, tables)
+    return Example(index, question.id, trace, None, {**tables, "traces": [trace_row(trace)]})
 
 
 def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> str | None:

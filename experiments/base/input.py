@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 from experiments.base.data import CONTRAST, ResponseFrom
-from experiments.base.pairs import PairMaker
+from experiments.base.experiment import experiment
+from experiments.base.pairs import pair_maker
 from experiments.base.session import Session
 from interp.data.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.model.lens import load_config, load_tokenizer
 from interp.text.prompts import Condition, render
 
-WITHOUT_DATA = ("train_reasoner", "compare", "figures")
-"""Experiments that make their own data, or need none."""
-
 
 def look_at_input(session: Session) -> InputNotes | None:
     """What is odd about the run's traces or prompts; None for experiments without data. Raises UserError for what
     cannot be measured."""
-    if session.cfg.experiment.name in WITHOUT_DATA:
+    if not experiment(session.cfg.experiment.name).needs_data:
         return None
     model = session.model_options
     positions = positions_of(load_config(session.model_spec))
     reader = Reader(model.name, load_tokenizer(session.model_spec), model.markers, positions)
     if session.cfg.data.kind == CONTRAST:
-        pairs = PairMaker(session)
+        pairs = pair_maker(session)
         texts: list[tuple[str, tuple[str, ...]]] = [
             (text, ()) for question in pairs.questions for text in (question.clean, question.corrupted)
         ]

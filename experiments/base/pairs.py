@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from experiments.base.data import CONTRAST, ContrastOptions, ResponseFrom
+from experiments.base.experiment import Example
 from experiments.base.options import typed
 from experiments.base.session import Session
 from interp.data.examples import Question
@@ -30,17 +31,6 @@ from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import Segment, parse_ids
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Drafted:
-    """One question with its pair, or the reason why there is none; `answers` are rows of answers.parquet."""
-
-    index: int
-    question: ContrastQuestion
-    pair: ContrastPair | None
-    reason: str | None
-    answers: list[dict[str, Any]]
 
 
 class PairMaker:
@@ -81,7 +71,7 @@ class PairMaker:
             return ResponseFrom(self.options.response)
         return ResponseFrom.GENERATE if self.session.cfg.model.reasons else ResponseFrom.TEMPLATE
 
-    def drafts(self, done: Any = lambda _: False) -> Iterator[Drafted]:
+    def drafts(self, done: Any = lambda _: False) -> Iterator[Example]:
         """Every question that is not `done`; responses are made in whole batches, so that resuming changes nothing."""
         size = max(1, self.session.generation.batch // 2)
         for first in range(0, len(self.questions), size):
@@ -128,7 +118,7 @@ class PairMaker:
         reasoning, _, answer = trace.text[begun : trace.offsets[trace.n_measured - 1][1]].partition(markers.close)
         return reasoning, answer, response.finished
 
-    def _draft(self, index: int, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> Drafted:
+    def _draft(self, index: int, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> Example:
         rows = []
         for name, gold, (reasoning, answer, finished) in zip(
             ("clean", "corrupted"), (question.clean_answer, question.corrupted_answer), texts, strict=True
@@ -159,7 +149,7 @@ class PairMaker:
                 reason = error.reason
             except TraceError:
                 reason = "a response has no reasoning or no answer"
-        return Drafted(index, question, pair, reason, rows)
+        return Example(index, question.id, pair, reason, {"answers": rows})
 
     def rebuild(self, question: ContrastQuestion, clean: str, corrupted: str) -> ContrastPair:
         """The pair of responses that were written before, from the texts of answers.parquet."""
@@ -178,3 +168,11 @@ class PairMaker:
             lens = self.lens
             sides.append(build_side(prompt, *words, self.style, lens.tokenizer, lens.markers, question.id))
         return align(question, sides[0], sides[1])
+
+
+def pair_maker(session: Session) -> PairMaker:
+    """The session's maker of pairs."""
+    if "pairs" not in session.memo:
+        session.memo["pairs"] = PairMaker(session)
+    found: PairMaker = session.memo["pairs"]
+    return found

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 from experiments.base.options import AtLeastOne, Lax, Options, Share
+from experiments.base.plan import measured
 from experiments.base.session import Session
 from interp.data.input_check import positions_of
 from interp.errors import UserError
@@ -55,6 +56,27 @@ def probes(
     return [(f"induction-{i}", induction(i)) for i in range(induction_prompts)] + [
         (needle.name, retrieval(needle)) for needle in needles
     ]
+
+
+def measure_probes(session: Session, induction_prompts: int, settings: HaystackOptions) -> None:
+    """Writes the scores of every probe prompt that the store does not have yet."""
+    found = probes(session, induction_prompts, settings, needles_for(session, settings))
+    for prompt, score in session.bar(found, "probes"):
+        if not session.store.has_closing(f"a-{prompt}"):
+            session.store.write_closing(f"a-{prompt}", probes=score())
+
+
+def cost_of_probes(session: Session, induction_prompts: int, settings: HaystackOptions) -> tuple[int, float]:
+    """How many probe prompts there are, and about how many seconds they take: one of each kind is measured."""
+    needles = needles_for(session, settings)
+    found = probes(session, induction_prompts, settings, needles)
+    seconds = 0.0
+    for n, at in ((induction_prompts, 0), (len(needles), induction_prompts)):
+        if n:
+            with measured() as meter:
+                found[at][1]()
+            seconds += n * meter.seconds
+    return len(found), seconds
 
 
 def _rows(example: str, kind: HeadKind, scores: Any, recalled: float | None) -> list[dict[str, Any]]:

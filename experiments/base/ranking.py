@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from experiments.base.collect import Needs, traces
+from experiments.base.experiment import Example
+from experiments.base.session import Session
+from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.waad_fai import Settings, Sinks
+from interp.text.trace import Trace
 
 
 def _ordered(horizon: list[int]) -> list[int]:
@@ -27,19 +32,6 @@ Portion = Annotated[float, Field(gt=0, lt=1)]
 """Of the tokens: some, and not all."""
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """By what heads are ranked."""
-
-    layers: Sequence[str]
-    sinks: Sequence[Sinks]
-    share: float
-    receivers: int | None
-    ranking_traces: int
-    settings: Settings
-    block_bytes: int | None
-
-
 def ranking_of(
     options: Any, layers: Sequence[str], sinks: Sequence[Sinks], receivers: int | None, block_mb: int | None
 ) -> Ranking:
@@ -47,3 +39,28 @@ def ranking_of(
     settings = Settings(options.window, *options.horizon)
     block = None if block_mb is None else block_mb * 2**20
     return Ranking(layers, sinks, options.share, receivers, options.ranking_traces, settings, block)
+
+
+def ranked_first(session: Session, ranking: Ranking) -> Iterator[Example]:
+    """All examples that are not done; before the first of them, the heads are ranked on the first traces, unless the
+    store knows their sets. Which heads count must be known before a trace is averaged over them."""
+    store = session.store
+    items = traces(session, Needs.RESPONSE)
+    early: list[Example] = []
+    if not store.has_closing("a-heads"):
+        found: list[Trace] = []
+        while len(found) < ranking.ranking_traces and (item := next(items, None)) is not None:
+            early.append(item)
+            found += [item.subject] if item.subject is not None else []
+        if found:
+            shown = session.bar(found, "ranking heads", total=len(found))
+            store.write_closing("a-heads", head_sets=rank_by_distance(session.lens, shown, ranking))
+    yield from chain(early, items)
+
+
+def head_sets(session: Session) -> list[HeadSets]:
+    """The sets of heads that the run has ranked."""
+    if "head_sets" not in session.memo:
+        session.memo["head_sets"] = sets_of(session.store.table("head_sets"))
+    found: list[HeadSets] = session.memo["head_sets"]
+    return found

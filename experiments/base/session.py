@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -28,14 +28,13 @@ from experiments.base.options import Options, plain, typed
 from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
-from interp.errors import UserError, on_command_line
-from interp.figures.redraw import redraw
+from interp.errors import UserError
 from interp.front import check
 from interp.grading.responses import Grading
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.runs.directory import ENVIRONMENT
-from interp.runs.store import Identity, RunStore, written_tables
+from interp.runs.store import Identity, RunStore
 from interp.text.prompts import PromptStyle
 
 log = logging.getLogger(__name__)
@@ -59,6 +58,7 @@ OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
 
 T = TypeVar("T")
+O = TypeVar("O", bound=Options)  # noqa: E741 - options
 
 
 @dataclass
@@ -67,6 +67,8 @@ class Session:
 
     cfg: DictConfig
     directory: Path
+    memo: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What the functions of an experiment share while it runs."""
 
     @property
     def seed(self) -> int:
@@ -145,13 +147,17 @@ class Session:
             raise UserError(f"data={self.cfg.data.name} has contrast pairs, which only experiment=patching measures")
         return typed(DataOptions, self.cfg.data, "data")
 
+    def options_of(self, kind: type[O]) -> O:
+        """The experiment's own options."""
+        return typed(kind, self.cfg.experiment, "experiment")
+
     def check_options(self, kind: type[Options]) -> None:
         """Raises UserError for the first wrong option of the run, whose experiment has options of this kind.
 
         Nothing is read or loaded for it.
         """
         _ = self.run_options
-        typed(kind, self.cfg.experiment, "experiment")
+        self.options_of(kind)
         _ = self.model_spec, self.generation, self.grading
         if self.cfg.data.get("kind") == CONTRAST:
             typed(ContrastOptions, self.cfg.data, "data")
@@ -256,20 +262,6 @@ class Session:
         if not (folder / OWNER).is_file() or (folder / OWNER).read_text(errors="replace") != mark:
             raise UserError(f"{folder} was not made by this run: move it away to go on")
         return folder
-
-    def finish(self, facts: Mapping[str, Any]) -> None:
-        """Ends the run: the tables first, then the figures, the summary last. `facts` is the summary's content."""
-        self.store.finish(facts, lambda: self.draw(facts))
-
-    def draw(self, facts: Mapping[str, Any]) -> None:
-        """Draws the run's figures from its tables and the content of its summary, unless figures=false.
-
-        The measuring is done by now: what cannot be drawn is a warning.
-        """
-        if self.cfg.figures:
-            again = f"; try again by experiment=figures {on_command_line('run', self.directory)}"
-            with warned("all figures", again):
-                redraw(self.cfg.experiment.name, written_tables(self.directory), facts, self.directory / "figures")
 
     def close(self) -> None:
         """Notes what the instrument has found on the sequences measured, and gives the run's directory free."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
 from interp.heads.scores import Head
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for, sign_flips
 
@@ -21,15 +21,21 @@ METRICS = {
 }
 
 
-def findings(
-    effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], n_layers: int, seed: int
-) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class AblateFacts:
+    """The lists of heads that were cut, best first, and on how many traces."""
+
+    lists: dict[str, list[Head]]
+    n_traces: int
+
+
+def findings(effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], seed: int) -> Findings[AblateFacts]:
+    """What a run tells."""
     headlines = _doses(effects, seed) + _knockouts(effects, seed)
     lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
     lines += _tests(effects, seed) + _single(effects)
-    more = {"lists": {name: [list(head) for head in heads] for name, heads in lists.items()}, "n_layers": n_layers}
-    return headlines, more, lines
+    facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
+    return Findings(headlines, facts, lines)
 
 
 def per_trace(rows: pd.DataFrame) -> pd.Series:

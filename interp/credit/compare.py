@@ -24,7 +24,7 @@ ARM_OPTIONS = frozenset(
 IGNORED = frozenset({"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every"})
 
 
-def compare(runs: list[Run], _: str) -> RunsCompared:
+def compare(runs: Sequence[Run], _: str) -> RunsCompared:
     """Tables `study` and `study_curves`."""
     names = arms([run.options for run in runs])
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
@@ -54,8 +54,8 @@ def compare(runs: list[Run], _: str) -> RunsCompared:
         {"study": rows, "study_curves": list(curve_rows(trainings))},
         headlines,
         lines,
-        f": {model} on {data}",
-        {"subject": f"{model} on {data}"},
+        f"{model} on {data}",
+        by_run=False,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,15 @@ from interp.runs.headlines import Headline
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
 Tables = Callable[[str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class CreditFacts:
+    """How the advantages were weighted, and how many questions there were."""
+
+    strategy: str
+    n_train: int
+    n_test: int
 
 
 def findings(table: Tables, timing: Mapping[str, float]) -> tuple[list[Headline], list[str]]:

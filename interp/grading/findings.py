@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 from scipy import stats
 
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate
 from interp.text.prompts import Condition
@@ -19,8 +19,15 @@ from interp.text.prompts import Condition
 Tables = Callable[[str], pd.DataFrame]
 
 
-def findings(table: Tables, answers: pd.DataFrame) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class EvaluateFacts:
+    """Who wrote the answers."""
+
+    writers: list[str]
+
+
+def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
+    """What a run tells."""
     headlines: list[Headline] = []
     lines: list[str] = []
     accuracy, paired = table("accuracy"), table("paired")
@@ -37,7 +44,7 @@ def findings(table: Tables, answers: pd.DataFrame) -> tuple[list[Headline], dict
         lines += [f"{about}{line}" for line in _tests(tests)]
         lines += [f"{about}{line}" for line in _length(of_writer)]
         lines += [f"{about}{line}" for line in _outcomes(of_writer)]
-    return headlines, {"writers": writers}, lines
+    return Findings(headlines, EvaluateFacts(writers), lines)
 
 
 def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list[Headline]:

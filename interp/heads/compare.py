@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -40,7 +41,7 @@ class _Ranked:
         return self.ranking.sort_values(["layer", "head"])["value"].to_numpy(dtype=float)
 
 
-def compare(runs: list[Run], kind: str) -> RunsCompared:
+def compare(runs: Sequence[Run], kind: str) -> RunsCompared:
     """Overlaps of the top heads and rank correlations of all heads' scores between runs on models of one shape.
 
     Heads of models of different shapes do not correspond: such pairs are left out, and said so.
@@ -60,7 +61,7 @@ def compare(runs: list[Run], kind: str) -> RunsCompared:
     ]
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
-    return RunsCompared({"overlaps": rows}, headlines, lines, f" by {kind}", {"kind": kind})
+    return RunsCompared({"overlaps": rows}, headlines, lines, kind)
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:
@@ -73,7 +74,7 @@ def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:
     return Headline(name, Estimate(float(rho), int(known.sum())))
 
 
-def _ranked(runs: list[Run], kind: str) -> list[_Ranked]:
+def _ranked(runs: Sequence[Run], kind: str) -> list[_Ranked]:
     found = []
     for run in runs:
         ranking = run.table("ranking")

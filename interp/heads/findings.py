@@ -20,7 +20,7 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
 from interp.heads.trajectories import forward_p
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
 from interp.text.trace import Segment
@@ -40,10 +40,22 @@ class FindingsOptions:
     seed: int
 
 
-def findings(
-    table: Tables, samples: Mapping[str, Samples], options: FindingsOptions
-) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class HeadsFacts:
+    """What the figures of a run need beside its tables."""
+
+    score: str
+    top_heads: list[Head]
+    """By that score, best first."""
+    top_head_scores: list[float]
+    lists: dict[str, list[Head]]
+    """The top heads of other known kinds."""
+    reflection_words: list[str]
+    n_traces: int
+
+
+def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOptions) -> Findings[HeadsFacts]:
+    """What a run tells."""
     score, k, resamples, seed = options.score, options.k, options.resamples, options.seed
     heads = table("heads")
     values = samples[score]
@@ -62,7 +74,7 @@ def findings(
     headlines.append(Headline(f"share of the top {k} in the middle third ({where})", share, "share of layers", chance))
     headlines += _trajectories(heads, top, seed)
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
-    lists = {}
+    lists: dict[str, list[Head]] = {}
     for kind in HeadKind:
         if kind in samples:
             means_of = mean_over_examples(samples[kind])
@@ -81,15 +93,9 @@ def findings(
     correct = table("answers")["correct"].dropna().to_numpy(dtype=float)
     if len(correct):
         headlines.append(Headline("accuracy of the answers", bootstrap_mean(correct, rng_for(seed, "accuracy"))))
-    more = {
-        "score": score,
-        "top_heads": [list(head) for head in top],
-        "top_head_scores": [float(means[head]) for head in top],
-        "lists": {kind: [list(head) for head in found] for kind, found in lists.items()},
-        "reflection_words": list(options.reflection_words),
-        "n_traces": len(values),
-    }
-    return headlines, more, lines
+    scores = [float(means[head]) for head in top]
+    facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
+    return Findings(headlines, facts, lines)
 
 
 def overlap_text(row: dict[str, Any]) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
 
 import pandas as pd
 
 from interp.key_tokens.corruptions import Corruption
 from interp.key_tokens.effects import ROLES
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
@@ -28,8 +28,15 @@ NAMES = {
 }
 
 
-def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class KeyTokensFacts:
+    """How many traces there were."""
+
+    n_traces: int
+
+
+def findings(table: Tables, seed: int) -> Findings[KeyTokensFacts]:
+    """What a run tells."""
     corrupted, effects = table("corrupted"), table("effects")
     headlines: list[Headline] = []
     lines: list[str] = []
@@ -48,7 +55,7 @@ def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], 
     for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
         lines += _by_place(corrupted, group, label)
     lines += _way(effects, seed)
-    return headlines, {"n_traces": int(effects["example"].nunique())}, lines
+    return Findings(headlines, KeyTokensFacts(int(effects["example"].nunique())), lines)
 
 
 def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -14,19 +14,30 @@ from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
 from interp.patching.profiles import agreement, curves, head_effects
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
 
 
-def findings(
-    effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int
-) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class PatchingFacts:
+    """What the figures of a run need beside its tables."""
+
+    rfhs: list[Head]
+    """The top heads on the clean traces, best first."""
+    top_heads: dict[str, list[Head]]
+    """Those with most effect at a role."""
+    first_layer_predicting_above_token: int | None
+    n_pairs: int
+
+
+def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int) -> Findings[PatchingFacts]:
+    """What a run tells."""
     headlines: list[Headline] = []
-    more: dict[str, Any] = {"rfhs": [list(head) for head in rfhs]}
+    first_above: int | None = None
+    top_heads: dict[str, list[Head]] = {}
     lines: list[str] = []
     token, predicting = (curves(effects, role) for role in (Role.PHRASE_ANSWER, Role.PREDICTING))
     random = curves(effects, None, control="random_position")
@@ -59,7 +70,7 @@ def findings(
             )
         )
         above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
-        more["first_layer_predicting_above_token"] = above[0] if above else None
+        first_above = above[0] if above else None
         headlines += _paths(effects, peak_layer(token), seed)
     headlines += _agreement(effects, seed)
     for role in (Role.PHRASE_ANSWER, Role.PREDICTING):
@@ -71,9 +82,10 @@ def findings(
         lines.append(f"heads with most effect at the {role.replace('_', ' ')} token: {listed}")
         (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size)
         lines.append(f"  of these, RFHs: {overlap_text(row)}")
-        more[f"top_heads_{role}"] = [list(head) for head in top]
+        top_heads[str(role)] = top
     lines.insert(0, f"RFHs on the clean traces: {', '.join(map(str, rfhs))}")
-    return headlines, more, lines
+    n_pairs = int(effects["example"].nunique())
+    return Findings(headlines, PatchingFacts(rfhs, top_heads, first_above, n_pairs), lines)
 
 
 def peak_layer(table: pd.DataFrame) -> int:

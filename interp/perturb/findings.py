@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from interp.perturb.overlap import Group
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate
 
@@ -20,8 +21,17 @@ METRICS = {
 }
 
 
-def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class PerturbFacts:
+    """How many problems there were, and how many positions of each a group has."""
+
+    n_problems: int
+    scores: list[str]
+    k: int
+
+
+def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFacts]:
+    """What a run tells of groups of k positions by these scores."""
     perturbed, predictors = table("perturbed"), table("predictors")
     headlines: list[Headline] = []
     lines: list[str] = []
@@ -46,7 +56,7 @@ def findings(table: Tables, k: int) -> tuple[list[Headline], dict[str, Any], lis
         about = f"rank correlation of {_spoken(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
     n = int(perturbed["n"].max()) if len(perturbed) else 0
-    return headlines, {"n_problems": n}, lines
+    return Findings(headlines, PerturbFacts(n, list(scores), k), lines)
 
 
 def _spoken(score: str | None) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from interp.rhythm.couplings import Coupling
-from interp.runs.headlines import Headline
+from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for
 
@@ -21,8 +22,17 @@ NAMES = {
 }
 
 
-def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], list[str]]:
-    """Headlines, further content of summary.json, and lines for the screen."""
+@dataclass(frozen=True)
+class RhythmFacts:
+    """How many traces there were, and which of the sets of heads the headline numbers are of."""
+
+    n_traces: int
+    layers: str
+    sinks: str
+
+
+def findings(table: Tables, seed: int, layers: str, sinks: str) -> Findings[RhythmFacts]:
+    """What a run tells; its first set of heads is that of these layers and this handling of sinks."""
     tokens, couplings = table("tokens"), table("couplings")
     headlines = _couplings(couplings) + _boundaries(table("boundaries"))
     by_trace = tokens.groupby("example", sort=False)
@@ -35,7 +45,7 @@ def findings(table: Tables, seed: int) -> tuple[list[Headline], dict[str, Any], 
         headlines.append(Headline(f"share of tokens that are {name} peaks", estimate))
     lines = [_line(row) for row in records(_main(couplings))]
     lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
-    return headlines, {"n_traces": int(tokens["example"].nunique())}, lines
+    return Findings(headlines, RhythmFacts(int(tokens["example"].nunique()), layers, sinks), lines)
 
 
 def _main(couplings: pd.DataFrame) -> pd.DataFrame:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,8 +10,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.errors import UserError
-from interp.heads.scores import Head
 from interp.rhythm.couplings import (
     Coupling,
     Curves,
@@ -24,6 +22,7 @@ from interp.rhythm.couplings import (
     onset_window,
     partial_effect,
 )
+from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves, Sinks, response_of
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
@@ -32,56 +31,6 @@ from interp.text.trace import Trace
 
 HORIZONS = {"to_end": ("fai_to_end", "receiver_fai_to_end"), "near": ("fai", "receiver_fai")}
 """FAI and receiver FAI columns of curves.parquet, by horizon."""
-SetOfHeads = Sequence[Head]
-
-
-@dataclass(frozen=True)
-class HeadSets:
-    """The heads that curves are averaged over, for one set of layers and one handling of sinks."""
-
-    layers: str
-    sinks: Sinks
-    local: SetOfHeads
-    far: SetOfHeads
-    receiver: SetOfHeads
-
-
-def choose_heads(
-    distance: Float[np.ndarray, "layer head"],
-    kurtosis: Float[np.ndarray, "layer head"],
-    layers: Sequence[int],
-    share: float,
-    receivers: int,
-) -> tuple[list[Head], list[Head], list[Head]]:
-    """Local, global and receiver heads within some layers (Paper B, section 4.1).
-
-    The share of all heads with the lowest and with the highest mean distance, at least one each, and the `receivers`
-    heads with the highest kurtosis. Heads without a distance (NaN) are neither local nor global. Raises UserError where
-    no head has one.
-    """
-    heads = [Head(layer, head) for layer in layers for head in range(distance.shape[1])]
-    n = max(1, round(share * len(heads)))
-    by_distance = sorted((h for h in heads if not np.isnan(distance[h])), key=lambda h: (distance[h], h))
-    if not by_distance:
-        raise UserError("all heads of these layers look at the first tokens alone: use experiment.sinks=[kept]")
-    by_kurtosis = sorted(heads, key=lambda h: (-np.nan_to_num(kurtosis[h], nan=-np.inf), h))
-    return by_distance[:n], by_distance[-n:][::-1], by_kurtosis[: min(receivers, len(heads))]
-
-
-def head_rows(example: str, curves: Mapping[Sinks, HeadCurves]) -> list[dict[str, Any]]:
-    """The rows of heads.parquet for one trace."""
-    names = {Sinks.KEPT: "", Sinks.REMOVED: "_no_sinks"}
-    shape = next(iter(curves.values())).distance.shape
-    return [
-        {
-            "example": example,
-            "layer": layer,
-            "head": head,
-            **{f"distance{names[s]}": or_null(float(c.distance[layer, head])) for s, c in curves.items()},
-            **{f"kurtosis{names[s]}": or_null(float(c.kurtosis[layer, head])) for s, c in curves.items()},
-        }
-        for layer, head in np.ndindex(*shape)
-    ]
 
 
 def curve_rows(trace: Trace, curves: Mapping[Sinks, HeadCurves], sets: Sequence[HeadSets]) -> list[dict[str, Any]]:
@@ -304,18 +253,3 @@ def _tested(values: np.ndarray, seed: int, *labels: object) -> tuple[dict[str, A
     rng = rng_for(seed, *labels)
     p = sign_flips(known, rng)[0] if len(known) >= 2 else None
     return _columns(bootstrap_mean(known, rng)), p
-
-
-def head_set_rows(sets: Sequence[HeadSets], means: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
-    """The rows of head_sets.parquet; `means` are the mean distances and kurtoses that the sets were chosen by."""
-    for one in sets:
-        suffix = "" if one.sinks is Sinks.KEPT else "_no_sinks"
-        for kind, heads, measure in (
-            ("local", one.local, "distance"),
-            ("global", one.far, "distance"),
-            ("receiver", one.receiver, "kurtosis"),
-        ):
-            for head in heads:
-                value = float(np.nan_to_num(means[f"{measure}{suffix}"][head]))
-                about = {"kind": kind, "layers": one.layers, "sinks": one.sinks}
-                yield {**about, "layer": head.layer, "head": head.head, "value": value}

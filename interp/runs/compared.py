@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +41,10 @@ class RunsCompared:
     tables: dict[str, list[dict[str, Any]]]
     headlines: Sequence[Headline]
     lines: Sequence[str] = ()
-    title: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """Further content of summary.json."""
+    subject: str = ""
+    """What they are compared by, or what they are all about."""
+    by_run: bool = True
+    """Their headline numbers are drawn run by run as well."""
 
 
 PLAIN = ("model.name", "data.name", "experiment.strategy")

@@ -1,19 +1,15 @@
-"""The headline numbers of a run, each with its n, interval and control: for summary.json and for the screen."""
+"""The headline numbers of a run, each with its n, interval and control, and what stands in summary.json."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
-from interp.errors import printable
 from interp.stats import Estimate
+
+F = TypeVar("F")
 
 
 @dataclass(frozen=True)
@@ -38,52 +34,33 @@ def _estimate_json(estimate: Estimate) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Findings:
-    """What a run tells on the screen: its headline numbers and lines beside them."""
+class Findings(Generic[F]):
+    """What a run tells: its headline numbers, lines beside them, and the facts that its figures are drawn from."""
 
     headlines: Sequence[Headline]
+    facts: F
     lines: Sequence[str] = ()
     title: str | None = None
     """What the run was about, where that is not one model on one set of data."""
+    shown: Sequence[Headline] | None = None
+    """The headline numbers that are printed; None = all."""
 
 
-def summary(headlines: Sequence[Headline], **more: Any) -> dict[str, Any]:
+@dataclass(frozen=True)
+class NoFacts:
+    """For figures that need nothing but tables."""
+
+
+def summary(findings: Findings[Any], skipped: Mapping[str, int]) -> dict[str, Any]:
     """The content of summary.json."""
-    return {"headlines": [headline.as_json() for headline in headlines], **more}
+    return {
+        "headlines": [headline.as_json() for headline in findings.headlines],
+        "lines": list(findings.lines),
+        "skipped": dict(skipped),
+        **asdict(findings.facts),
+    }
 
 
-def reasons(skipped: dict[str, int]) -> str:
+def reasons(skipped: Mapping[str, int]) -> str:
     """Why examples were left out, with how many of each."""
     return "; ".join(f"{n} {reason}" for reason, n in skipped.items()) or "the data is empty"
-
-
-def show(title: str, findings: Findings, directory: Path) -> None:
-    """The headline table and where the run is. Texts may quote models and files: nothing in them is markup."""
-    table = Table(title=printable(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    for column in ("", "value", "95 % interval", "n", "control"):
-        table.add_column(column, justify="left" if column in ("", "control") else "right", overflow="fold")
-    for h in findings.headlines:
-        control = f"{h.control_kind}: {_text(h.control)}" if h.control else ""
-        row = (h.name, f"{h.estimate.value:.3f}", _interval(h.estimate), str(h.estimate.n), control)
-        table.add_row(*map(printable, row))
-    console = Console(markup=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, emoji=False, width=140)  # a log or a pipe
-    if findings.headlines:
-        console.print(table)
-    else:
-        console.print(printable(title))
-    for line in findings.lines:
-        console.print(printable(line), highlight=False)
-    console.print(printable(f"run:     {directory}"), soft_wrap=True)
-    figures = sorted(p for p in directory.glob("figures/*") if p.suffix in (".png", ".html"))
-    for label, figure in zip(["figures:"] + ["        "] * len(figures), figures, strict=False):
-        console.print(printable(f"{label} {figure}"), soft_wrap=True)
-
-
-def _interval(estimate: Estimate) -> str:
-    return "" if estimate.low is None else f"[{estimate.low:.3f}, {estimate.high:.3f}]"
-
-
-def _text(estimate: Estimate) -> str:
-    return f"{estimate.value:.3f} {_interval(estimate)}".strip()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from interp.runs.report_text import ABOUT, About
+from interp.runs.about import About
 
 _STYLE = """
 body { font: 16px/1.55 system-ui, sans-serif; margin: 2rem auto; max-width: 60rem; padding: 0 1rem; color: #111; }
@@ -61,24 +61,24 @@ class Report:
     notes: Sequence[str] = field(default_factory=tuple)
 
 
-def report_page(report: Report) -> str:
+def report_page(report: Report, about: Mapping[str, About]) -> str:
     """The page's HTML."""
     done = [part for part in report.parts if part.summary is not None]
     missing = [part for part in report.parts if part.summary is None]
     body = [f"<h1>{_text(report.title)}</h1>", *(f"<p>{_text(note)}</p>" for note in report.notes), _made_by(report)]
-    links = [f'<li><a href="#{part.name}">{_text(ABOUT[part.name].title)}</a></li>' for part in report.parts]
+    links = [f'<li><a href="#{part.name}">{_text(about[part.name].title)}</a></li>' for part in report.parts]
     body.append(f"<nav><ol>{''.join(links)}</ol></nav>")
     body.append(
         "<p>Each number stands with its 95 % interval, the number n of examples behind it, and its control where it "
         "has one. <em>Apart</em> means that the two intervals do not overlap: a stricter rule than a test at .05. "
         "<em>Outside</em> means that the value lies outside the middle 95 % of what chance gives.</p>"
     )
-    leads = [f"<li><b>{_text(ABOUT[part.name].title)}</b> {sentence(lead(part))}</li>" for part in done]
+    leads = [f"<li><b>{_text(about[part.name].title)}</b> {sentence(lead(part))}</li>" for part in done]
     body.append(f"<h2>In short</h2><ul>{''.join(leads)}</ul>")
-    body.append(_beside(done))
-    body += [_section(part, ABOUT[part.name]) for part in done]
+    body.append(_beside(done, about))
+    body += [_section(part, about[part.name]) for part in done]
     if missing:
-        rows = [f"<li><b>{_text(ABOUT[p.name].title)}</b> {_text(str(p.missing))}</li>" for p in missing]
+        rows = [f"<li><b>{_text(about[p.name].title)}</b> {_text(str(p.missing))}</li>" for p in missing]
         ids = "".join(f'<a id="{part.name}"></a>' for part in missing)
         body.append(f"<h2>Not run, and why</h2>{ids}<ul>{''.join(rows)}</ul>")
     return (
@@ -129,12 +129,12 @@ def outside(headline: Mapping[str, Any], null: Mapping[str, Any]) -> bool | None
     return bool(not null["low"] <= headline["value"] <= null["high"])
 
 
-def _beside(parts: Sequence[Part]) -> str:
+def _beside(parts: Sequence[Part], about: Mapping[str, About]) -> str:
     """Published numbers and ours in one table; the models differ, so no test is made between them."""
     rows = []
     for part in parts:
         assert part.summary is not None
-        for key, published in ABOUT[part.name].beside.items():
+        for key, published in about[part.name].beside.items():
             one = next((found for found in part.summary["headlines"] if key in found["name"]), None)
             if one is None:
                 continue

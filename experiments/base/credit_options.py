@@ -8,8 +8,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from experiments.base.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
-from experiments.base.ranking import HeadShare, Horizon, Ranking, ranking_of
+from experiments.base.ranking import HeadShare, Horizon, ranking_of
 from interp.credit.gamma import CreditRule, End, Signs, Strategy
+from interp.rhythm.head_sets import Ranking
 from interp.rhythm.waad_fai import Sinks
 
 TARGETED, ALL_HEADS = "targeted", "all"

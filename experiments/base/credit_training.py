@@ -20,8 +20,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 from trl.trainer.grpo_config import GRPOConfig
 
 from experiments.base.collect import Needs, condition_for
+from experiments.base.credit_options import CreditOptions
 from experiments.base.session import Session
-from experiments.credit_options import CreditOptions
 from interp.credit.signals import Measuring
 from interp.credit.trainer import SECONDS, SHARE, CreditTrainer
 from interp.data.examples import Question

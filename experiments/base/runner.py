@@ -1,0 +1,72 @@
+"""What every experiment does: check, describe the environment, measure example by example, analyse, tell, draw."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from experiments.base.experiment import Experiment, LeftOut, Rows
+from experiments.base.plan import Plan
+from experiments.base.session import Session, warned
+from interp.errors import UserError, on_command_line
+from interp.figures.drawing import save_all
+from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.store import written_tables
+
+log = logging.getLogger(__name__)
+
+
+def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
+    """Runs an experiment, or goes on with it: what the store has is not measured again.
+
+    The tables are finished before anything is drawn; what cannot be drawn is a warning. The summary is written last.
+    """
+    options = session.options_of(experiment.options)
+    experiment.check(session, options)
+    store = session.store
+    session.describe_environment(experiment.needs_model(session))
+    for example in experiment.examples(session, options):
+        found: Rows | LeftOut = LeftOut(example.reason or "")
+        if example.subject is not None:
+            found = experiment.measure(session, options, example)
+        if isinstance(found, LeftOut):
+            store.skip(example.index, example.name, found.reason, **example.tables)
+        else:
+            store.write(example.index, example.name, **{**found, **example.tables})
+    if experiment.unit is not None and store.n_measured == 0:
+        raise UserError(f"no {experiment.unit} was measured: {reasons(store.skipped())}")
+    experiment.analyse(session, options)
+    findings = experiment.findings(session, options)
+    content = summary(findings, store.skipped())
+
+    def draw() -> None:
+        if session.run_options.figures:
+            draw_all(experiment, session, content)
+        with warned("the report"):
+            experiment.report(session, options)
+
+    store.finish(content, draw)
+    experiment.tidy(session, options)
+    return findings
+
+
+def draw_all(experiment: Experiment[Any, Any], session: Session, content: dict[str, Any]) -> None:
+    """Draws a run's figures from its tables and the content of its summary, where it has any."""
+    again = f"; try again by experiment=figures {on_command_line('run', session.directory)}"
+    if experiment.draw is None:
+        return
+    with warned("all figures", again):
+        drawings = experiment.drawings(written_tables(session.directory), content)
+        save_all(drawings, session.directory / "figures", lambda name, error: _warn(name, error, again))
+
+
+def _warn(name: str, error: Exception, again: str) -> None:
+    with warned(f"the figure {name}", again):
+        raise error
+
+
+def plan(experiment: Experiment[Any, Any], session: Session) -> Plan:
+    """What a run would cost."""
+    options = session.options_of(experiment.options)
+    experiment.check(session, options)
+    return experiment.plan(session, options)
