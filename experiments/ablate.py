@@ -279,7 +279,7 @@ EXPERIMENT = Experiment(
         question=(
             "Heads are cut, and edges of attention from one segment to another, beside random heads of the same layers."
         ),
-        source="controls of Paper A, section 4",
+        source="Paper A, section 4: a causal control",
         published="The papers have no such experiment: attention alone does not show influence.",
         figures={
             "ablate_doses": "Effects by the number of heads that are cut; grey: random heads of the same layers.",

@@ -189,7 +189,7 @@ EXPERIMENT = Experiment(
     about=About(
         title="Does credit from the rhythm make RL better?",
         question="One training with GRPO whose advantages are weighted by token, measured on held-out questions.",
-        source="Paper B, section 5",
+        source="Paper B, section 5, Figs. 4 to 7",
         published=(
             "Paper B, section 5, Countdown, Qwen3-4B-Base: GRPO 52.6, random 55.0, entropy 57.7, local-chunk 59.9, "
             "global-anchor 60.4, coupled rhythm 63.1 %."

@@ -229,7 +229,7 @@ EXPERIMENT = Experiment(
     about=About(
         title="Does reasoning improve the answer?",
         question="Each question is answered with the think tag opened and with a short finished thought in its place.",
-        source="Paper A, section 3",
+        source="Paper A, section 3, Fig. 1, Tables 2 and 3",
         published=(
             "Paper A, section 3, MATH-500, with and without reasoning: R1-Distill-Llama-8B 93.5 and 79.7 %, "
             "Qwen-7B 94.3 and 84.0 %, Qwen-1.5B 89.5 and 81.0 %, all p < .05."

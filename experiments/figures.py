@@ -12,6 +12,7 @@ from experiments.base.plan import Plan
 from experiments.base.session import Session
 from interp.errors import UserError
 from interp.figures.drawing import save
+from interp.figures.style import look
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.headlines import Findings
@@ -41,7 +42,8 @@ def redraw(session: Session, options: FiguresOptions) -> None:
     session.store.claim.made(target)
     try:
         for stem, make in experiment(name).drawings(tables_of(source), read_json(source / SUMMARY)):
-            save(make(), target, stem)
+            with look():
+                save(make(), target, stem)
     except UserError:
         raise
     except Exception as error:

@@ -184,7 +184,7 @@ EXPERIMENT = Experiment(
             "(Reasoning-Focus Heads), whether they move through it, and whether other known kinds of heads are the "
             "same."
         ),
-        source="Paper A, section 4",
+        source="Paper A, section 4, Figs. 2 to 5",
         published=(
             "Paper A, section 4: mean answer->reasoning mass .138 (R1-Distill-Llama-8B), .294 (Qwen-7B), .259 "
             "(Qwen-1.5B); Reasoning-Focus Heads lie in middle layers and overlap little with induction and "

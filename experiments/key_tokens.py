@@ -125,7 +125,7 @@ EXPERIMENT = Experiment(
     about=About(
         title="Do changed reasoning tokens alter the answer?",
         question="Numbers, names and steps of the reasoning are changed, and the answer is written anew.",
-        source="Paper A, abstract and section 5",
+        source="Paper A, section 5, and its abstract",
         published="Paper A patches such changes in single cases (section 5) and gives no rates.",
         figures={
             "key_kinds": "What becomes of the answer, by kind of change.",

@@ -17,6 +17,7 @@ from experiments.base.pairs import PairMaker, pair_maker
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
+from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.figures import patching as figures
 from interp.figures.drawing import Drawings, Tables
@@ -83,7 +84,13 @@ def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
 def measure(session: Session, options: PatchingOptions, example: Example) -> Rows | LeftOut:
     """A pair's aligned tokens and the masses of its clean trace, if its runs prefer their own answers."""
     lens, pair, maker = session.lens, example.subject, pair_maker(session)
+    positions = positions_of(lens.hf.config)
+    longest = max(side.trace.n_measured for side in (pair.clean, pair.corrupted))
+    if positions is not None and longest > positions:
+        return LeftOut(f"longer than the {positions} positions of {lens.name}")
     runs = run_pair(lens, pair, [], Pads(maker.options.pads))
+    if runs.answers.ld_clean == runs.answers.ld_corrupted:
+        return LeftOut("both runs have the same logit difference, so that no patch can be normalised by it")
     bound = maker.options.min_ld
     if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
         return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}")
@@ -316,7 +323,7 @@ EXPERIMENT = Experiment(
             "Activations of a clean run are put into a corrupted one, position by position and layer by layer. NLD "
             "is 0 where nothing changes and 1 where the answer becomes the clean one."
         ),
-        source="Paper A, section 5",
+        source="Paper A, section 5, Figs. 6 to 8",
         published=(
             "Paper A, section 5: NLD .285 to .509 at the answer in the reasoning (layer 0), .800 to .967 at the "
             "predicting token (last layer); the second curve rises where the first falls, after half to three "

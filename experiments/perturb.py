@@ -201,7 +201,7 @@ EXPERIMENT = Experiment(
         question=(
             "Other tokens are forced at positions of high and of low FAI, and everything behind them is written anew."
         ),
-        source="Paper B, section 4",
+        source="Paper B, section 4, Table 1, Fig. 3",
         published=(
             "Paper B, Table 1, 70 problems: Jaccard overlap with the original .534 at high FAI, .631 at low FAI; "
             "lower at high FAI in 87 % of the problems."

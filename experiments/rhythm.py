@@ -159,7 +159,7 @@ EXPERIMENT = Experiment(
             "WAAD (how far local heads look back) and FAI (how much later tokens look at a token), their peaks, "
             "and whether these go together with entropy, with receiver heads, and with each other."
         ),
-        source="Paper B, section 4",
+        source="Paper B, section 4, Fig. 2, Tables 2, 10 to 12",
         published=(
             "Paper B, section 4.2, Qwen3-4B-Base: entropy +52 % at WAAD peaks, receiver peaks at FAI peaks +171 %, "
             "FAI peaks at or right after WAAD peaks +42 %."

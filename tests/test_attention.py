@@ -22,8 +22,9 @@ from interp.heads.reductions import (
     SegmentMasses,
     even_mass,
 )
+from interp.model.attention import IMPLEMENTATION, attention_rows
 from interp.model.lens import Lens
-from interp.model.streaming import IMPLEMENTATION, pattern_rows, stream
+from interp.model.streaming import stream
 from interp.text.trace import Segment, Span, Trace
 from tests.conftest import SMALL, random_lens
 
@@ -297,12 +298,26 @@ def test_half_precision_models_are_measured_in_float32(words: PreTrainedTokenize
 
 def test_grouped_queries_share_the_right_keys() -> None:
     """Query head h reads key head h // 2: the second pair of heads sees keys that favour position 0."""
-    query = torch.ones(4, 3, 1)
-    key = torch.zeros(2, 3, 1)
-    key[1, 0] = 50.0
-    pattern = pattern_rows(query, key, 0, 3, 1.0)
+    query = torch.ones(1, 4, 3, 1)
+    key = torch.zeros(1, 2, 3, 1)
+    key[0, 1, 0] = 50.0
+    pattern = attention_rows(query, key, 0, 1.0)[0]
     torch.testing.assert_close(pattern[:2, 2], torch.full((2, 3), 1 / 3))
     torch.testing.assert_close(pattern[2:, 2], torch.tensor([[1.0, 0, 0]] * 2))
+
+
+def test_rows_that_see_nothing_are_empty_where_padding_is_expected() -> None:
+    query, key = torch.ones(1, 1, 2, 1), torch.zeros(1, 1, 2, 1)
+    seen = torch.tensor([[False, True], [False, True]])[None, None]
+    assert attention_rows(query, key, 0, 1.0, seen).isnan().any()
+    rows = attention_rows(query, key, 0, 1.0, seen, padded=True)[0, 0]
+    torch.testing.assert_close(rows, torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+def test_later_rows_see_all_keys_up_to_themselves() -> None:
+    """Uniform attention of positions 2 and 3, as in decoding with a cache of two keys."""
+    rows = attention_rows(torch.zeros(1, 1, 2, 1), torch.zeros(1, 1, 4, 1), 2, 1.0)[0, 0]
+    torch.testing.assert_close(rows, torch.tensor([[1 / 3] * 3 + [0.0], [0.25] * 4]))
 
 
 def test_an_even_head_has_closed_forms(planted: Lens) -> None:

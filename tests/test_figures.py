@@ -223,8 +223,15 @@ def test_layers_are_an_axis_where_they_tell_the_runs_of_a_series_apart() -> None
 def test_labels_of_tokens_are_never_read_as_mathematics(token: str) -> None:
     shown = style.label(token)
     assert shown
-    assert not Text(text=shown).get_parse_math()
+    with style.look():
+        assert not Text(text=shown).get_parse_math()
     assert "\n" not in shown
+
+
+def test_a_figure_with_dollars_is_saved_wherever_it_was_made(tmp_path: Path) -> None:
+    figure, axis = style.subplots(figsize=(2, 2))
+    axis.set_title("$\\nothing{")
+    assert style.save(figure, tmp_path, "odd").is_file()
 
 
 def test_labels_show_what_is_there() -> None:

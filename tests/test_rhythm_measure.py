@@ -28,7 +28,7 @@ from interp.organisms.rhythmic import (
     text_of,
 )
 from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled
-from interp.rhythm.tables import choose_heads
+from interp.rhythm.head_sets import choose_heads
 from interp.rhythm.waad_fai import (
     Distances,
     MeanRows,

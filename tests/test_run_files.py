@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from experiments.heads import EXPERIMENT
 from interp.errors import UserError
 from interp.runs.directory import RunDirectory
 from interp.runs.store import RunStore
@@ -180,10 +182,10 @@ def test_a_report_adopts_only_its_own_parts_and_traces(tmp_path: Path, monkeypat
     out = tmp_path / "paper"
     with monkeypatch.context() as patch:
 
-        def stop(_: object) -> None:
+        def stop(*_: object) -> None:
             raise KeyboardInterrupt
 
-        patch.setattr("experiments.heads.run", stop)
+        patch.setattr("experiments.heads.EXPERIMENT", replace(EXPERIMENT, measure=stop))
         assert run(*options, f"hydra.run.dir={out}").returncode == 130
     ours = (out / "traces.jsonl").read_text()
     (out / "traces.jsonl").write_text(ours + ours)

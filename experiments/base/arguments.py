@@ -10,6 +10,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -31,6 +32,12 @@ def choices(group: str, more: Sequence[Path] = ()) -> dict[str, str]:
     return {f.stem: _about(f) for f in files if f.stem not in NOT_A_CHOICE}
 
 
+def searched_directories() -> list[Path]:
+    """Where the running job's configuration comes from, directories of one's own included."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else []
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
 def _about(file: Path) -> str:
     """The first line that is not for Hydra."""
     return next((line.lstrip("# ") for line in file.read_text().splitlines() if not line.startswith("# @")), "")
@@ -38,6 +45,9 @@ def _about(file: Path) -> str:
 
 def check_arguments(arguments: list[str]) -> None:
     """Raises UserError for a group choice that has no file, or a sweep into a directory that is not empty."""
+    strange = [one for one in get_args_parser().parse_known_args(arguments)[1] if one.startswith("-")]
+    if strange:
+        raise UserError(f"there is no flag {strange[0]}: options are given as key=value; --help shows them")
     overrides = _overrides(arguments)
     more = _search_path(arguments, overrides)
     for override in overrides:

@@ -141,6 +141,7 @@ def make_trainer(
             rule=options.rule,
             measuring=measuring,
         )
+        trainer.create_optimizer()  # optimizers that need a package which is missing say so here
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
     return trainer
 

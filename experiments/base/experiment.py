@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
-from experiments.base.arguments import choices
+from experiments.base.arguments import choices, searched_directories
 from experiments.base.options import Options
 from experiments.base.plan import Plan
 from experiments.base.session import Session
@@ -115,7 +115,7 @@ def experiment(name: str) -> Experiment[Any, Any]:
         record: Experiment[Any, Any] = import_module(f"experiments.{name}").EXPERIMENT
     except ModuleNotFoundError as error:
         if error.name == f"experiments.{name}":
-            known = choices("experiment")
+            known = choices("experiment", searched_directories())
             raise UserError(f"experiment.name={name} is not an experiment; {nearest(str(name), known)}") from error
         if error.name not in EXTRAS:
             raise
@@ -125,9 +125,9 @@ def experiment(name: str) -> Experiment[Any, Any]:
 
 
 def experiments() -> dict[str, Experiment[Any, Any]]:
-    """All experiments that can be imported here, by name."""
+    """All experiments that have a file in a configuration directory and can be imported here, by name."""
     found = {}
-    for name in choices("experiment"):
+    for name in choices("experiment", searched_directories()):
         try:
             found[name] = experiment(name)
         except UserError:  # a package that it needs is missing

@@ -1,6 +1,6 @@
 """Cutting heads and attention edges while the model runs: ablation and attention knockout, in one attention function.
 
-A registered attention function runs in place of the fused one, on padded batches, in single passes and in generation
+Our attention function runs in place of the fused one, on padded batches, in single passes and in generation
 with a cache alike. *Ablation* replaces a head's output (TransformerLens' hook_z); *knockout* removes attention edges
 from a segment's queries to a segment's keys, with the rest of the row scaled to sum to 1 again (as if the keys were
 masked) or not (as if their values were zero). Hooks of TransformerLens give the same; the tests compare them.
@@ -12,23 +12,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from interp.errors import UserError
 from interp.heads.scores import Head
+from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.lens import Lens
 from interp.model.sites import Site
-from interp.model.streaming import require_plain_softmax
 from interp.model.structure import edited
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING, SHARE_OF_EFFECT, representative_layers
 from interp.model.trial import some_ids, tried
@@ -36,7 +31,6 @@ from interp.model.unembedding import last_logits, trunk_of
 from interp.stats import rng_for
 from interp.text.trace import Segment, Trace
 
-IMPLEMENTATION = "anchorlens_interventions"
 INTERVENTIONS = "interventions"
 DRAWS = 2**14
 """So many positions behind one another get a random sample of their own."""
@@ -154,8 +148,31 @@ class _Active:
             self._draws[row, layer] = torch.from_numpy(rng.integers(samples, size=DRAWS))
         return self._draws[row, layer]
 
-
-_current: ContextVar[_Active] = ContextVar("interventions")
+    def attend(self, call: LayerAttention) -> Float[Tensor, "row q head d"]:
+        """The layer's output under the interventions."""
+        layer, query, mask = call.layer, call.query, call.mask
+        n_queries, n_keys = query.shape[2], call.key.shape[2]
+        if n_queries < n_keys <= self.n_keys.get(layer, 0):
+            raise UserError(f"the cache of layer {layer} forgets its first keys: interventions need all of them")
+        self.n_keys[layer] = n_keys
+        places = torch.arange(n_keys - n_queries, n_keys, device=query.device)
+        knockouts = [one for one in self.interventions if isinstance(one, Knockout) and _here(one.heads, layer)]
+        masking = [one for one in knockouts if one.renormalise]
+        if masking:
+            mask = _allowed(mask, places, n_keys, query)
+            for one in masking:
+                mask = mask & ~_edges(self.batch, one, layer, places, n_keys, query)
+        out = call.output(mask)
+        for one in knockouts:
+            if not one.renormalise:
+                cut = _edges(self.batch, one, layer, places, n_keys, query)
+                out = out - _contribution(call, mask, places, cut)
+        for ablation in self.interventions:
+            if isinstance(ablation, Ablation) and _here(ablation.heads, layer):
+                out = _replaced(out, ablation, self, layer, places)
+        if self.record is not None:
+            self.record[layer] = out
+        return out
 
 
 @contextmanager
@@ -176,19 +193,8 @@ def intervened(
         if isinstance(one, Ablation) and one.kind is not AblationKind.ZERO and reference is None:
             raise ValueError(f"{one.kind} ablation needs a reference")
     require_interventions(lens)
-    with _installed(lens, _Active(batch, interventions, reference, seed)):
+    with attending(lens.hf, _Active(batch, interventions, reference, seed).attend):
         yield
-
-
-@contextmanager
-def _installed(lens: Lens, active: _Active) -> Iterator[None]:
-    token = _current.set(active)
-    lens.hf.set_attn_implementation(IMPLEMENTATION)
-    try:
-        yield
-    finally:
-        lens.hf.set_attn_implementation(lens.attention)
-        _current.reset(token)
 
 
 @torch.no_grad()
@@ -199,7 +205,7 @@ def record_reference(lens: Lens, traces: Sequence[Trace], samples: int = 512, se
     for trace in traces:
         batch = batch_of(lens, [trace])
         active = _Active(batch, (), None, seed, record={})
-        with _installed(lens, active):
+        with attending(lens.hf, active.attend):
             trunk_of(lens)(batch.ids, use_cache=False)
         assert active.record is not None
         z = torch.stack([active.record[layer][0] for layer in range(lens.n_layers)])
@@ -211,44 +217,6 @@ def record_reference(lens: Lens, traces: Sequence[Trace], samples: int = 512, se
         chosen = rng_for(seed, "reference", rows).permutation(whole.shape[1])[:samples]
         drawn[rows] = whole[:, chosen.tolist()]
     return Reference(drawn[Rows.ANSWER], drawn[Rows.ALL])
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Float[Tensor, "row head q d"],
-    key: Float[Tensor, "row kv_head key d"],
-    value: Float[Tensor, "row kv_head key d"],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Float[Tensor, "row q head d"], None]:
-    """The layer's attention under the current interventions."""
-    require_plain_softmax(kwargs)
-    active = _current.get()
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    n_queries, n_keys = query.shape[2], key.shape[2]
-    if n_queries < n_keys <= active.n_keys.get(layer, 0):
-        raise UserError(f"the cache of layer {layer} forgets its first keys: interventions need all of them")
-    active.n_keys[layer] = n_keys
-    places = torch.arange(n_keys - n_queries, n_keys, device=query.device)
-    knockouts = [one for one in active.interventions if isinstance(one, Knockout) and _here(one.heads, layer)]
-    masking = [one for one in knockouts if one.renormalise]
-    if masking:
-        allowed = _allowed(attention_mask, places, n_keys, query)
-        for one in masking:
-            allowed = allowed & ~_edges(active.batch, one, layer, places, n_keys, query)
-        attention_mask = allowed
-    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    for one in knockouts:
-        if not one.renormalise:
-            cut = _edges(active.batch, one, layer, places, n_keys, query)
-            out = out - _contribution(query, key, value, attention_mask, places, cut, scaling)
-    for ablation in active.interventions:
-        if isinstance(ablation, Ablation) and _here(ablation.heads, layer):
-            out = _replaced(out, ablation, active, layer, places)
-    if active.record is not None:
-        active.record[layer] = out
-    return out, None
 
 
 def require_interventions(lens: Lens) -> None:
@@ -274,7 +242,7 @@ def _trial(lens: Lens) -> dict[str, float]:
     for layer in (None, *representative_layers(lens)):
         heads = frozenset() if layer is None else frozenset([Head(layer, chosen)])
         active = _Active(batch, [Ablation(heads, AblationKind.ZERO, Rows.ALL)], None, 0)
-        with _installed(lens, active):
+        with attending(lens.hf, active.attend):
             cut = last_logits(lens, ids)
         if sorted(active.n_keys) != list(range(lens.n_layers)):
             seen = f"{len(active.n_keys)} of {lens.n_layers} layers"
@@ -326,23 +294,14 @@ def _edges(
 
 
 def _contribution(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    places: Int[Tensor, " q"],
-    cut: Bool[Tensor, "row head q key"],
-    scaling: float | None,
+    call: LayerAttention, mask: Tensor | None, places: Int[Tensor, " q"], cut: Bool[Tensor, "row head q key"]
 ) -> Float[Tensor, "row q head d"]:
     """What the values behind some edges add to the output."""
-    repeats = query.shape[1] // key.shape[1]
-    keys, values = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
-    work = torch.float64 if query.dtype == torch.float64 else torch.float32
-    scores = query.to(work) @ keys.to(work).transpose(2, 3) * (scaling or query.shape[-1] ** -0.5)
-    allowed = _allowed(mask, places, key.shape[2], query)
+    allowed = _allowed(mask, places, call.key.shape[2], call.query)
     # Rows of padding see nothing; their NaN must not spread.
-    weights = scores.masked_fill(~allowed, float("-inf")).softmax(-1).nan_to_num(0.0)
-    return ((weights * cut) @ values.to(work)).transpose(1, 2).to(query.dtype)
+    weights = attention_rows(call.query, call.key, int(places[0]), call.scale, allowed, padded=True)
+    values = call.value.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)
+    return ((weights * cut) @ values.to(weights)).transpose(1, 2).to(call.query.dtype)
 
 
 def _replaced(
@@ -369,7 +328,3 @@ def _replaced(
             draws = active.draws(row, layer, len(pool))[(places[asks].cpu() - first) % DRAWS]
             out[at] = pool[draws].to(out)
     return out
-
-
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

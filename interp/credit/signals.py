@@ -1,32 +1,27 @@
 """WAAD and FAI of a padded batch of responses, from one extra forward pass over a model in training.
 
-The same measures as `interp.rhythm.waad_fai`, for a few chosen heads and many sequences at a time: a registered
+The same measures as `interp.rhythm.waad_fai`, for a few chosen heads and many sequences at a time: our
 attention function makes the weights of those heads' response rows block by block and leaves the layer's output to fused
 attention. The pass ends at the last layer that is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers import PreTrainedModel
 
 from interp.errors import UserError
 from interp.heads.reductions import FIRST_TOKENS
 from interp.heads.scores import Head
-from interp.model.streaming import BLOCK_BYTES, require_plain_softmax
+from interp.model.attention import LayerAttention, attending, attention_rows
+from interp.model.streaming import BLOCK_BYTES
 from interp.rhythm.waad_fai import NOTHING_LEFT, Settings, Sinks
-
-IMPLEMENTATION = "anchorlens_credit"
 
 
 @dataclass(frozen=True)
@@ -103,8 +98,9 @@ class BatchRhythm:
                 f"the attention of layers {missing} cannot be seen: credit cannot be measured on this model"
             )
 
-    def take(self, layer: int, query: Tensor, key: Tensor, scale: float, visible: Tensor | None) -> None:
-        """A layer's rotated queries and keys, [batch, head, column, d], and the model's own mask."""
+    def attend(self, call: LayerAttention) -> Tensor:
+        """Takes in a layer's rows, and leaves its output to fused attention."""
+        layer, query = call.layer, call.query
         self._seen.add(layer)
         for heads, add, total in zip(
             self.heads.of_layer(layer),
@@ -118,33 +114,22 @@ class BatchRhythm:
                 block = max(1, limit // size)
                 for first in range(self.start, query.shape[2], block):
                     stop = min(first + block, query.shape[2])
-                    add(first, self._mean_rows(query, key, heads, first, stop, scale, visible) / total)
+                    add(first, self._mean_rows(call, heads, first, stop) / total)
         if self.stop_early and layer == self.heads.last_layer:
             raise _Enough
+        return call.output(call.mask)
 
     def _mean_rows(
-        self,
-        query: Tensor,
-        key: Tensor,
-        heads: list[int],
-        first: int,
-        stop: int,
-        scale: float,
-        visible: Tensor | None,
+        self, call: LayerAttention, heads: list[int], first: int, stop: int
     ) -> Float[Tensor, "batch row column"]:
         """The sum over some heads of the attention weights of rows first..stop-1 over columns 0..stop-1."""
-        group = query.shape[1] // key.shape[1]
-        q = query[:, heads, first:stop].float()
-        k = key[:, [head // group for head in heads], :stop].float()
-        scores = (q @ k.transpose(2, 3)) * scale
-        rows = torch.arange(first, stop, device=query.device)[:, None]
-        columns = torch.arange(stop, device=query.device)[None]
-        hidden = columns > rows
-        if visible is not None:
-            hidden = hidden | ~visible[:, :, first:stop, :stop]
-        padding = self.mask[:, None, None, :stop] == 0
-        # A row of padding sees nothing: finite, so that its weights are wrong and not NaN. They are never read.
-        weights = scores.masked_fill(hidden | padding, torch.finfo(torch.float32).min).softmax(-1)
+        group = call.query.shape[1] // call.key.shape[1]
+        query = call.query[:, heads, first:stop].float()
+        key = call.key[:, [head // group for head in heads], :stop].float()
+        seen = self.mask[:, None, None, :stop] != 0
+        if call.mask is not None:
+            seen = seen & call.mask[:, :, first:stop, :stop]
+        weights = attention_rows(query, key, first, call.scale, seen, padded=True)
         if self.sinks is Sinks.REMOVED:
             real = self.mask[:, :stop].cumsum(1)[:, None, None]
             weights = weights.masked_fill(real <= FIRST_TOKENS, 0)
@@ -169,9 +154,6 @@ class BatchRhythm:
         return steps[:, None] - torch.arange(rows.shape[2], device=rows.device)[None]
 
 
-_current: ContextVar[BatchRhythm] = ContextVar("credit_pass")
-
-
 @torch.no_grad()
 def measure_batch(
     model: torch.nn.Module, core: PreTrainedModel, ids: Int[Tensor, "batch column"], into: BatchRhythm
@@ -180,41 +162,6 @@ def measure_batch(
 
     `core` is the model inside the wrapping. Raises UserError for attention that is more than a masked softmax.
     """
-    token = _current.set(into)
-    try:
-        with _measuring(core):
-            model(input_ids=ids, attention_mask=into.mask, use_cache=False, logits_to_keep=1)
-    except _Enough:
-        pass
-    finally:
-        _current.reset(token)
+    with suppress(_Enough), attending(core, into.attend):
+        model(input_ids=ids, attention_mask=into.mask, use_cache=False, logits_to_keep=1)
     into.require_all_seen()
-
-
-@contextmanager
-def _measuring(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(IMPLEMENTATION)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    require_plain_softmax(kwargs)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    _current.get().take(int(module.layer_idx), query, key, scale, attention_mask)  # type: ignore[arg-type]
-    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-
-
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

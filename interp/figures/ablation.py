@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -52,7 +51,7 @@ def doses(effects: pd.DataFrame, model: str) -> Figure | None:
         return None
     columns = list(rows[["intervention", "rows"]].drop_duplicates().itertuples(index=False, name=None))
     metrics = [m for m in AXES if (rows["metric"] == m).any()]
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         len(metrics), len(columns), figsize=(2.5 * len(columns) + 0.8, 2.0 * len(metrics) + 0.6),
         squeeze=False, sharex=True, sharey="row",
     )  # fmt: skip
@@ -110,7 +109,7 @@ def single_heads(
     for row in records(alone.groupby(["layer", "head"])["value"].mean().reset_index()):
         values[int(row["layer"]), int(row["head"])] = row["value"]
     most = max(1e-9, float(np.nanmax(np.abs(values))))
-    figure, axis = plt.subplots(figsize=(0.45 * shape[1] + 2.2, 0.32 * shape[0] + 1.4))
+    figure, axis = style.subplots(figsize=(0.45 * shape[1] + 2.2, 0.32 * shape[0] + 1.4))
     image = axis.imshow(values, cmap=style.DIVERGING, norm=TwoSlopeNorm(0, -most, most), aspect="auto", origin="lower")
     for head in lists.get("rfh", ())[:10]:
         axis.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, linewidth=1.8))
@@ -129,7 +128,7 @@ def windows(effects: pd.DataFrame, model: str) -> Figure | None:
     if inside.empty:
         return None
     metrics = [m for m in ("ld", "kl", "flipped") if (inside["metric"] == m).any()]
-    figure, axes = plt.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 3.2), squeeze=False)
+    figure, axes = style.subplots(1, len(metrics), figsize=(3.6 * len(metrics), 3.2), squeeze=False)
     colours = dict(zip(_edges(cut), (style.BLUE, style.ORANGE, style.GREEN, style.PURPLE, style.RED), strict=False))
     for axis, metric in zip(axes[0], metrics, strict=True):
         for name, part in inside[inside["metric"] == metric].groupby("intervention", sort=False):
@@ -175,7 +174,7 @@ def whole(effects: pd.DataFrame, model: str) -> Figure | None:
         return None
     names = list(cut["intervention"].unique())
     titles = {**AXES, "correct": "change of accuracy"}
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         1, len(metrics), figsize=(3.0 * len(metrics) + 1.6, 0.9 + 0.36 * len(names)), sharey=True, squeeze=False
     )
     for axis, metric in zip(axes[0], metrics, strict=True):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -64,7 +63,7 @@ def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
 def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     """Mean score over heads (left) and share of the top heads (right) of several runs by the depth of the layer;
     bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs. Only layers with ranked heads."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    figure, axes = style.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for axis, (measure, label) in zip(
         axes, (("mean", f"mean {kind} score"), ("top_share", "share of the top heads")), strict=True
     ):
@@ -96,7 +95,7 @@ def _pages(
         page = panels[first : first + PANELS]
         n_rows = -(-len(page) // COLUMNS)
         size = (3.6 * COLUMNS + 1.2, n_rows * height + 0.6)
-        figure, axes = plt.subplots(n_rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
+        figure, axes = style.subplots(n_rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
         for axis, (name, rows) in zip(axes.flat, page, strict=False):
             draw(axis, rows)
             axis.set_title(textwrap.fill(name, 48), fontsize=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,7 +13,7 @@ SHOWN_TOKENS = 60
 
 def learning_curve(training: pd.DataFrame, title: str) -> Figure:
     """Held-out accuracy with its interval, and the reward of the training responses, plain and as in the paper."""
-    figure, axis = plt.subplots(figsize=(5.2, 3.4))
+    figure, axis = style.subplots(figsize=(5.2, 3.4))
     reward = training[training["measure"] == "reward"].sort_values("step")
     values = reward["value"].to_numpy(dtype=float)
     if len(values):
@@ -37,7 +36,7 @@ def learning_curve(training: pd.DataFrame, title: str) -> Figure:
 def credited_tokens(credited: pd.DataFrame, title: str) -> Figure:
     """WAAD, FAI and gamma along the first tokens of a response."""
     rows = credited.head(SHOWN_TOKENS)
-    figure, axes = plt.subplots(3, 1, figsize=(max(4.0, 0.16 * len(rows) + 1.2), 4.6), sharex=True)
+    figure, axes = style.subplots(3, 1, figsize=(max(4.0, 0.16 * len(rows) + 1.2), 4.6), sharex=True)
     places = range(len(rows))
     for axis, name, label, colour in zip(
         axes,
@@ -72,7 +71,7 @@ def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
         "reward": "reward in training, moving mean",
         "reward_peak": "running peak average of the reward",
     }
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.4))
+    figure, axes = style.subplots(1, 3, figsize=(11, 3.4))
     arms = list(curves["arm"].unique())
     for axis, (measure, label) in zip(axes, names.items(), strict=True):
         for i, arm in enumerate(arms):
@@ -95,7 +94,7 @@ def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
 
 def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
     """Each arm's final accuracy and its difference from plain GRPO, with 95 % intervals over seeds."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 0.38 * len(study) + 1.4), sharey=True)
+    figure, axes = style.subplots(1, 2, figsize=(8.4, 0.38 * len(study) + 1.4), sharey=True)
     places = range(len(study))[::-1]
     columns = (("accuracy", "low", "high"), ("difference", "difference_low", "difference_high"))
     for axis, (value, low, high) in zip(axes, columns, strict=True):

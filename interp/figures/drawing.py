@@ -23,7 +23,8 @@ def save_all(drawings: Drawings, directory: Path, failed: Callable[[str, Excepti
     """Writes NAME.png and NAME.pdf, NAME.csv and NAME.tex, or NAME.html; `failed` hears of what cannot be drawn."""
     for name, make in drawings:
         try:
-            save(make(), directory, name)
+            with style.look():
+                save(make(), directory, name)
         except Exception as error:
             failed(name, error)
 

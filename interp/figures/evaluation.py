@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -53,7 +52,7 @@ def accuracy_bars(accuracy: pd.DataFrame, paired: pd.DataFrame) -> Figure:
     ]
     writers = list(accuracy["writer"].unique())
     width = 1.2 + 1.3 * max(2, len(writers))
-    figure, axes = plt.subplots(1, len(panels), figsize=(width * len(panels) + 1.2, 3.4), squeeze=False)
+    figure, axes = style.subplots(1, len(panels), figsize=(width * len(panels) + 1.2, 3.4), squeeze=False)
     for axis, (kept, measure) in zip(axes[0], panels, strict=True):
         rows = accuracy[(accuracy["measure"] == measure) & (accuracy["kept"] == kept)]
         tests = paired[(paired["measure"] == measure) & (paired["kept"] == kept)]
@@ -121,7 +120,7 @@ def outcomes(answers: pd.DataFrame) -> Figure:
         table.groupby(["writer", "condition"], sort=False)["outcome"].value_counts(normalize=True).unstack(fill_value=0)
     )
     counts = table.groupby(["writer", "condition"], sort=False).size()
-    figure, axis = plt.subplots(figsize=(6.4, 0.9 + 0.38 * len(shares)))
+    figure, axis = style.subplots(figsize=(6.4, 0.9 + 0.38 * len(shares)))
     left = np.zeros(len(shares))
     places = np.arange(len(shares))[::-1]
     for outcome, colour in OUTCOME_COLOURS.items():
@@ -148,7 +147,7 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
     panels = list(rows.groupby(["writer", "first", "second", "measure"], sort=False))
     tallest = max(len(part) for _, part in panels)
     size = (3.6 * len(panels) + 0.8, 1.2 + 0.24 * tallest)
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True)
+    figure, axes = style.subplots(1, len(panels), figsize=size, squeeze=False, sharex=True)
     for axis, ((writer, first, second, measure), part) in zip(axes[0], panels, strict=True):
         for place, row in enumerate(reversed(records(part))):
             sure = row["p_adjusted"] if row["group"] != "all" else row["p_permutation"]
@@ -179,7 +178,7 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
     rows = rows[rows["measure"].str.startswith("pass@")]
     if rows.empty:
         return None
-    figure, axis = plt.subplots(figsize=(4.6, 3.2))
+    figure, axis = style.subplots(figsize=(4.6, 3.2))
     for (writer, condition), part in rows.groupby(["writer", "condition"], sort=False):
         k = part["measure"].str.removeprefix("pass@").astype(int)
         colour = COLOURS.get(str(condition), style.GREY)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -26,7 +25,7 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
     Takes heads.parquet by model. Boxes: quartiles and median; whiskers: 5th to 95th percentile; dots: the mean.
     """
     names = list(heads_by_model)
-    figure, axes = plt.subplots(1, len(names), figsize=(0.6 + 3.4 * len(names), 3.2), sharey=True, squeeze=False)
+    figure, axes = style.subplots(1, len(names), figsize=(0.6 + 3.4 * len(names), 3.2), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         masses = masses_by_segment(heads_by_model[name])
         columns = [masses[column].dropna().to_numpy() for column in masses]
@@ -68,7 +67,7 @@ def head_masses(
     first = head_array(heads, heads["answer_reasoning"])
     n_examples, n_layers, n_heads = first.shape
     width = np.clip(0.16 * n_heads, 1.7, 5.0)
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         1,
         len(PANELS),
         figsize=(1.2 + width * len(PANELS), np.clip(0.19 * n_layers, 2.6, 7.5)),
@@ -117,7 +116,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
     rows = layers[layers["kind"] == score]
     n_layers = int(rows["layer"].max()) + 1
     middle = middle_third(n_layers)
-    figure, axes = plt.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
+    figure, axes = style.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
     for axis, (measure, label) in zip(
         axes, (("mean", f"mean {score} score"), ("top_share", "share of the top heads")), strict=True
     ):
@@ -141,7 +140,7 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     k = int(ranking[(ranking["kind"] == score) & ranking["top"]]["rank"].max())
     names = [f"({layer},{head})" for layer, head in zip(rows["layer"], rows["head"], strict=True)]
     x = np.arange(len(rows))
-    figure, (upper, lower) = plt.subplots(
+    figure, (upper, lower) = style.subplots(
         2, 1, figsize=(max(4.5, 0.3 * len(rows) + 1), 4.2), sharex=True, layout="constrained", height_ratios=(3, 2)
     )
     value = rows["value"].to_numpy(float)
@@ -164,7 +163,7 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
     names = list(dict.fromkeys(table[["first", "second"]].to_numpy().ravel()))
     counts = np.full((len(names), len(names)), np.nan)
     size = 0.62 * len(names) + 2.2
-    figure, axis = plt.subplots(figsize=(size, size * 0.85), layout="constrained")
+    figure, axis = style.subplots(figsize=(size, size * 0.85), layout="constrained")
     for row in records(table):
         smaller = min(row["n_first"], row["n_second"])
         counts[names.index(row["second"]), names.index(row["first"])] = row["shared"] / smaller if smaller else np.nan

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -39,7 +38,7 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
     metrics = [m for m in METRICS if (whole["metric"] == m).any()]
     names = [k for k in KINDS if (whole["kind"] == k).any()]
     size = (2.9 * len(metrics) + 1.6, 0.9 + 0.4 * len(names))
-    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    figure, axes = style.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row in records(whole[whole["metric"] == metric]):
             place, colour = len(names) - 1 - names.index(row["kind"]), KINDS[row["kind"]][1]
@@ -57,7 +56,7 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
 def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
     """Share of answers that change against where in the reasoning the change lies."""
     labels = {"third": "third of the reasoning", "step_from_end": "sentence from the end (4 = fourth or earlier)"}
-    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.1), sharey=True)
+    figure, axes = style.subplots(1, 2, figsize=(8.2, 3.1), sharey=True)
     for axis, (group, label) in zip(axes, labels.items(), strict=True):
         rows = corrupted[(corrupted["group"] == group) & (corrupted["metric"] == "answer_changed")]
         present = [kind for kind in KINDS if (rows["kind"] == kind).any()]
@@ -93,7 +92,7 @@ def way(effects: pd.DataFrame, model: str) -> Figure | None:
     rows = effects[(effects["intervention"] == "patch_resid_pre") & (effects["metric"] == "nld")]
     if rows.empty:
         return None
-    figure, axis = plt.subplots(figsize=(5.4, 3.3))
+    figure, axis = style.subplots(figsize=(5.4, 3.3))
     for role, (name, colour) in ROLES.items():
         part = rows[rows["role"] == role]
         if part.empty:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -54,7 +53,7 @@ def attention_maps(
     square root of the weight, up to its 99.5th percentile within that block.
     """
     chosen = mapped_heads(maps)
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         len(chosen), len(traces), figsize=(3.6 * len(traces) + 0.8, 2.9 * len(chosen) + 0.5), squeeze=False,
         layout="constrained",
     )  # fmt: skip

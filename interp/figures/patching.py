@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -37,7 +36,7 @@ def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
     rows = [list(pair["clean_tokens"]), list(pair["corrupted_tokens"])]
     all_roles = list(pair["roles"])
     shown = _shown_positions(all_roles)
-    figure, axis = plt.subplots(figsize=(0.36 * len(shown) + 1.4, 2.3), layout="constrained")
+    figure, axis = style.subplots(figsize=(0.36 * len(shown) + 1.4, 2.3), layout="constrained")
     for y, row in enumerate(rows):
         for x, i in enumerate(shown):
             if i is None:
@@ -84,7 +83,7 @@ def case(effects: pd.DataFrame, model: str) -> Figure:
     rows = rows[rows["example"] == example]
     table = rows.pivot_table(index="layer", columns="position", values="value")
     tokens = rows.drop_duplicates("position").sort_values("position")
-    figure, axis = plt.subplots(
+    figure, axis = style.subplots(
         figsize=(0.42 * len(table.columns) + 1.8, np.clip(0.16 * len(table), 2.6, 6.5)), layout="constrained"
     )
     _heatmap(figure, axis, table.to_numpy(), list(table.index))
@@ -126,7 +125,7 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     table = table.reindex(columns=range(first, last + 1))
     tokens = rows.drop_duplicates("position").set_index("position")
     few = len(table.columns) <= 90
-    figure, axis = plt.subplots(
+    figure, axis = style.subplots(
         figsize=(np.clip(0.13 * len(table.columns) + 1.8, 5, 14), np.clip(0.16 * len(table), 2.6, 6)),
         layout="constrained",
     )
@@ -145,7 +144,7 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
 
 def hand_over_curves(effects: pd.DataFrame, rfhs: Sequence[Head], model: str) -> Figure:
     """Paper A, Fig. 8: NLD against layer, mean over pairs with one SD (band), for the two tokens, with controls."""
-    figure, axis = plt.subplots(figsize=(5.6, 4.0), layout="constrained")
+    figure, axis = style.subplots(figsize=(5.6, 4.0), layout="constrained")
     n = 0
     for role, colour in ((Role.PHRASE_ANSWER, style.ORANGE), (Role.PREDICTING, style.BLUE)):
         table = curves(effects, role)
@@ -185,7 +184,7 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
         return None
     limit = max(float(np.nanmax(np.abs(values))) for _, values in known) or 1.0
     width = np.clip(0.2 * shape[1], 2.2, 5.0)
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         1, len(known), figsize=(width * len(known) + 1.4, np.clip(0.19 * shape[0], 2.6, 7.0)), squeeze=False,
         sharey=True, layout="constrained",
     )  # fmt: skip
@@ -219,7 +218,7 @@ def paths(effects: pd.DataFrame, model: str) -> Figure | None:
     ]
     if lines[1][1].empty:
         return None
-    figure, axis = plt.subplots(figsize=(5.6, 3.5), layout="constrained")
+    figure, axis = style.subplots(figsize=(5.6, 3.5), layout="constrained")
     for name, table, colour, line in lines:
         if not table.empty:
             error = 1.96 * table.std(ddof=1) / np.sqrt(len(table)) if len(table) > 1 else 0 * table.mean()
@@ -248,7 +247,7 @@ def attribution(effects: pd.DataFrame, model: str) -> Figure | None:
             panels.append((title, both))
     if not panels:
         return None
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.5 * len(panels), 3.3), squeeze=False, layout="constrained")
+    figure, axes = style.subplots(1, len(panels), figsize=(3.5 * len(panels), 3.3), squeeze=False, layout="constrained")
     for (title, both), axis in zip(panels, axes[0], strict=True):
         a, b = both["value_exact"].to_numpy(float), both["value_attributed"].to_numpy(float)
         axis.plot(a, b, ".", color=style.BLUE, markersize=3, alpha=0.35, rasterized=True)

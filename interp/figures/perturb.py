@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -30,7 +29,7 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
     metrics = [m for m in METRICS if (perturbed["metric"] == m).any()]
     scores = list(perturbed["score"].unique())
     size = (2.7 * len(metrics) + 1.4, 0.8 + 0.62 * len(scores))
-    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    figure, axes = style.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for i, score in enumerate(reversed(scores)):
             here = perturbed[(perturbed["score"] == score) & (perturbed["metric"] == metric)]
@@ -63,7 +62,7 @@ def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) ->
         if n:
             high.append(ranked[:n].mean())
             low.append(ranked[-n:].mean())
-    figure, axis = plt.subplots(figsize=(3.6, 3.6))
+    figure, axis = style.subplots(figsize=(3.6, 3.6))
     axis.plot([0, 1], [0, 1], ":", color=style.GREY, linewidth=0.9)
     axis.plot(low, high, "o", color=style.BLUE, alpha=0.6, markersize=5)
     axis.set_xlabel(f"mean Jaccard overlap, {k} tokens of lowest FAI")
@@ -84,7 +83,7 @@ def predictors(table: pd.DataFrame, model: str) -> Figure | None:
     metrics = [m for m in METRICS if (rows["metric"] == m).any()]
     scores = list(rows["score"].unique())
     size = (2.6 * len(metrics) + 1.2, 0.9 + 0.42 * len(scores))
-    figure, axes = plt.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
+    figure, axes = style.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row in records(rows[rows["metric"] == metric]):
             alone = row["given"] == "nothing"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -36,7 +35,7 @@ def maps_of_sets(maps: pd.DataFrame, response_start: int, model: str) -> Figure:
     """Fig. 2 left: the mean pattern of the local and of the global heads within the response, both axes in tokens of
     it; the colour is the square root of the weight."""
     sets = list(maps["head_set"].unique())
-    figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.9), squeeze=False, layout="constrained")
+    figure, axes = style.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.9), squeeze=False, layout="constrained")
     for axis, name in zip(axes[0], sets, strict=True):
         weights = dense_rows(maps[maps["head_set"] == name])[:, response_start:]
         top = float(np.quantile(weights[weights > 0], 0.995)) if (weights > 0).any() else 1.0
@@ -54,7 +53,7 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
     marked, grey lines where sentences begin, and tokens as labels."""
     first = tokens[tokens["example"] == tokens["example"].iloc[0]].head(CURVE_TOKENS)
     x = np.arange(len(first))
-    figure, axes = plt.subplots(len(CURVES), 1, figsize=(0.15 * len(first) + 1.5, 6.2), sharex=True)
+    figure, axes = style.subplots(len(CURVES), 1, figsize=(0.15 * len(first) + 1.5, 6.2), sharex=True)
     for axis, (column, (label, peaks, colour)) in zip(axes, CURVES.items(), strict=True):
         values = first[column].to_numpy(dtype=float)
         for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
@@ -79,7 +78,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
     shifts (grey box), for both horizons, with and without sinks."""
     first = table.iloc[0]
     rows = table[(table["layers"] == first["layers"]) & (table["rule"] == first["rule"])]
-    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 3.0))
+    figure, axes = style.subplots(1, len(Coupling), figsize=(10.4, 3.0))
     for axis, coupling in zip(axes, Coupling, strict=True):
         found = records(rows[rows["coupling"] == coupling])
         for place, row in enumerate(reversed(found)):
@@ -116,7 +115,7 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
     first = table.iloc[0]
     rows = table[(table["sinks"] == first["sinks"]) & (table["rule"] == first["rule"])]
     rows = rows[rows["horizon"].isna() | (rows["horizon"] == "to_end")]
-    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 0.9 + 0.38 * rows["layers"].nunique()), sharey=True)
+    figure, axes = style.subplots(1, len(Coupling), figsize=(10.4, 0.9 + 0.38 * rows["layers"].nunique()), sharey=True)
     names = list(rows["layers"].unique())[::-1]
     for axis, coupling in zip(axes, Coupling, strict=True):
         for row in records(rows[rows["coupling"] == coupling]):
@@ -141,7 +140,7 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
 def lags(table: pd.DataFrame, model: str) -> Figure:
     """Each curve around WAAD peaks, relative to its mean over the trace, with 95 % intervals; grey: circular shifts."""
     names = list(table["curve"].unique())
-    figure, axes = plt.subplots(1, len(names), figsize=(3.5 * len(names), 2.8), squeeze=False)
+    figure, axes = style.subplots(1, len(names), figsize=(3.5 * len(names), 2.8), squeeze=False)
     for axis, name in zip(axes[0], names, strict=True):
         rows = table[table["curve"] == name]
         label, _, colour = CURVES[name]
@@ -162,7 +161,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
     rows = table[(table["rule"] == "quantile") & table["share"].notna()]
     if rows.empty:
         return None
-    figure, axes = plt.subplots(1, len(Coupling), figsize=(10.4, 2.8))
+    figure, axes = style.subplots(1, len(Coupling), figsize=(10.4, 2.8))
     for axis, coupling in zip(axes, Coupling, strict=True):
         here = rows[rows["coupling"] == coupling]
         for (horizon, part), colour in zip(
@@ -187,7 +186,7 @@ def token_types(table: pd.DataFrame, model: str) -> Figure:
     """Which types of tokens are peaks, beside their share of all tokens."""
     shares = ["share of tokens", "share of waad_peaks", "share of fai_peaks", "share of receiver_peaks"]
     kinds = list(table["type"].unique())
-    figure, axis = plt.subplots(figsize=(6.6, 2.9))
+    figure, axis = style.subplots(figsize=(6.6, 2.9))
     colours = (style.GREY, style.RED, style.BLUE, style.PURPLE)
     for j, (measure, colour) in enumerate(zip(shares, colours, strict=True)):
         rows = table[table["measure"] == measure].set_index("type").reindex(kinds)
@@ -208,7 +207,7 @@ def token_types(table: pd.DataFrame, model: str) -> Figure:
 
 def boundaries(table: pd.DataFrame, model: str) -> Figure:
     """Precision and recall of WAAD peaks for boundaries; grey bars: peaks at random places."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 0.8 + 0.3 * len(table) / 2), sharey=True)
+    figure, axes = style.subplots(1, 2, figsize=(8.4, 0.8 + 0.3 * len(table) / 2), sharey=True)
     for axis, measure in zip(axes, ("precision", "recall"), strict=True):
         rows = records(table[table["measure"] == measure])[::-1]
         for place, row in enumerate(rows):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -21,33 +20,44 @@ DIVERGING = "RdBu_r"
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
 """Okabe and Ito's palette."""
 
-plt.rcParams.update(
-    {
-        "figure.dpi": 120,
-        "savefig.dpi": 200,
-        "font.size": 9,
-        "axes.titlesize": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "pdf.fonttype": 42,
-        "svg.hashsalt": "anchorlens",
-        "text.parse_math": False,  # ids, names and tokens are shown as they are: $ is no mathematics
-    }
-)
+LOOK: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "anchorlens",
+    "text.parse_math": False,  # ids, names and tokens are shown as they are: $ is no mathematics
+}
+SCREEN_DPI, FILE_DPI = 120, 200
+
+
+def look() -> AbstractContextManager[None]:
+    """Matplotlib's settings while figures are made and saved. Importing this package changes none of them."""
+    return matplotlib.rc_context(LOOK)
+
+
+def subplots(rows: int = 1, columns: int = 1, *, figsize: tuple[float, float], **more: Any) -> tuple[Figure, Any]:
+    """A figure of its own with axes, as pyplot's function of this name makes them, but known to no window manager."""
+    with look():
+        figure = Figure(figsize=figsize, dpi=SCREEN_DPI, layout=more.pop("layout", None))
+        return figure, figure.subplots(rows, columns, **more)
 
 
 def save(figure: Figure, directory: Path, name: str) -> Path:
-    """Writes NAME.png and NAME.pdf and closes the figure; the files carry no date, so the same run gives the same."""
+    """Writes NAME.png and NAME.pdf; the files carry no date, so the same run gives the same."""
     directory.mkdir(parents=True, exist_ok=True)
     for text in figure.findobj(Text):
+        text.set_parse_math(False)
         if text.get_text() != (shown := printable(text.get_text())):
             text.set_text(shown)
-    # Measured once for both files: laying a figure out costs as much as drawing it.
-    figure.draw_without_rendering()
-    box = figure.get_tightbbox().padded(0.1)
-    figure.savefig(directory / f"{name}.png", bbox_inches=box, metadata={"Software": None})
-    figure.savefig(directory / f"{name}.pdf", bbox_inches=box, metadata={"CreationDate": None, "Producer": None})
-    plt.close(figure)
+    with look():
+        # Measured once for both files: laying a figure out costs as much as drawing it.
+        figure.draw_without_rendering()
+        box = figure.get_tightbbox().padded(0.1)
+        png, pdf = {"Software": None}, {"CreationDate": None, "Producer": None}
+        figure.savefig(directory / f"{name}.png", bbox_inches=box, dpi=FILE_DPI, metadata=png)
+        figure.savefig(directory / f"{name}.pdf", bbox_inches=box, metadata=pdf)
     return directory / f"{name}.png"
 
 

@@ -6,7 +6,6 @@ import textwrap
 from dataclasses import dataclass
 from itertools import pairwise
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -96,7 +95,7 @@ def token_attention(maps: pd.DataFrame, trace: Trace, model: str) -> Figure:
     ]
     pieces = _lay_out(trace)
     shown = _chosen_lines(pieces, [shades(w) for w in weights])
-    figure, axes = plt.subplots(
+    figure, axes = style.subplots(
         1, len(panels), figsize=(6.6 * len(panels), 0.8 + 0.16 * max(4, len(shown))), squeeze=False
     )
     for (title, _), values, axis in zip(panels, weights, axes[0], strict=True):

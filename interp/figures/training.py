@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -11,7 +10,7 @@ from interp.figures import style
 
 def training_curve(training: pd.DataFrame) -> Figure:
     """Each measure of training.parquet against optimizer steps, with its 95 % interval as a band."""
-    figure, axis = plt.subplots(figsize=(5.2, 3.2))
+    figure, axis = style.subplots(figsize=(5.2, 3.2))
     colours = (style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE)
     lines = ("-", "--", "-.", ":", "-")  # curves may lie on one another
     measures = training.groupby("measure", sort=False)

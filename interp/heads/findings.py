@@ -22,7 +22,7 @@ from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, 
 from interp.heads.trajectories import forward_p
 from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
-from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, random_heads_like, rng_for
+from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, or_null, random_heads_like, rng_for
 from interp.text.trace import Segment
 
 Tables = Callable[[str], pd.DataFrame]
@@ -47,7 +47,7 @@ class HeadsFacts:
     score: str
     top_heads: list[Head]
     """By that score, best first."""
-    top_head_scores: list[float]
+    top_head_scores: list[float | None]
     lists: dict[str, list[Head]]
     """The top heads of other known kinds."""
     reflection_words: list[str]
@@ -93,7 +93,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     correct = table("answers")["correct"].dropna().to_numpy(dtype=float)
     if len(correct):
         headlines.append(Headline("accuracy of the answers", bootstrap_mean(correct, rng_for(seed, "accuracy"))))
-    scores = [float(means[head]) for head in top]
+    scores = [or_null(float(means[head])) for head in top]
     facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
     return Findings(headlines, facts, lines)
 

@@ -106,8 +106,10 @@ def _replaced(
 ) -> tuple[int, ...] | None:
     """The tokens up to the end of the close tag with other characters at start..stop-1; None unless exactly the tokens
     that hold these characters change, one for one."""
-    first = next(i for i, (a, b) in enumerate(trace.offsets) if a <= start < b)
-    last = next(i for i, (a, b) in enumerate(trace.offsets) if a < stop <= b)
+    first = next((i for i, (a, b) in enumerate(trace.offsets) if a <= start < b), None)
+    last = next((i for i, (a, b) in enumerate(trace.offsets) if a < stop <= b), None)
+    if first is None or last is None:  # some tokenizers leave characters out
+        return None
     begin, end = trace.offsets[first][0], trace.offsets[last][1]
     text = trace.text[begin:start] + new + trace.text[stop:end]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

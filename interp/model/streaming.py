@@ -1,32 +1,27 @@
 """Streaming reductions of attention: measures of every head in one forward pass, without ever keeping a T x T pattern.
 
-A registered attention function sees the rotated queries and keys of each layer, computes the softmax for one block of
+Our attention function sees the rotated queries and keys of each layer, computes the softmax for one block of
 query rows at a time, hands the block to the reductions, and leaves the layer's output to fused attention. Memory is
 O(heads x block x T). TransformerLens' `hook_pattern` is the reference that this is tested against.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from interp.errors import UserError
+from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.lens import Lens
 from interp.model.trial import some_ids, tried
 from interp.model.unembedding import trunk_of
 
-IMPLEMENTATION = "anchorlens_streaming"
 MASSES = "attention masses"
 CHECKED_ROWS = 8
 """So many rows of every layer are compared with the layer's output, in every pass."""
@@ -50,7 +45,7 @@ class Reduction(Protocol):
 
 @dataclass
 class _Pass:
-    """What the registered attention function works for."""
+    """What the attention function works for."""
 
     reductions: Sequence[Reduction]
     block_bytes: int
@@ -58,8 +53,26 @@ class _Pass:
     seen: list[int] = field(default_factory=list)
     """The layers whose attention has come by."""
 
-
-_current: ContextVar[_Pass] = ContextVar("streaming_pass")
+    def attend(self, call: LayerAttention) -> Tensor:
+        """The layer's output by fused attention, its weights block by block to the reductions."""
+        self.seen.append(call.layer)
+        if call.query.shape[1] != self.n_heads:
+            raise UserError(
+                f"layer {call.layer} has {call.query.shape[1]} heads and others {self.n_heads}: {MASSES} need as many "
+                "in each"
+            )
+        wanted = sorted({row for reduction in self.reductions for row in (reduction.rows.start, reduction.rows.stop)})
+        for start, stop in pairwise(wanted):
+            takers = [r for r in self.reductions if r.rows.start <= start and stop <= r.rows.stop]
+            if takers:
+                block = max(1, self.block_bytes // (call.query.shape[1] * stop * 4))
+                for first in range(start, stop, block):
+                    pattern = _pattern(call, first, min(first + block, stop))
+                    for reduction in takers:
+                        reduction.add(call.layer, first, pattern)
+        output = call.output(call.mask)
+        _require_same_output(call, output[0])
+        return output
 
 
 @torch.no_grad()
@@ -88,12 +101,8 @@ def _stream(
 ) -> Float[Tensor, "position d"]:
     ids = torch.tensor([list(token_ids)], device=lens.device)
     this = _Pass(reductions, block_bytes or BLOCK_BYTES.get(lens.device.type, BLOCK_BYTES["cpu"]), lens.n_heads)
-    token = _current.set(this)
-    try:
-        with _streaming_attention(lens):
-            output: Tensor = trunk_of(lens)(ids, use_cache=False).last_hidden_state[0]
-    finally:
-        _current.reset(token)
+    with attending(lens.hf, this.attend):
+        output: Tensor = trunk_of(lens)(ids, use_cache=False).last_hidden_state[0]
     if sorted(this.seen) != list(range(lens.n_layers)):
         seen = f"in {len(set(this.seen))} of {lens.n_layers} layers, {len(this.seen)} times in all"
         raise UserError(f"attention of {lens.name} can be seen {seen}: {MASSES} need it once in each")
@@ -137,107 +146,24 @@ def eager_weights(lens: Lens, token_ids: Sequence[int]) -> list[Float[Tensor, "h
     return [one[0] for one in weights]
 
 
-@contextmanager
-def _streaming_attention(lens: Lens) -> Iterator[None]:
-    lens.hf.set_attn_implementation(IMPLEMENTATION)
-    try:
-        yield
-    finally:
-        lens.hf.set_attn_implementation(lens.attention)
+def _pattern(call: LayerAttention, first: int, stop: int) -> Float[Tensor, "head block visible"]:
+    """Attention weights of query rows first..stop-1 over keys 0..stop-1."""
+    mask = None if call.mask is None else call.mask[:, :, first:stop, :stop]
+    return attention_rows(call.query[:, :, first:stop], call.key[:, :, :stop], first, call.scale, mask)[0]
 
 
-def require_plain_softmax(options: Mapping[str, Any]) -> None:
-    """Raises UserError where a layer's attention is more than a softmax of scaled products."""
-    unsupported = [name for name in ("softcap", "s_aux", "position_bias") if options.get(name) is not None]
-    if unsupported:
-        raise UserError(f"attention with {unsupported[0]} cannot be measured: use a model with plain softmax attention")
-
-
-def _attention(
-    module: torch.nn.Module,
-    query: Float[Tensor, "1 head row d"],
-    key: Float[Tensor, "1 kv_head key d"],
-    value: Float[Tensor, "1 kv_head key d"],
-    attention_mask: Tensor | None,
-    scaling: float | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """The layer's output by fused attention, its weights block by block to the reductions of the current pass."""
-    require_plain_softmax(kwargs)
-    this = _current.get()
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    this.seen.append(layer)
-    if query.shape[1] != this.n_heads:
-        raise UserError(
-            f"layer {layer} has {query.shape[1]} heads and others {this.n_heads}: {MASSES} need as many in each"
-        )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    wanted = sorted({row for reduction in this.reductions for row in (reduction.rows.start, reduction.rows.stop)})
-    for start, stop in pairwise(wanted):
-        takers = [r for r in this.reductions if r.rows.start <= start and stop <= r.rows.stop]
-        if takers:
-            block = max(1, this.block_bytes // (query.shape[1] * stop * 4))
-            for first in range(start, stop, block):
-                pattern = pattern_rows(query[0], key[0], first, min(first + block, stop), scale, attention_mask)
-                for reduction in takers:
-                    reduction.add(layer, first, pattern)
-    output, _ = sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    _require_same_output(layer, query[0], key[0], value[0], output[0], attention_mask, scale)
-    return output, None
-
-
-def _require_same_output(
-    layer: int,
-    query: Float[Tensor, "head row d"],
-    key: Float[Tensor, "kv_head key d"],
-    value: Float[Tensor, "kv_head key d"],
-    output: Float[Tensor, "row head d"],
-    mask: Tensor | None,
-    scale: float,
-) -> None:
+def _require_same_output(call: LayerAttention, output: Float[Tensor, "row head d"]) -> None:
     """Raises UserError unless the measured weights give the layer's output, at a few rows of the sequence at hand."""
-    n, worst = query.shape[1], 0.0
-    repeats = query.shape[0] // key.shape[0]
+    n, worst = call.query.shape[2], 0.0
+    key_heads = call.key.shape[1]
     for row in sorted({round(i * (n - 1) / (CHECKED_ROWS - 1)) for i in range(CHECKED_ROWS)}):
-        pattern = pattern_rows(query, key, row, row + 1, scale, mask)
-        values = value[:, : row + 1].to(pattern)
-        expected = torch.bmm(pattern.view(len(key), repeats, row + 1), values).flatten(0, 1)
+        pattern = _pattern(call, row, row + 1)
+        values = call.value[0, :, : row + 1].to(pattern)
+        expected = torch.bmm(pattern.view(key_heads, -1, row + 1), values).flatten(0, 1)
         worst = max(worst, float((expected - output[row].to(expected)).abs().max()))
     size = float(output.abs().max())
-    if not worst <= OUTPUT_TOLERANCE.get(query.dtype, HALF_TOLERANCE) * size:
+    if not worst <= OUTPUT_TOLERANCE.get(call.query.dtype, HALF_TOLERANCE) * size:
         raise UserError(
-            f"layer {layer} makes its output otherwise than by the attention that was measured (off by {worst:.2g} "
-            f"of {size:.2g}): {MASSES} of this model cannot be trusted"
+            f"layer {call.layer} makes its output otherwise than by the attention that was measured (off by "
+            f"{worst:.2g} of {size:.2g}): {MASSES} of this model cannot be trusted"
         )
-
-
-def pattern_rows(
-    query: Float[Tensor, "head row d"],
-    key: Float[Tensor, "kv_head key d"],
-    first: int,
-    stop: int,
-    scale: float,
-    mask: Tensor | None = None,
-) -> Float[Tensor, "head block visible"]:
-    """Attention weights of query rows first..stop-1 over keys 0..stop-1, softmax in float32 (float64 stays float64).
-
-    `mask` is the model's own, true where a key is seen (1, 1, row, key); None = all keys up to the
-    query. Grouped-query attention: query head h reads key head h // (heads / kv_heads).
-    """
-    heads, _, d = query.shape
-    kv_heads = key.shape[0]
-    work = torch.float64 if query.dtype == torch.float64 else torch.float32
-    q = query[:, first:stop].to(work).reshape(kv_heads, heads // kv_heads * (stop - first), d)
-    k = key[:, :stop].to(work)
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(heads, stop - first, stop)
-    rows = torch.arange(first, stop, device=query.device)[:, None]
-    # Only keys from `first` on can lie in the future of a row of this block.
-    future = torch.arange(first, stop, device=query.device)[None] > rows
-    scores[:, :, first:].masked_fill_(future, float("-inf"))
-    if mask is not None:
-        scores.masked_fill_(~mask[0, :, first:stop, :stop], float("-inf"))
-    return scores.softmax(-1)
-
-
-AttentionInterface.register(IMPLEMENTATION, _attention)
-AttentionMaskInterface.register(IMPLEMENTATION, sdpa_mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -173,7 +174,7 @@ class PairPatcher:
                     for head in range(self.lens.n_heads) if site is Site.Z else [None]:
                         ld = float(values[layer, i] if head is None else values[layer, i, head])
                         patch = Patch(site, layer, (at[i],), head)
-                        estimates = {"ld": answers.ld_corrupted + ld, "nld": ld / whole}
+                        estimates = {"ld": answers.ld_corrupted + ld, "nld": ld / whole if whole else math.nan}
                         for metric, value in estimates.items():
                             bases = (clean_base[metric], corrupted_base[metric])
                             rows.append(self._row("attribute", _Planned(patch, key), metric, *bases, value))

@@ -29,8 +29,7 @@ class Headline:
 
 
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
-    value = None if math.isnan(estimate.value) else estimate.value
-    return {"value": value, "n": estimate.n, "low": estimate.low, "high": estimate.high}
+    return _json({"value": estimate.value, "n": estimate.n, "low": estimate.low, "high": estimate.high})
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,17 @@ def summary(findings: Findings[Any], skipped: Mapping[str, int]) -> dict[str, An
         "headlines": [headline.as_json() for headline in findings.headlines],
         "lines": list(findings.lines),
         "skipped": dict(skipped),
-        **asdict(findings.facts),
+        **_json(asdict(findings.facts)),
     }
+
+
+def _json(value: Any) -> Any:
+    """The same with null for every number that JSON does not have."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {name: _json(one) for name, one in value.items()}
+    return [_json(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def reasons(skipped: Mapping[str, int]) -> str:
