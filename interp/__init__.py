@@ -1,1 +1,14 @@
-"""Measures and interventions that show how a reasoning model's thoughts cause its answer. Usable without Hydra."""
+"""Measures and interventions that show how a reasoning model's thoughts cause its answer.
+
+    import interp
+
+    lens = interp.load("reasoner")
+    trace = interp.answer(lens, "Tom 3 pens, finds 4. Mia 5 pens, buys 1. Who has most pens, Tom or Mia?")
+    interp.measure_heads(lens, trace).plot()
+
+Everything is loaded when it is first used; importing changes no setting of any library.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.ablation.interventions import Ablation, AblationKind, Batch, Rows, intervened
 from interp.errors import UserError
-from interp.front import check
+from interp.front.models import check
 from interp.heads.scores import Head
 from interp.model.generate import Sampling
 from interp.model.lens import Lens

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from contextlib import redirect_stdout
 from io import StringIO
+
+from matplotlib.figure import Figure
 
 from tests.command import ROOT
 
@@ -12,16 +15,23 @@ from tests.command import ROOT
 def test_the_notebook_runs() -> None:
     notebook = json.loads((ROOT / "docs" / "notebook.ipynb").read_text())
     names: dict[str, object] = {}
-    printed = []
+    printed, shown = [], []
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             source = "".join(cell["source"])
             assert "experiments" not in source
             assert cell["outputs"] == []
+            *body, last = ast.parse(source).body
             out = StringIO()
             with redirect_stdout(out):
-                exec(compile(source, cell["id"], "exec"), names)
+                exec(compile(ast.Module(body, []), cell["id"], "exec"), names)
+                if isinstance(last, ast.Expr):
+                    shown.append(eval(compile(ast.Expression(last.value), cell["id"], "eval"), names))
+                else:
+                    exec(compile(ast.Module([last], []), cell["id"], "exec"), names)
             printed.append(out.getvalue())
-    assert "<think>" in printed[0]
+    assert "<think>" in shown[0]._repr_html_().replace("&lt;", "<").replace("&gt;", ">")
+    assert sum(isinstance(one, Figure) for one in shown) == 3
     assert "log p" in printed[2]
-    assert "gamma 1.50" in printed[3] or "gamma 1.25" in printed[3]
+    assert "largest NLD 0.96: layer 1" in printed[3]
+    assert "gamma 1.50" in printed[5] or "gamma 1.25" in printed[5]

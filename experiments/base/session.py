@@ -29,7 +29,7 @@ from experiments.base.run_options import GenerationOptions, GradingOptions, Mode
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
 from interp.errors import UserError
-from interp.front import check
+from interp.front.models import check
 from interp.grading.responses import Grading
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of

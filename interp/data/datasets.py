@@ -153,20 +153,29 @@ def read_traces(
     Instead of `text` a row may have `messages` (the last one the assistant's, perhaps with `reasoning_content`), or
     `prompt` and `completion`. Each trace has an id of its own.
     """
-    yield from own_ids(_traces(path, where, malformed, markers))
+    yield from traces_of(read_rows(path, malformed), where, markers, str(path))
 
 
-def _traces(path: Path, where: dict[str, Any], malformed: Malformed, markers: ThinkMarkers) -> Iterator[TraceText]:
+def traces_of(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], where: dict[str, Any], markers: ThinkMarkers, source: str
+) -> Iterator[TraceText]:
+    """The same from numbered rows that have been read already; `source` names them in errors."""
+    yield from own_ids(_traces(rows, where, markers, source))
+
+
+def _traces(
+    rows: Iterable[tuple[int, Mapping[str, Any]]], where: dict[str, Any], markers: ThinkMarkers, source: str
+) -> Iterator[TraceText]:
     found: set[str] = set()
     fields: set[str] = set()
-    for number, row in read_rows(path, malformed):
+    for number, row in rows:
         found |= where.keys() & row.keys()
         fields |= row.keys()
         if not all(key in row and _same(row[key], value) for key, value in where.items()):
             continue
         given = {name: row[name] for name in ("model", "id", "condition") if row.get(name) is not None}
         question = str(given.get("id", number))
-        text, turns, response = _trace_text(row, markers, f"{path}, line {number}")
+        text, turns, response = _trace_text(row, markers, f"{source}, line {number}")
         yield TraceText(
             "/".join(map(str, given.values())) or str(number),
             text,
@@ -182,7 +191,7 @@ def _traces(path: Path, where: dict[str, Any], malformed: Malformed, markers: Th
         )
     missing = where.keys() - found
     if missing:
-        raise UserError(f"{path}: no field {min(missing)!r} to select by; it has {', '.join(sorted(fields))}")
+        raise UserError(f"{source}: no field {min(missing)!r} to select by; it has {', '.join(sorted(fields))}")
 
 
 def gold_of(value: Any) -> str | None:

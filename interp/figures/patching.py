@@ -142,6 +142,19 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     return figure
 
 
+def nld_map(nld: np.ndarray, layers: Sequence[int], tokens: Sequence[str], title: str) -> Figure:
+    """NLD by layer and position, from an array [layer, position]."""
+    figure, axis = style.subplots(
+        figsize=(np.clip(0.13 * len(tokens) + 1.8, 4, 14), np.clip(0.16 * len(layers), 2.6, 6)), layout="constrained"
+    )
+    _heatmap(figure, axis, nld, list(layers))
+    if len(tokens) <= 90:
+        axis.set_xticks(range(len(tokens)), [style.label(token) for token in tokens], rotation=90, fontsize=6)
+    axis.set_xlabel("patched token")
+    figure.suptitle(title, fontsize=9)
+    return figure
+
+
 def hand_over_curves(effects: pd.DataFrame, rfhs: Sequence[Head], model: str) -> Figure:
     """Paper A, Fig. 8: NLD against layer, mean over pairs with one SD (band), for the two tokens, with controls."""
     figure, axis = style.subplots(figsize=(5.6, 4.0), layout="constrained")

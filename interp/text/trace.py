@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ ASSISTANT_TEXTS = (
 EOS_TEXTS = ("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
+_COLOURS = dict(zip(Segment, ("#eeeeee", "#dce9f5", "#d9d9d9", "#fff3cf", "#d9d9d9", "#dff0d8"), strict=True))
+"""Of segments, in notebooks."""
+
+
 @dataclass(frozen=True)
 class Trace:
     """A prompt and everything generated after it.
@@ -87,6 +92,26 @@ class Trace:
         offsets = tuple((int(start), int(end)) for start, end in row["offsets"])
         spans = tuple(Span(Segment(s["segment"]), int(s["start"]), int(s["end"])) for s in row["segments"])
         return cls(row["example"], row["text"], tuple(map(int, row["token_ids"])), offsets, spans, row["source"])
+
+    def __len__(self) -> int:
+        """Number of tokens, a final end-of-sequence token included."""
+        return len(self.token_ids)
+
+    @property
+    def tokens(self) -> list[str]:
+        """The text of every token."""
+        return [self.token_text(position) for position in range(len(self))]
+
+    def _repr_html_(self) -> str:
+        """The text with its segments in colours, for notebooks."""
+        parts = []
+        for span in self.spans:
+            if len(span):
+                style = f"background:{_COLOURS[span.segment]};color:#000;white-space:pre-wrap"
+                title = f"{span.segment}: {len(span)} tokens"
+                text = html.escape(self.segment_text(span.segment))
+                parts.append(f'<span title="{title}" style="{style}">{text}</span>')
+        return f'<div style="line-height:1.5">{"".join(parts)}</div>'
 
     def __getitem__(self, segment: Segment) -> Span:
         return self.spans[list(Segment).index(segment)]

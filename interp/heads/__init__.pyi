@@ -1,0 +1,9 @@
+from .probes import induction_scores as induction_scores
+from .probes import retrieval_scores as retrieval_scores
+from .reductions import ReceivedAttention as ReceivedAttention
+from .reductions import SegmentMasses as SegmentMasses
+from .scores import Head as Head
+from .scores import HeadScore as HeadScore
+from .scores import head_array as head_array
+from .scores import rank_heads as rank_heads
+from .trajectories import forward_p as forward_p

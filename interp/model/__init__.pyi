@@ -1,0 +1,14 @@
+from .attention import attending as attending
+from .attention import attention_rows as attention_rows
+from .checkpoints import ModelSource as ModelSource
+from .checkpoints import ModelSpec as ModelSpec
+from .generate import Sampling as Sampling
+from .generate import continue_ids as continue_ids
+from .generate import generate as generate
+from .layers import layer_set as layer_set
+from .lens import Lens as Lens
+from .lens import from_memory as from_memory
+from .lens import load_lens as load_lens
+from .sites import Site as Site
+from .streaming import Reduction as Reduction
+from .streaming import stream as stream

@@ -1,0 +1,10 @@
+from .attribution import attribute as attribute
+from .attribution import gradients as gradients
+from .exact import record as record
+from .exact import sweep as sweep
+from .handover import hand_over as hand_over
+from .nld import Answers as Answers
+from .nld import Direction as Direction
+from .patches import Freeze as Freeze
+from .patches import Patch as Patch
+from .patches import Run as Run

@@ -1,0 +1,9 @@
+from .couplings import Coupling as Coupling
+from .couplings import Curves as Curves
+from .couplings import PeakRule as PeakRule
+from .couplings import Peaks as Peaks
+from .head_sets import HeadSets as HeadSets
+from .head_sets import choose_heads as choose_heads
+from .waad_fai import HeadCurves as HeadCurves
+from .waad_fai import Settings as Settings
+from .waad_fai import Sinks as Sinks

@@ -1,0 +1,55 @@
+"""Tables of finished runs side by side, for notebooks."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from interp.errors import UserError
+from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.store import read_json, read_table
+
+
+class Runs(Mapping[str, pd.DataFrame]):
+    """The tables of some runs by name, each row with its run's directory in the column `run`."""
+
+    def __init__(self, directories: list[Path]) -> None:
+        self.directories = directories
+        self._names = sorted({file.stem for directory in directories for file in directory.glob("*.parquet")})
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._names:
+            raise KeyError(f"no run has a table {name}; there are {', '.join(self._names)}")
+        having = [directory for directory in self.directories if (directory / f"{name}.parquet").is_file()]
+        return pd.concat([read_table(one, name).assign(run=str(one)) for one in having], ignore_index=True)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def headlines(self) -> pd.DataFrame:
+        """Every headline number of every run."""
+        rows = [
+            {"run": str(one), **{key: value for key, value in headline.items() if key != "control"}}
+            for one in self.directories
+            for headline in read_json(one / SUMMARY)["headlines"]
+        ]
+        return pd.DataFrame(rows)
+
+    def __repr__(self) -> str:
+        return f"{len(self.directories)} runs with tables {', '.join(self._names)}"
+
+
+def load(pattern: str | Path) -> Runs:
+    """The finished runs whose directories match a pattern such as `outputs/*/*-heads-*`. Raises UserError for none."""
+    found = [Path(one) for one in sorted(glob.glob(str(pattern)))]  # noqa: PTH207 - may be absolute
+    finished = [one for one in found if (one / ENVIRONMENT).is_file() and (one / SUMMARY).is_file()]
+    if not finished:
+        raise UserError(f"{pattern} names no finished run ({len(found)} directories match)")
+    return Runs(finished)

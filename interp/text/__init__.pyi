@@ -1,0 +1,10 @@
+from .prompts import Condition as Condition
+from .prompts import PromptStyle as PromptStyle
+from .prompts import render as render
+from .trace import Segment as Segment
+from .trace import Span as Span
+from .trace import ThinkMarkers as ThinkMarkers
+from .trace import Trace as Trace
+from .trace import parse_ids as parse_ids
+from .trace import parse_response as parse_response
+from .trace import parse_text as parse_text
