@@ -25,12 +25,11 @@ from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.model.layers import layer_set
-from interp.model.lens import Lens
 from interp.model.sites import Site
-from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions, padded
+from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
-from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pad_token, roles_of, run_pair
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pair_row, roles_of, run_pair
 from interp.runs.about import About
 from interp.runs.headlines import Findings
 from interp.runs.store import records
@@ -97,7 +96,7 @@ def measure(session: Session, options: PatchingOptions, example: Example) -> Row
     masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
     for mass in masses:
         mass["example"] = pair.id
-    return {"pairs": [_row(lens, pair)], "heads": masses}
+    return {"pairs": [pair_row(lens, pair)], "heads": masses}
 
 
 def patch(session: Session, options: PatchingOptions) -> None:
@@ -166,27 +165,6 @@ def measure_pair(
 def patch_options_sites(options: PatchOptions) -> list[Site]:
     """What the base runs must keep: the patched sites, and z for heads and for freezing them."""
     return list(dict.fromkeys([*options.sites, Site.Z]))
-
-
-def _row(lens: Lens, pair: ContrastPair) -> dict[str, Any]:
-    """The row of pairs.parquet."""
-    clean_ids, corrupted_ids, clean_mask, corrupted_mask = padded(pair, pad_token(lens))
-    return {
-        "example": pair.id, "domain": pair.domain, "clean_ids": clean_ids, "corrupted_ids": corrupted_ids,
-        "clean_mask": clean_mask, "corrupted_mask": corrupted_mask, "clean_answer_id": pair.clean.answer_id,
-        "corrupted_answer_id": pair.corrupted.answer_id, "clean_tokens": _texts(pair, 0),
-        "corrupted_tokens": _texts(pair, 1), "roles": _roles(pair),
-    }  # fmt: skip
-
-
-def _texts(pair: ContrastPair, side: int) -> list[str | None]:
-    trace = (pair.clean, pair.corrupted)[side].trace
-    return [None if place[side] is None else trace.token_text(place[side]) for place in pair.aligned]  # type: ignore[arg-type]
-
-
-def _roles(pair: ContrastPair) -> list[str | None]:
-    roles = {(key.clean, key.corrupted): key.role for key in key_positions(pair)}
-    return [None if (role := roles.get(place)) is None else role.value for place in pair.aligned]  # type: ignore[arg-type]
 
 
 def _pairs(session: Session, maker: PairMaker) -> list[tuple[int, ContrastPair]]:

@@ -13,7 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from interp.errors import UserError, on_command_line
-from interp.runs.schema import COMMON, TABLES, arrow_schema, markdown
+from interp.runs.columns import COMMON, table_of
+from interp.runs.schema import declared, markdown
 from interp.runs.store import Identity, RunStore, read_table
 
 ME = Identity("heads", "planted", "made", 0)
@@ -44,7 +45,7 @@ def test_rows_come_back_with_the_identity_of_the_run(tmp_path: Path) -> None:
     table = read_table(tmp_path, "training")
     assert table["step"].tolist() == [1, 2]
     assert set(table["experiment"]) == {"heads"}
-    assert list(table.columns) == [c.name for c in (*TABLES["training"], *COMMON)]
+    assert list(table.columns) == [c.name for c in (*table_of("training").columns, *COMMON)]
     traces = read_table(tmp_path, "traces")
     assert traces["segments"][0][0] == {"segment": "answer", "start": 0, "end": 2}
     assert not (tmp_path / "parts").exists()
@@ -124,7 +125,7 @@ def test_summary_has_no_nan(tmp_path: Path) -> None:
 
 def test_the_documented_tables_are_the_tables() -> None:
     assert (Path(__file__).parents[1] / "docs" / "tables.md").read_text() == markdown()
-    assert all(arrow_schema(name).names for name in TABLES)
+    assert all(one.schema.names for one in declared().values())
 
 
 def test_environment_is_read_back(tmp_path: Path) -> None:

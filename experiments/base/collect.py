@@ -12,6 +12,7 @@ from experiments.base.experiment import Example
 from experiments.base.session import Session
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import positions_of
+from interp.data.rows import trace_row
 from interp.errors import TraceError
 from interp.grading.responses import graded
 from interp.model.generate import Response
@@ -150,15 +151,3 @@ def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> 
     if maximum is not None and trace.n_measured > maximum:
         return f"longer than data.max_tokens={maximum}"
     return None
-
-
-def trace_row(trace: Trace) -> dict[str, Any]:
-    """The row of traces.parquet."""
-    return {
-        "example": trace.example,
-        "text": trace.text,
-        "token_ids": list(trace.token_ids),
-        "offsets": [list(pair) for pair in trace.offsets],
-        "segments": [{"segment": s.segment, "start": s.start, "end": s.end} for s in trace.spans],
-        "source": trace.source,
-    }

@@ -11,7 +11,7 @@ from experiments.base.session import Session
 from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.heads.haystack import Haystack, haystacks
-from interp.heads.probes import Decoding, induction_scores, retrieval_scores
+from interp.heads.probes import Decoding, induction_scores, probe_rows, retrieval_scores
 from interp.heads.ranking import HeadKind
 from interp.model.lens import load_config, load_tokenizer
 
@@ -44,12 +44,12 @@ def probes(
 
     def induction(i: int) -> Callable[[], list[dict[str, Any]]]:
         name = f"induction-{i}"
-        return lambda: _rows(name, HeadKind.INDUCTION, induction_scores(lens, session.seed, i), None)
+        return lambda: probe_rows(name, HeadKind.INDUCTION, induction_scores(lens, session.seed, i), None)
 
     def retrieval(needle: Haystack) -> Callable[[], list[dict[str, Any]]]:
         def score() -> list[dict[str, Any]]:
             copied = retrieval_scores(lens, needle, settings.decoding, settings.max_new_tokens)
-            return _rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
+            return probe_rows(needle.name, HeadKind.RETRIEVAL, copied.scores, copied.recalled)
 
         return score
 
@@ -77,11 +77,3 @@ def cost_of_probes(session: Session, induction_prompts: int, settings: HaystackO
                 found[at][1]()
             seconds += n * meter.seconds
     return len(found), seconds
-
-
-def _rows(example: str, kind: HeadKind, scores: Any, recalled: float | None) -> list[dict[str, Any]]:
-    return [
-        {"example": example, "kind": kind, "layer": layer, "head": head, "value": float(value), "recalled": recalled}
-        for layer, row in enumerate(scores)
-        for head, value in enumerate(row)
-    ]

@@ -10,8 +10,22 @@ from interp.credit.gamma import CreditRule, Signals, gamma_of
 from interp.credit.signals import Measuring
 from interp.model.lens import Lens
 from interp.rhythm.waad_fai import measure_rhythm, response_of
+from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.stats import or_null, rng_for
 from interp.text.trace import Trace
+
+CREDITED_TABLE = Table(
+    "credited",
+    EXAMPLE,
+    Column("position", INT, "position in the whole sequence, from 0"),
+    Column("token", TEXT, "the token's text"),
+    Column("segment", TEXT, "segment of the token", null="a final end-of-sequence token"),
+    Column("waad", FLOAT, "WAAD over the local heads, 0..W (Paper B, Def. 4.1)", null="undefined here"),
+    Column("fai", FLOAT, "FAI over the global heads, 0..1 (Paper B, Def. 4.2)", null="its window is empty"),
+    Column("entropy", FLOAT, "entropy of the prediction of this token, in nats", null="undefined here"),
+    Column("gamma", FLOAT, "factor on the token's advantage (Paper B, section 5)"),
+)
+
 
 SHOWN = ("waad", "fai", "entropy")
 

@@ -11,7 +11,38 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import CONFIDENCE, Estimate, adjust
+
+STUDY_TABLE = Table(
+    "study",
+    Column("arm", TEXT, "what was tried: the options in which the trainings differ"),
+    Column("seeds", INT, "number of trainings"),
+    Column("accuracy", FLOAT, "held-out accuracy at the end, mean over seeds"),
+    Column("low", FLOAT, "lower end of its 95 % t interval over seeds", null="one seed"),
+    Column("high", FLOAT, "upper end of it", null="one seed"),
+    Column("start", FLOAT, "held-out accuracy before training"),
+    Column("best", FLOAT, "highest held-out accuracy of each training, mean over seeds"),
+    Column("difference", FLOAT, "accuracy minus that of plain GRPO, paired by seed", null="plain GRPO, or no pair"),
+    Column("difference_low", FLOAT, "lower end of its 95 % t interval over seeds", null="fewer than two pairs"),
+    Column("difference_high", FLOAT, "upper end of it", null="fewer than two pairs"),
+    Column("pairs", INT, "number of seeds behind the difference", null="plain GRPO, or no pair"),
+    Column("p", FLOAT, "two-sided paired t test", null="fewer than two pairs, or all differences are equal"),
+    Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the arms", null="as p"),
+    Column("credit_share", FLOAT, "share of a step's time that measuring credit took (Paper B, Table 8)"),
+    Column("published", FLOAT, "Paper B's accuracy of this arm, on its own model and task", null="none"),
+)
+STUDY_CURVES_TABLE = Table(
+    "study_curves",
+    Column("arm", TEXT, "as in `study`"),
+    Column("step", INT, "optimizer steps done"),
+    Column("measure", TEXT, "as in `training`; `reward_peak` is the reward's running peak average"),
+    Column("value", FLOAT, "mean over seeds"),
+    Column("n", INT, "number of seeds"),
+    Column("low", FLOAT, "lower end of the 95 % t interval over seeds", null="one seed"),
+    Column("high", FLOAT, "upper end of it", null="one seed"),
+)
+
 
 REFERENCE = "uniform"
 """Plain GRPO: what the other arms are compared with."""

@@ -13,8 +13,55 @@ import pandas as pd
 from scipy import stats
 
 from interp.grading.outcomes import Outcome
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, rng_for, sign_flips
 from interp.text.prompts import Condition
+
+FILTERS_TABLE = Table(
+    "filters",
+    Column("writer", TEXT, "the model that wrote the texts"),
+    Column("condition", TEXT, "as in `answers`"),
+    Column("step", TEXT, "the last filter applied (Paper A, Table 2)"),
+    Column("questions", INT, "questions with a response left"),
+    Column("responses", INT, "responses left"),
+)
+ACCURACY_TABLE = Table(
+    "accuracy",
+    Column("writer", TEXT, "the model that wrote the texts"),
+    Column("condition", TEXT, "as in `answers`"),
+    Column("kept", TEXT, "`all` responses, or `paired`: those that passed the filters under all conditions"),
+    Column("measure", TEXT, "`accuracy`, `pass@k` or `score`"),
+    Column("group", TEXT, "`all`, `kind` or `level`"),
+    Column("value_of_group", TEXT, "which kind or level", null="all questions"),
+    Column("value", FLOAT, "mean over questions", null="no question"),
+    Column("low", FLOAT, "lower end of its 95 % interval", null="n < 2 or not determined"),
+    Column("high", FLOAT, "upper end of its 95 % interval", null="n < 2 or not determined"),
+    Column("n", INT, "number of questions"),
+)
+PAIRED_TABLE = Table(
+    "paired",
+    Column("writer", TEXT, "the model that wrote the texts"),
+    Column("first", TEXT, "a condition"),
+    Column("second", TEXT, "the condition that it is compared with"),
+    Column("kept", TEXT, "as in `accuracy`"),
+    Column("measure", TEXT, "`accuracy` or `score`"),
+    Column("group", TEXT, "`all`, `kind`, `level`, or `length`: quarter of the questions by words of reasoning"),
+    Column("value_of_group", TEXT, "which kind, level or quarter", null="all questions"),
+    Column("value", FLOAT, "mean over questions of first minus second", null="no question"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over questions", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("n", INT, "number of questions answered under both conditions"),
+    Column("only_first", INT, "questions right in the first only", null="several samples, or scores"),
+    Column("only_second", INT, "questions right in the second only", null="several samples, or scores"),
+    Column("t", FLOAT, "paired t statistic (Paper A, section 3)", null="n < 2, or all differences are equal"),
+    Column("p_t", FLOAT, "its two-sided p-value", null="n < 2, or all differences are equal"),
+    Column("p_mcnemar", FLOAT, "exact McNemar test, two-sided", null="several samples, or scores"),
+    Column("p_permutation", FLOAT, "sign-flip permutation test of the mean, two-sided", null="n < 2"),
+    Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under random signs", null="n < 2"),
+    Column("null_high", FLOAT, "upper end of it", null="n < 2"),
+    Column("p_adjusted", FLOAT, "p_permutation after Benjamini-Hochberg over the groups", null="n < 2, or `all`"),
+)
+
 
 ALL, PAIRED = "all", "paired"
 ANSWERED = (Outcome.CORRECT, Outcome.WRONG, Outcome.TIMED_OUT, Outcome.UNGRADED)

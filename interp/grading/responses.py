@@ -8,8 +8,29 @@ from typing import Any
 
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outcome
+from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.text.prompts import Condition
 from interp.text.trace import EOS_TEXTS, ThinkMarkers, split_response, split_text
+
+ANSWERS_TABLE = Table(
+    "answers",
+    EXAMPLE,
+    Column("condition", TEXT, "`with_reasoning`, `without_reasoning`, `no_tags`; behind it `_template`: a given text"),
+    Column("sample", INT, "which of several answers to the question under this condition, from 0"),
+    Column("writer", TEXT, "the model that wrote the text", null="the file does not say"),
+    Column("text", TEXT, "the generated text"),
+    Column("extracted", TEXT, "the answer found in it", null="none was found"),
+    Column("gold", TEXT, "the right answer, or one of them", null="there is none"),
+    Column("outcome", TEXT, "what became of it: see Outcome in interp/grading/outcomes.py"),
+    Column("correct", BOOL, "whether it equals the gold answer", null="there is no gold answer, or the text was given"),
+    Column("score", FLOAT, "a judge's score, 1..10", null="not judged"),
+    Column("kind", TEXT, "the question's subject or kind", null="the data does not say"),
+    Column("level", TEXT, "the question's difficulty", null="the data does not say"),
+    Column("reasoning_words", INT, "number of words that the model wrote as reasoning"),
+    Column("answer_words", INT, "number of words after it"),
+    Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
+    Column("finished", BOOL, "whether generation ended by itself"),
+)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +19,19 @@ from interp.heads.reductions import AttendedPositions
 from interp.model.generate import Sampling, continue_ids
 from interp.model.lens import Lens
 from interp.model.streaming import eager_weights, stream
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import rng_for
+
+PROBES_TABLE = Table(
+    "probes",
+    Column("example", TEXT, "name of the probe prompt"),
+    Column("kind", TEXT, "`induction` or `retrieval`"),
+    Column("layer", INT, "layer, from 0"),
+    Column("head", INT, "head, from 0"),
+    Column("value", FLOAT, "the head's score on this prompt, 0..1: see interp/heads/probes.py"),
+    Column("recalled", FLOAT, "share of the needle's tokens that the model wrote, 0..1", null="`induction`"),
+)
+
 
 HALF = 50
 """Longest half of a repeated sequence, in tokens."""
@@ -91,3 +104,12 @@ def retrieval_scores(lens: Lens, haystack: Haystack, decoding: Decoding, max_new
     distinct = sorted(set(wanted))
     by_token = [copies[:, :, np.array(written) == token].any(axis=-1) for token in distinct]
     return Copied(np.mean(by_token, axis=0), float(np.mean([token in written for token in distinct])))
+
+
+def probe_rows(example: str, kind: str, scores: Any, recalled: float | None) -> list[dict[str, Any]]:
+    """The rows of probes.parquet from the scores of one prompt."""
+    return [
+        {"example": example, "kind": kind, "layer": layer, "head": head, "value": float(value), "recalled": recalled}
+        for layer, row in enumerate(scores)
+        for head, value in enumerate(row)
+    ]

@@ -14,7 +14,44 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
+from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table
 from interp.stats import CONFIDENCE, Estimate, adjust, or_null, rng_for
+
+RANKING_TABLE = Table(
+    "ranking",
+    Column("kind", TEXT, "what heads are ranked by: a score of RFHs, or another kind of head"),
+    Column("layer", INT, "layer, from 0"),
+    Column("head", INT, "head, from 0"),
+    Column("value", FLOAT, "mean over examples", null="no example has a value"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
+    Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+    Column("n", INT, "number of examples with a value"),
+    Column("rank", INT, "place in the ranking, from 1"),
+    Column("top", BOOL, "whether it is one of the top k and above the kind's floor"),
+    Column("inclusion", FLOAT, "share of bootstrap resamples with it in the top k", null="fewer than two examples"),
+)
+LAYERS_TABLE = Table(
+    "layers",
+    Column("kind", TEXT, "as in `ranking`"),
+    Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
+    Column("layer", INT, "layer, from 0"),
+    Column("value", FLOAT, "mean over examples", null="no head has a value"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
+    Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+    Column("n", INT, "number of examples"),
+)
+OVERLAPS_TABLE = Table(
+    "overlaps",
+    Column("first", TEXT, "a list of heads: a kind of this run, or run and kind"),
+    Column("second", TEXT, "another one"),
+    Column("n_first", INT, "heads in the first"),
+    Column("n_second", INT, "heads in the second"),
+    Column("n_heads", INT, "heads in the model"),
+    Column("shared", INT, "heads in both"),
+    Column("expected", FLOAT, "the same by chance"),
+    Column("p", FLOAT, "hypergeometric probability of so many or more by chance", null="a list is empty"),
+    Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the table", null="a list is empty"),
+)
 
 
 class HeadKind(StrEnum):

@@ -7,10 +7,107 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float
 
 from interp.errors import UserError
+from interp.runs.columns import (
+    EXAMPLE,
+    FLOAT,
+    INT,
+    NO_DISTANCE,
+    NO_STOP,
+    NO_TRAJECTORY,
+    NOT_MEASURED,
+    TEXT,
+    TOO_LITTLE_MASS,
+    Column,
+    Table,
+)
 from interp.text.trace import Segment
+
+
+def _columns_of_masses() -> tuple[Column, ...]:
+    columns = []
+    for i, source in enumerate(Segment):
+        for destination in list(Segment)[: i + 1]:
+            null = f"the trace has no `{source}` or no `{destination}` token"
+            name, paper = f"{source}_{destination}", "(Paper A, section 4.1)"
+            mass = f"attention mass from `{source}` to `{destination}`, 0..1 {paper}"
+            columns.append(Column(name, FLOAT, mass, null))
+            columns.append(
+                Column(f"{name}_per_token", FLOAT, f"`{name}` divided by the number of `{destination}` tokens", null)
+            )
+    return tuple(columns)
+
+
+HEADS_TABLE = Table(
+    "heads",
+    EXAMPLE,
+    Column("layer", INT, "layer, from 0"),
+    Column("head", INT, "head, from 0"),
+    *_columns_of_masses(),
+    Column(
+        "reasoning_first_tokens",
+        FLOAT,
+        "attention mass from `reasoning` to the first four tokens, 0..1",
+        NOT_MEASURED,
+    ),
+    Column("answer_first_tokens", FLOAT, "attention mass from `answer` to the first four tokens, 0..1", NOT_MEASURED),
+    Column("answer_reasoning_even", FLOAT, "`answer_reasoning` of a head that attends evenly, 0..1", NOT_MEASURED),
+    Column(
+        "distance",
+        FLOAT,
+        "mean backward distance of attention from `reasoning` and `answer`, in tokens (Paper B, section 4.1)",
+        null=NOT_MEASURED,
+    ),
+    Column(
+        "kurtosis",
+        FLOAT,
+        "excess kurtosis over the response's tokens of the attention that each receives from later ones at a "
+        "distance of 10 or more (receiver heads, Bogdan et al. 2025)",
+        null="fewer than four tokens with ten such queries, or all receive the same",
+    ),
+    Column("distance_no_sinks", FLOAT, "`distance` without attention to the first four tokens", null=NO_DISTANCE),
+    Column("kurtosis_no_sinks", FLOAT, "`kurtosis` without attention to the first four tokens", null=NOT_MEASURED),
+    Column(
+        "trajectory",
+        FLOAT,
+        "Spearman correlation of answer position and attended reasoning position, -1..1 (Paper A, Fig. 4)",
+        null=NO_TRAJECTORY,
+    ),
+    Column(
+        "trajectory_slope",
+        FLOAT,
+        "slope of the attended position, both axes scaled to 0..1; 1 = the whole diagonal",
+        null=NO_TRAJECTORY,
+    ),
+    Column(
+        "trajectory_p",
+        FLOAT,
+        "one-sided p-value of `trajectory` in this trace, circular-shift null; optimistic",
+        null=NO_TRAJECTORY,
+    ),
+    Column(
+        "trajectory_p_permutation",
+        FLOAT,
+        "the same, permutation null; more optimistic",
+        null=f"{NO_TRAJECTORY}, or nothing was permuted",
+    ),
+    Column("stops", INT, "number of forward runs of the most attended reasoning position", null=TOO_LITTLE_MASS),
+    Column("stops_at_reflection", INT, "how many of them end within 3 tokens of a reflection word", null=NO_STOP),
+    Column("stops_expected", FLOAT, "mean of that over all circular shifts of the reflection words", null=NO_STOP),
+    Column("stops_p", FLOAT, "share of the shifts with at least as many", null=NO_STOP),
+)
+MAPS_TABLE = Table(
+    "maps",
+    EXAMPLE,
+    Column("layer", INT, "layer, from 0", null="mean over all heads"),
+    Column("head", INT, "head, from 0", null="mean over all heads"),
+    Column("head_set", TEXT, "the mean over this set of `head_sets`", null="one head, or all heads"),
+    Column("position", INT, "position of the query"),
+    Column("weights", pa.list_(pa.float32()), "its attention to positions 0, 1, ... up to its own"),
+)
 
 
 class Head(NamedTuple):

@@ -19,9 +19,25 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.exact import Patch, record, sweep
 from interp.patching.nld import Answers
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.runs.store import records
 from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
 from interp.text.trace import Segment, Trace
+
+CORRUPTED_TABLE = Table(
+    "corrupted",
+    Column("kind", TEXT, "what was changed: see Corruption in interp/key_tokens/corruptions.py"),
+    Column("group", TEXT, "`all`, `third` of the reasoning, or `step_from_end`"),
+    Column("value_of_group", TEXT, "which third or step, counted from 1", null="all changes"),
+    Column("metric", TEXT, "as in `effects`"),
+    Column("value", FLOAT, "mean over traces of the mean over their changes"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of the difference from paraphrases, paired", null="n < 2, or none"),
+    Column("n", INT, "number of traces"),
+    Column("n_cases", INT, "number of changes"),
+)
+
 
 METRICS = ("answer_changed", "follows_corrupted", "neither", "correct")
 ROLES = ("changed", "reasoning_after", "close", "answer_before", "predicting")

@@ -11,7 +11,37 @@ import pandas as pd
 from scipy import stats
 
 from interp.perturb.overlap import Group, Scores
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import bootstrap_mean, rng_for, sign_flips
+
+PERTURBED_TABLE = Table(
+    "perturbed",
+    Column("score", TEXT, "by what positions were chosen"),
+    Column("group", TEXT, "which of them: see Group in interp/perturb/overlap.py"),
+    Column("metric", TEXT, "as in `effects`"),
+    Column("value", FLOAT, "mean over problems of the mean over the group's positions"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over problems", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("difference", FLOAT, "mean over problems of top minus this group", null="the top itself"),
+    Column("difference_low", FLOAT, "lower end of its 95 % interval", null="the top itself, or n < 2"),
+    Column("difference_high", FLOAT, "upper end of it", null="the top itself, or n < 2"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
+    Column("lower", FLOAT, "share of problems in which the top has the lower value", null="the top itself"),
+    Column("n", INT, "number of problems"),
+)
+PREDICTORS_TABLE = Table(
+    "predictors",
+    Column("score", TEXT, "a score of positions"),
+    Column("metric", TEXT, "as in `effects`"),
+    Column("given", TEXT, "`nothing`, or what is held constant"),
+    Column("value", FLOAT, "mean over problems of the (partial) rank correlation over positions, -1..1"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over problems", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
+    Column("p_against_fai", FLOAT, "the same of `fai` minus this, in absolute correlation", null="`fai`, or n < 2"),
+    Column("n", INT, "number of problems"),
+)
+
 
 METRICS = ("jaccard", "edit_distance", "answer_changed", "correct_changed", "steps_changed")
 MIN_POSITIONS = 8

@@ -15,9 +15,21 @@ from interp.heads.scores import Head, head_array, usual_count
 from interp.model.layers import layer_sets
 from interp.model.lens import Lens
 from interp.rhythm.waad_fai import HeadCurves, Settings, Sinks, measure_rhythm
+from interp.runs.columns import FLOAT, INT, LAYERS, SINKS, TEXT, Column, Table
 from interp.runs.store import records
 from interp.stats import or_null
 from interp.text.trace import Trace
+
+HEAD_SETS_TABLE = Table(
+    "head_sets",
+    Column("kind", TEXT, "`local`, `global` or `receiver` (Paper B, section 4.1)"),
+    LAYERS,
+    SINKS,
+    Column("layer", INT, "layer, from 0"),
+    Column("head", INT, "head, from 0"),
+    Column("value", FLOAT, "what it was chosen by: mean distance in tokens, or mean kurtosis"),
+)
+
 
 MEASURES = ("distance", "kurtosis", "distance_no_sinks", "kurtosis_no_sinks")
 SetOfHeads = Sequence[Head]

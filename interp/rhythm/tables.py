@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from jaxtyping import Float
 
 from interp.rhythm.couplings import (
@@ -24,10 +25,110 @@ from interp.rhythm.couplings import (
 )
 from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves, Sinks, response_of
+from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, LAYERS, SINKS, TEXT, UNDEFINED, Column, Table
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
 from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
 from interp.text.trace import Trace
+
+TOKENS_TABLE = Table(
+    "tokens",
+    EXAMPLE,
+    Column("position", INT, "position in the whole sequence, from 0"),
+    Column("token", TEXT, "the token's text"),
+    Column("segment", TEXT, "segment of the token", null="a final end-of-sequence token"),
+    Column("waad", FLOAT, "windowed average attention distance, 0..W (Paper B, Def. 4.1)", null="undefined here"),
+    Column("fai", FLOAT, "future attention influence, 0..1 (Paper B, Def. 4.2)", null="its window is empty"),
+    Column("fai_to_end", FLOAT, "the same, from here to the end of the response", null="the last token"),
+    Column("receiver_fai", FLOAT, "`fai_to_end` by receiver heads", null="the last token"),
+    Column("waad_peak", BOOL, "whether `waad` has a peak here"),
+    Column("fai_peak", BOOL, "whether `fai_to_end` has a peak here"),
+    Column("receiver_peak", BOOL, "whether `receiver_fai` has a peak here"),
+    Column("type", TEXT, "`word`, `number`, `punctuation`, `line_break` or `other`"),
+    Column("sentence", INT, "number of the token's sentence in the response, from 0"),
+    Column("sentence_start", BOOL, "whether it begins a sentence"),
+    Column("clause_start", BOOL, "whether it begins a sentence or a part of one"),
+    Column("step_start", BOOL, "whether it begins a line"),
+    Column("entropy", FLOAT, "entropy of the prediction of this token, in nats", null="the first token"),
+)
+CURVES_TABLE = Table(
+    "curves",
+    EXAMPLE,
+    LAYERS,
+    SINKS,
+    Column("position", INT, "position of the first value"),
+    *(
+        Column(name, pa.list_(pa.float32()), f"as in `tokens`, one value a token of the response; {UNDEFINED}")
+        for name in ("waad", "fai", "fai_to_end", "receiver_fai", "receiver_fai_to_end")
+    ),
+)
+COUPLINGS_TABLE = Table(
+    "couplings",
+    Column("coupling", TEXT, "which coupling of Paper B, Table 2: see interp/rhythm/couplings.py"),
+    LAYERS,
+    SINKS,
+    Column("horizon", TEXT, "`to_end` or `near`: which FAI", null="does not use FAI"),
+    Column("rule", TEXT, "how peaks are found: `prominence` or `quantile`"),
+    Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
+    Column("value", FLOAT, "mean over traces of the value at events"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
+    Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
+    Column("lift_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
+    Column("lift_high", FLOAT, "upper end of it", null="n < 2, or unbounded"),
+    Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under circular shifts"),
+    Column("null_high", FLOAT, "upper end of it"),
+    Column("p_shift", FLOAT, "two-sided p-value against circular shifts of each trace"),
+    Column("p_sentence", FLOAT, "the same against permutations within sentences", null="not computed"),
+    Column("p_adjusted", FLOAT, "p_shift after Benjamini-Hochberg over the table"),
+    Column("n", INT, "number of traces"),
+    Column("n_events", INT, "number of events in all of them"),
+)
+LAGS_TABLE = Table(
+    "lags",
+    Column("around", TEXT, "the events: `waad_peak`"),
+    Column("curve", TEXT, "the curve that is averaged around them"),
+    Column("lag", INT, "tokens after the event; negative = before it"),
+    Column("value", FLOAT, "mean over traces of the curve there, relative to its mean over the trace"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("null_low", FLOAT, "lower end of the middle 95 % under circular shifts"),
+    Column("null_high", FLOAT, "upper end of it"),
+    Column("n", INT, "number of traces"),
+)
+PARTIAL_EFFECTS_TABLE = Table(
+    "partial_effects",
+    Column("coupling", TEXT, "as in `couplings`"),
+    Column("given", TEXT, "what is held constant"),
+    Column("value", FLOAT, "mean over traces of the event's coefficient, in standard deviations of the ranks"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("p", FLOAT, "two-sided sign-flip p-value over traces", null="n < 2"),
+    Column("n", INT, "number of traces"),
+)
+TOKEN_TYPES_TABLE = Table(
+    "token_types",
+    Column("type", TEXT, "as in `tokens`"),
+    Column("measure", TEXT, "`share` of tokens or of peaks, or the mean of a curve"),
+    Column("value", FLOAT, "mean over traces"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("n", INT, "number of traces"),
+)
+BOUNDARIES_TABLE = Table(
+    "boundaries",
+    Column("boundary", TEXT, "`sentence`, `clause` or `step`"),
+    Column("measure", TEXT, "`precision` or `recall` of WAAD peaks"),
+    Column("tolerance", INT, "tokens that a hit may be off"),
+    Column("value", FLOAT, "mean over traces"),
+    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
+    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    Column("chance", FLOAT, "the same for peaks at random places"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of the difference over traces", null="n < 2"),
+    Column("n", INT, "number of traces"),
+)
+
 
 HORIZONS = {"to_end": ("fai_to_end", "receiver_fai_to_end"), "near": ("fai", "receiver_fai")}
 """FAI and receiver FAI columns of curves.parquet, by horizon."""

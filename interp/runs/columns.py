@@ -21,6 +21,35 @@ class Column:
     null: str = ""
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of a run, declared beside the code that makes its rows. Declaring it makes its name known."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    def __init__(self, name: str, *columns: Column) -> None:
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "columns", columns)
+        TABLES[name] = self
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Its own columns, then the common ones."""
+        return pa.schema([pa.field(c.name, c.type) for c in (*self.columns, *COMMON)])
+
+
+TABLES: dict[str, Table] = {}
+"""All tables that are declared in the modules imported so far, by name."""
+
+
+def table_of(name: str) -> Table:
+    """A declared table. Raises ValueError for a name that no imported module declares."""
+    if name not in TABLES:
+        raise ValueError(f"no table {name} is declared: see interp/runs/columns.py")
+    return TABLES[name]
+
+
 COMMON = (
     Column("experiment", TEXT, "name of the experiment"),
     Column("model", TEXT, "name of the model's configuration"),
@@ -39,3 +68,29 @@ NOT_APPLICABLE = "not applicable to this measurement"
 LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/model/layers.py")
 SINKS = Column("sinks", TEXT, "`kept`, or `removed`: without attention to the first four tokens")
 UNDEFINED = "NaN where undefined"
+
+EFFECTS_TABLE = Table(
+    "effects",
+    EXAMPLE,
+    Column("intervention", TEXT, "verb_site, such as `patch_resid_pre` or `ablate_head_mean`"),
+    Column("layer", INT, "layer, from 0", null=NOT_APPLICABLE),
+    Column("head", INT, "head, from 0", null=NOT_APPLICABLE),
+    Column("position", INT, "first position in the whole sequence, from 0", null=NOT_APPLICABLE),
+    Column("position_end", INT, "position after the last one", null=NOT_APPLICABLE),
+    Column("segment", TEXT, "segment of the position", null=NOT_APPLICABLE),
+    Column("token", TEXT, "text of the token at the position", null=NOT_APPLICABLE),
+    Column("role", TEXT, "what the position is for in a contrast pair: see `Role`", null="none of those"),
+    Column("heads_kind", TEXT, "which list the heads were taken from", null="not a list of heads"),
+    Column("n_heads", INT, "how many heads, from the top of that list", null="not a list of heads"),
+    Column("rows", TEXT, "`answer` or `all`: at which queries heads were cut", null=NOT_APPLICABLE),
+    Column("layer_end", INT, "layer after the last one", null="one layer, or all"),
+    Column("draw", INT, "number of the random draw or of the forced candidate, from 0", null="there is one"),
+    Column("forced", TEXT, "text of the forced token", null=NOT_APPLICABLE),
+    Column("metric", TEXT, "what was measured, such as `nld`, `ld`, `kl`, `flipped`, `jaccard`"),
+    Column("clean", FLOAT, "the metric in the clean run", null=NOT_APPLICABLE),
+    Column("corrupted", FLOAT, "the metric in the corrupted run", null=NOT_APPLICABLE),
+    Column("patched", FLOAT, "the metric in the run with the intervention", null=NOT_APPLICABLE),
+    Column("value", FLOAT, "the effect", null="undefined, such as a normalised effect over a zero difference"),
+    Column("control", TEXT, "kind of control", null="the measurement itself"),
+)
+"""Causal effects, one row per measurement, whatever intervened and whatever was measured."""

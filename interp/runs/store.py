@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interp.errors import UserError
-from interp.runs.columns import COMMON
+from interp.runs.columns import COMMON, TABLES, table_of
 from interp.runs.directory import ENVIRONMENT, PARTS, SUMMARY, RunDirectory
-from interp.runs.schema import TABLES, arrow_schema
 
 STATUS = "status.json"
 CLOSING = "closing-"
@@ -135,19 +134,18 @@ class RunStore:
 
     def table(self, name: str) -> pd.DataFrame:
         """Everything written so far, in the order of the data. Raises UserError if some of it is gone."""
-        return pa.concat_tables([*self._pieces(name), arrow_schema(name).empty_table()]).to_pandas()
+        return pa.concat_tables([*self._pieces(name), table_of(name).schema.empty_table()]).to_pandas()
 
     def finish(self, summary: Mapping[str, Any], draw: Callable[[], None] | None = None) -> None:
         """Turns the parts into the tables, lets `draw` draw from them, and writes the summary, which marks the run as
         finished. Raises UserError if anything that was measured is gone."""
-        for name in TABLES:
-            if any(name in status["tables"] for status in self._status.values()):
-                whole = self.directory / f"{name}.parquet"
-                unfinished = whole.with_suffix(".tmp")
-                with pq.ParquetWriter(unfinished, arrow_schema(name)) as writer:
-                    for piece in self._pieces(name):
-                        writer.write_table(piece)
-                unfinished.rename(whole)
+        for name in dict.fromkeys(name for status in self._status.values() for name in status["tables"]):
+            whole = self.directory / f"{name}.parquet"
+            unfinished = whole.with_suffix(".tmp")
+            with pq.ParquetWriter(unfinished, table_of(name).schema) as writer:
+                for piece in self._pieces(name):
+                    writer.write_table(piece)
+            unfinished.rename(whole)
         if draw is not None:
             draw()
         write_json(self.directory / SUMMARY, summary)
@@ -216,11 +214,11 @@ def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
 def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
     """Reads the tables of a run whose tables are written, though its summary may not be."""
 
-    def table(name: str) -> pd.DataFrame:
+    def read(name: str) -> pd.DataFrame:
         file = directory / f"{name}.parquet"
-        return (_read_rows(file, name) if file.is_file() else arrow_schema(name).empty_table()).to_pandas()
+        return (_read_rows(file, name) if file.is_file() else table_of(name).schema.empty_table()).to_pandas()
 
-    return table
+    return read
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -241,22 +239,23 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def _read_rows(file: Path, name: str) -> pa.Table:
     try:
-        return pq.read_table(file, schema=arrow_schema(name))
+        return pq.read_table(file, schema=TABLES[name].schema if name in TABLES else None)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"cannot read table {name} in {file.parent}: {str(error).splitlines()[0]}") from error
 
 
 def _checked_table(name: str, rows: Sequence[Row]) -> pa.Table:
     """The rows as the schema says. Raises ValueError for an unknown column or a null where none may be."""
-    schema = arrow_schema(name)
+    declared = table_of(name)
+    schema = declared.schema
     for row in rows:
         if unknown := row.keys() - set(schema.names):
             raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    for column in (*COMMON, *TABLES[name]):
-        if not column.null and table[column.name].null_count:
+    found = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    for column in (*COMMON, *declared.columns):
+        if not column.null and found[column.name].null_count:
             raise ValueError(f"column {column.name} of table {name} must not be null")
-    return table
+    return found
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:

@@ -13,6 +13,25 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interp.errors import UserError
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+
+TRAINING_TABLE = Table(
+    "training",
+    Column("step", INT, "optimizer steps done"),
+    Column(
+        "measure",
+        TEXT,
+        "what was measured: `accuracy` and the like on held-out problems; in `credit` also of the step's own "
+        "responses `reward` (0..1), `entropy` (nats), `length` (tokens), `groups_without_signal` (0..1: all "
+        "responses right or all wrong), `credited_share` (0..1: tokens whose advantage gamma changed), and "
+        "`gradient_norm`",
+    ),
+    Column("value", FLOAT, "its value"),
+    Column("n", INT, "number of problems or responses behind it"),
+    Column("low", FLOAT, "lower end of the 95 % interval", null="n < 2, or no interval is made"),
+    Column("high", FLOAT, "upper end of the 95 % interval", null="n < 2, or no interval is made"),
+)
+
 
 if TYPE_CHECKING:
     from transformers import Trainer
