@@ -16,7 +16,8 @@ from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
 from interp.data.examples import Question
-from interp.errors import UserError
+from interp.data.rows import trace_row
+from interp.errors import TraceError, UserError
 from interp.figures import evaluation as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.grading.findings import EvaluateFacts, findings
@@ -24,11 +25,11 @@ from interp.grading.judge import Judge, JudgeOptions
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.grading.responses import graded, graded_trace, samples_of
-from interp.model.generate import Backend
+from interp.model.generate import Backend, Response
 from interp.runs.about import About
 from interp.runs.headlines import Findings
 from interp.text.prompts import Condition, render
-from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, split_text
+from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, parse_ids, split_text
 
 
 class JudgeSettings(Options):
@@ -69,24 +70,27 @@ def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> 
         if all(session.store.has(first + i) for i in range(len(batch))):
             continue
         rows: list[list[dict[str, Any]]] = [[] for _ in batch]
+        traces: list[list[dict[str, Any]]] = [[] for _ in batch]
         for condition in conditions_of(session, options):
             for sample in range(options.samples):
-                for i, row in enumerate(_respond(session, batch, first, condition, sample)):
+                for i, (row, response) in enumerate(_respond(session, batch, first, condition, sample)):
                     rows[i].append(row)
+                    if condition is Condition.WITH_REASONING and sample == 0:
+                        traces[i] = _traces(session, batch[i], response)
         for i, question in enumerate(batch):
             if not session.store.has(first + i):
                 graded_rows = _judged(judge, question, rows[i], session.grading.markers)
-                yield Example(first + i, question.id, question, tables={"answers": graded_rows})
+                yield Example(first + i, question.id, question, tables={"answers": graded_rows, "traces": traces[i]})
 
 
 def _respond(
     session: Session, batch: list[Question], first: int, condition: Condition, sample: int
-) -> list[dict[str, Any]]:
-    """One answer to each question of a batch."""
+) -> list[tuple[dict[str, Any], Response]]:
+    """One answer to each question of a batch: its row, and what the model wrote."""
     tokenizer, markers = session.tokenizer, session.model_options.markers
     prompts = [render(q.text, tokenizer, markers, session.prompt_style, condition, q.earlier) for q in batch]
     responses = session.generator(prompts, session.generation, session.seed, "evaluate", condition, sample, first)
-    return [
+    rows = [
         graded(
             question,
             condition,
@@ -99,6 +103,20 @@ def _respond(
         )
         for question, response in zip(batch, responses, strict=True)
     ]
+    return list(zip(rows, responses, strict=True))
+
+
+def _traces(session: Session, question: Question, response: Response) -> list[dict[str, Any]]:
+    """The trace of a finished response with reasoning: exactly the tokens that were written."""
+    ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
+    try:
+        trace = parse_ids(
+            ids, session.tokenizer, session.model_options.markers, n_prompt=n_prompt, example=question.id,
+            source="generated",
+        )  # fmt: skip
+    except TraceError:
+        return []
+    return [trace_row(trace)] if response.finished else []
 
 
 def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:
@@ -195,7 +213,7 @@ def plan(session: Session, options: EvaluateOptions) -> Plan:
     respond(conditions[0], 0)  # the first pass pays for loading and for what later ones find ready
     with measured() as meter:
         for condition in conditions:
-            rows += respond(condition, 0)
+            rows += [row for row, _ in respond(condition, 0)]
     share = options.samples * len(questions) / len(batch)
     return Plan(
         len(questions),

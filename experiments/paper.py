@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -240,8 +240,9 @@ def _shared_traces(session: Session, options: PaperOptions) -> str:
         raise UserError("its traces are the answers of evaluate, which could not be run")
     part = _session(session, options, "evaluate", source, own_data=True)
     questions = {question.id: question for question in part.questions}
+    written = {row["example"]: row for row in records(tables_of(source)("traces"))}
     lines = [
-        json.dumps(_trace_row(session, questions[row["example"]], row), ensure_ascii=False)
+        json.dumps(_trace_row(session, questions[row["example"]], row, written), ensure_ascii=False)
         for row in records(tables_of(source)("answers"))
         if row["condition"] == Condition.WITH_REASONING
         and row["sample"] == 0
@@ -252,7 +253,9 @@ def _shared_traces(session: Session, options: PaperOptions) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _trace_row(session: Session, question: Question, row: dict[str, Any]) -> dict[str, Any]:
+def _trace_row(
+    session: Session, question: Question, row: dict[str, Any], written: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
     tokenizer, markers = session.tokenizer, session.model_options.markers
     prompt = render(question.text, tokenizer, markers, session.prompt_style, Condition.WITH_REASONING, question.earlier)
     return {
@@ -262,6 +265,7 @@ def _trace_row(session: Session, question: Question, row: dict[str, Any]) -> dic
         "subject": question.kind,
         "level": question.level,
         "finished": bool(row["finished"]),
+        "token_ids": list(map(int, written[question.id]["token_ids"])) if question.id in written else None,
     }
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct
-from experiments.base.pairs import PairMaker, pair_maker
+from experiments.base.pairs import pair_maker
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
@@ -29,7 +29,8 @@ from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
-from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, pair_row, roles_of, run_pair
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
+from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.headlines import Findings
 from interp.runs.store import records
@@ -96,23 +97,26 @@ def measure(session: Session, options: PatchingOptions, example: Example) -> Row
     masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
     for mass in masses:
         mass["example"] = pair.id
-    return {"pairs": [pair_row(lens, pair)], "heads": masses}
+    return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses}
 
 
 def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
-    store, maker = session.store, pair_maker(session)
-    patch_options, pads = patch_options_of(session, options), Pads(maker.options.pads)
-    pairs, (rfhs, _) = _pairs(session, maker), _rfhs(session, options)
+    store, patch_options = session.store, patch_options_of(session, options)
+    pads = Pads(pair_maker(session).options.pads)
+    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options)
     bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
-    bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0][1])
-    for number, (index, pair) in enumerate(pairs):
-        if store.has_closing(f"a-{index:06d}"):
+    bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0])
+    ahead: PairRuns | None = None
+    for number, pair in enumerate(pairs):
+        if store.has_closing(f"a-{number:06d}"):
             continue
-        runs = run_pair(session.lens, pair, patch_options_sites(patch_options), pads)
-        other = pairs[(number + 1) % len(pairs)][1] if options.unrelated and len(pairs) > 1 else None
-        rows = measure_pair(session, runs, other, rfhs, number < options.maps, patch_options, options, pads, bar.update)
-        store.write_closing(f"a-{index:06d}", effects=rows)
+        runs = ahead or run_pair(session.lens, pair, sites, pads)
+        unrelated = options.unrelated and len(pairs) > 1
+        # The next pair is the unrelated one: its runs are made once for both purposes.
+        ahead = run_pair(session.lens, pairs[(number + 1) % len(pairs)], sites, pads) if unrelated else None
+        rows = measure_pair(session, runs, ahead, rfhs, number < options.maps, patch_options, options, bar.update)
+        store.write_closing(f"a-{number:06d}", effects=rows)
     bar.close()
 
 
@@ -136,12 +140,11 @@ def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
 def measure_pair(
     session: Session,
     runs: PairRuns,
-    other: ContrastPair | None,
+    other: PairRuns | None,
     rfhs: list[Head],
     with_map: bool,
     patch_options: PatchOptions,
     options: PatchingOptions,
-    pads: Pads,
     progress: Any = None,
 ) -> list[dict[str, Any]]:
     """All rows of effects.parquet of one pair."""
@@ -151,7 +154,7 @@ def measure_pair(
     if with_map:
         rows += patcher.full_map(options.map_stride)
     if other is not None:
-        rows += patcher.unrelated(run_pair(lens, other, [], pads))
+        rows += patcher.unrelated(other)
     if options.attribution:
         rows += patcher.attributed()
     if options.random_sets:
@@ -167,17 +170,10 @@ def patch_options_sites(options: PatchOptions) -> list[Site]:
     return list(dict.fromkeys([*options.sites, Site.Z]))
 
 
-def _pairs(session: Session, maker: PairMaker) -> list[tuple[int, ContrastPair]]:
-    """The pairs that were kept, with their index in the data, built again from the responses."""
-    kept = set(session.store.table("pairs")["example"])
-    answers = {row["example"]: row["text"] for row in records(session.store.table("answers"))}
-    found = []
-    for index, question in enumerate(maker.questions):
-        if question.id in kept:
-            found.append(
-                (index, maker.rebuild(question, *(answers[f"{question.id}/{s}"] for s in ("clean", "corrupted"))))
-            )
-    return found
+def _pairs(session: Session) -> list[ContrastPair]:
+    """The pairs that were kept, in the order of the data, as they were aligned."""
+    traces = {row["example"]: row for row in records(session.store.table("traces"))}
+    return [pair_of(row, traces) for row in records(session.store.table("pairs"))]
 
 
 def patches_a_pair(session: Session, patch_options: PatchOptions, options: PatchingOptions, pair: ContrastPair) -> int:

@@ -37,6 +37,8 @@ from interp.patching.nld import Answers, Direction
 from interp.patching.pair import run_pair
 from interp.patching.questions import ContrastQuestion, object_comparisons, read_object_comparisons
 from interp.patching.sources import STYLES, PairSource, Template, questions_from, style_of
+from interp.patching.stored import pair_of, pair_row, trace_rows
+from interp.runs.store import Identity, RunStore, records
 from interp.text.trace import Segment, ThinkMarkers
 from tests.conftest import shared_file
 
@@ -89,6 +91,19 @@ def test_padded_ids_have_one_length_and_give_the_runs_back(pair: ContrastPair) -
     assert len(clean) == len(corrupted) == len(clean_mask) == len(corrupted_mask)
     for ids, mask, one in ((clean, clean_mask, pair.clean), (corrupted, corrupted_mask, pair.corrupted)):
         assert tuple(token for token, real in zip(ids, mask, strict=True) if real) == one.trace.token_ids
+
+
+def test_pairs_are_read_back_as_they_were_aligned(reasoner: Lens, pair: ContrastPair, tmp_path: Path) -> None:
+    alone = replace(pair, id="alone", clean=replace(pair.clean, phrase_answer=None))
+    store = RunStore(tmp_path, Identity("patching", "m", "d", 0))
+    for number, one in enumerate((pair, alone)):
+        store.write(number, one.id, pairs=[pair_row(reasoner, one)], traces=trace_rows(one))
+    traces = {row["example"]: row for row in records(store.table("traces"))}
+    found = [pair_of(row, traces) for row in records(store.table("pairs"))]
+    store.close()
+    for was, one in zip((pair, alone), found, strict=True):
+        named = (replace(side, trace=replace(side.trace, example=was.id)) for side in (was.clean, was.corrupted))
+        assert one == ContrastPair(was.id, was.domain, *named, was.aligned)
 
 
 def test_pads_that_are_attended_to_change_the_runs(reasoner: Lens, pair: ContrastPair) -> None:

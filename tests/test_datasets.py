@@ -5,11 +5,14 @@ from __future__ import annotations
 import gzip
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pandas as pd
 import pytest
+from transformers import LlamaConfig, PreTrainedTokenizerFast
 
+from experiments.base.collect import given_trace
 from interp.data.datasets import (
     Fields,
     planted_questions,
@@ -18,10 +21,13 @@ from interp.data.datasets import (
     reasoning_gym_questions,
     word_problem_questions,
 )
+from interp.data.examples import TraceText
 from interp.data.files import Malformed
 from interp.errors import UserError
 from interp.grading.outcomes import score_task
 from interp.organisms.word_problems import Split
+from interp.text.prompts import PromptStyle
+from interp.text.trace import Segment, ThinkMarkers, parse_text
 
 ROW = {"id": "a", "condition": "with", "text": "<think>x</think>y", "gold": 3}
 
@@ -215,3 +221,29 @@ def test_a_parquet_file_cut_anywhere(tmp_path: Path, cut: int) -> None:
     with pytest.raises(UserError, match="cannot read"):
         list(read_traces(tmp_path / "cut.parquet", {}))
     assert len(list(read_traces(tmp_path / "whole.parquet", {}))) == 50
+
+
+def test_the_tokens_that_were_written_are_the_tokens_that_are_measured(r1_style: PreTrainedTokenizerFast) -> None:
+    """A token that was written as two is measured as two; foreign tokens are not believed."""
+    text, vocabulary = "<think>the sum</think>the answer", r1_style.get_vocab()
+    usual = parse_text(text, r1_style)
+    pieces = r1_style.convert_ids_to_tokens(list(usual.token_ids))
+    places = range(usual[Segment.ANSWER].start, len(pieces))
+    place = next(i for i in places if len(pieces[i]) == 2 and set(pieces[i]) <= vocabulary.keys())
+    split = [vocabulary[letter] for letter in pieces[place]]
+    written = (*usual.token_ids[:place], *split, *usual.token_ids[place + 1 :])
+    lens = SimpleNamespace(
+        tokenizer=r1_style, markers=ThinkMarkers(), hf=SimpleNamespace(config=LlamaConfig()), name="m"
+    )
+    session = SimpleNamespace(
+        lens=lens, data_options=SimpleNamespace(path=None, max_tokens=None), prompt_style=PromptStyle()
+    )
+    for ids, expected in ((written, written), ((), usual.token_ids), (tuple(range(9)), usual.token_ids)):
+        example = given_trace(session, 0, TraceText("a", text, token_ids=ids))  # type: ignore[arg-type]
+        assert example.subject.token_ids == expected
+
+
+def test_a_file_may_hold_the_tokens(tmp_path: Path) -> None:
+    rows = [{"text": "<think>a</think>b", "token_ids": ids} for ids in ([1, 2], None, "12", [1, "x"])]
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [one.token_ids for one in read_traces(tmp_path / "t.jsonl", {})] == [(1, 2), (), (), ()]

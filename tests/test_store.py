@@ -12,6 +12,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+import interp.runs.training_state  # noqa: F401 - declares the table `training`
 from interp.errors import UserError, on_command_line
 from interp.runs.columns import COMMON, table_of
 from interp.runs.schema import declared, markdown

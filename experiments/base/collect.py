@@ -17,7 +17,7 @@ from interp.errors import TraceError
 from interp.grading.responses import graded
 from interp.model.generate import Response
 from interp.text.prompts import Condition, render, with_response
-from interp.text.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text
+from interp.text.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text, writes
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,9 @@ def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Ne
     lens, source = session.lens, Path(session.data_options.path or "given").name
     try:
         trace = parse_text(_text(session, item), lens.tokenizer, lens.markers, example=item.id, source=source)
+        if item.token_ids and item.token_ids != trace.token_ids and writes(lens.tokenizer, item.token_ids, item.text):
+            # The same text may be cut into other tokens than those that the model wrote.
+            trace = parse_ids(item.token_ids, lens.tokenizer, lens.markers, example=item.id, source=source)
     except TraceError as error:
         return Example(index, item.id, None, error.reason)
     reason = left_out(session, trace, needs)

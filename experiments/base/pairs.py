@@ -151,14 +151,6 @@ class PairMaker:
                 reason = "a response has no reasoning or no answer"
         return Example(index, question.id, pair, reason, {"answers": rows})
 
-    def rebuild(self, question: ContrastQuestion, clean: str, corrupted: str) -> ContrastPair:
-        """The pair of responses that were written before, from the texts of answers.parquet."""
-        texts = []
-        for text in (clean, corrupted):
-            reasoning, _, answer = text.partition(self.lens.markers.close)
-            texts.append((reasoning, answer, True))
-        return self._pair(question, texts)
-
     def _pair(self, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> ContrastPair:
         asked = ((question.clean, question.clean_answer), (question.corrupted, question.corrupted_answer))
         sides: list[Side] = []

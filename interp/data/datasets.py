@@ -188,6 +188,7 @@ def _traces(
             _finished(row),
             turns,
             response,
+            _token_ids(row),
         )
     missing = where.keys() - found
     if missing:
@@ -244,6 +245,12 @@ def _content(turn: Mapping[str, Any]) -> str:
     if isinstance(content, list):
         return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     return "" if content is None else str(content)
+
+
+def _token_ids(row: Mapping[str, Any]) -> tuple[int, ...]:
+    ids = row.get("token_ids")
+    whole = isinstance(ids, Sequence) and not isinstance(ids, str) and all(isinstance(one, int) for one in ids)
+    return tuple(ids) if whole and ids else ()
 
 
 def _finished(row: Mapping[str, Any]) -> bool | None:

@@ -54,3 +54,5 @@ class TraceText:
     """(role, content) of the turns before the last, where the file holds messages: the chat format is the reader's."""
     response: str = ""
     """The last turn, where there are such turns."""
+    token_ids: tuple[int, ...] = ()
+    """The tokens that were written, where the file has them: they are measured if the text is theirs."""

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from interp.errors import UserError
 from interp.heads.scores import Head
@@ -18,24 +17,7 @@ from interp.patching.align import ContrastPair, KeyPosition, Pads, Part, Role, b
 from interp.patching.attribution import attribute, gradients
 from interp.patching.exact import BUDGET_BYTES, Freeze, Patch, Run, record, sweep
 from interp.patching.nld import Answers, Direction
-from interp.runs.columns import EXAMPLE, IDS, INT, TEXT, Column, Table
 from interp.stats import or_null
-
-PAIRS_TABLE = Table(
-    "pairs",
-    EXAMPLE,
-    Column("clean_ids", IDS, "tokens of the clean run"),
-    Column("corrupted_ids", IDS, "tokens of the corrupted run, of the same length"),
-    Column("clean_mask", IDS, "1 = real token, 0 = pad"),
-    Column("corrupted_mask", IDS, "1 = real token, 0 = pad"),
-    Column("domain", TEXT, "what the question is about"),
-    Column("clean_tokens", pa.list_(TEXT), "text of each clean token; null = pad"),
-    Column("corrupted_tokens", pa.list_(TEXT), "text of each corrupted token; null = pad"),
-    Column("roles", pa.list_(TEXT), "what each position is for: see `Role`; null = none of those"),
-    Column("clean_answer_id", INT, "the clean run's answer token"),
-    Column("corrupted_answer_id", INT, "the corrupted run's answer token"),
-)
-
 
 Row = dict[str, Any]
 VERBS = {Direction.DENOISE: "patch", Direction.NOISE: "noise"}
@@ -92,27 +74,6 @@ def pad_token(lens: Lens) -> int:
     """The tokenizer's pad token, or its end-of-sequence token."""
     pad = lens.tokenizer.pad_token_id
     return int(lens.tokenizer.eos_token_id if pad is None else pad)
-
-
-def pair_row(lens: Lens, pair: ContrastPair) -> dict[str, Any]:
-    """The row of pairs.parquet."""
-    clean_ids, corrupted_ids, clean_mask, corrupted_mask = padded(pair, pad_token(lens))
-    return {
-        "example": pair.id, "domain": pair.domain, "clean_ids": clean_ids, "corrupted_ids": corrupted_ids,
-        "clean_mask": clean_mask, "corrupted_mask": corrupted_mask, "clean_answer_id": pair.clean.answer_id,
-        "corrupted_answer_id": pair.corrupted.answer_id, "clean_tokens": _texts(pair, 0),
-        "corrupted_tokens": _texts(pair, 1), "roles": _roles(pair),
-    }  # fmt: skip
-
-
-def _texts(pair: ContrastPair, side: int) -> list[str | None]:
-    trace = (pair.clean, pair.corrupted)[side].trace
-    return [None if place[side] is None else trace.token_text(place[side]) for place in pair.aligned]  # type: ignore[arg-type]
-
-
-def _roles(pair: ContrastPair) -> list[str | None]:
-    roles = {(key.clean, key.corrupted): key.role for key in key_positions(pair)}
-    return [None if (role := roles.get(place)) is None else role.value for place in pair.aligned]  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)

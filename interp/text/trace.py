@@ -231,6 +231,15 @@ def parse_response(
     return trace
 
 
+def writes(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], text: str) -> bool:
+    """Whether these tokens are this text, but for whitespace between them and what begins and ends a sequence: false
+    for those of another vocabulary."""
+    if max(token_ids) >= len(tokenizer) or min(token_ids) < 0:
+        return False
+    shown = [_strip_ends(one, tokenizer)[0] for one in (str(tokenizer.decode(list(token_ids))), text)]
+    return len({"".join(one.split()) for one in shown}) == 1
+
+
 def decode_with_offsets(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], context: int = 8
 ) -> tuple[str, list[tuple[int, int]]]:
