@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -120,6 +121,15 @@ def test_tables_of_runs(tmp_path: Path) -> None:
     assert runs.headlines["value"].tolist() == [0.5, 0.5]
     with pytest.raises(UserError, match="names no finished run"):
         interp.runs.load(tmp_path / "c*")
+
+
+@pytest.mark.parametrize("stub", sorted((ROOT / "interp").rglob("__init__.pyi")), ids=lambda stub: stub.parent.name)
+def test_no_public_name_is_also_a_module(stub: Path) -> None:
+    """Once the module is imported, it would stand in the name's place; and every name is there."""
+    package = importlib.import_module(".".join(stub.parent.relative_to(ROOT).parts))
+    modules = {file.stem for file in stub.parent.glob("*.py")} - {"__init__"}
+    assert not modules & set(package.__all__)
+    assert all(getattr(package, name) is not None for name in package.__all__)
 
 
 PROBE = """

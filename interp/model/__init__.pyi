@@ -4,7 +4,6 @@ from .checkpoints import ModelSource as ModelSource
 from .checkpoints import ModelSpec as ModelSpec
 from .generate import Sampling as Sampling
 from .generate import continue_ids as continue_ids
-from .generate import generate as generate
 from .layers import layer_set as layer_set
 from .lens import Lens as Lens
 from .lens import from_memory as from_memory
