@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from interp.ablation.findings import METRICS
 from interp.organisms.planted import CIRCUIT
+from interp.runs.effects import over_examples
 from tests.command import SMALLEST, ok, run
 
 
@@ -54,6 +56,13 @@ def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
     assert {"correct", "same_answer", "finished", "ld", "kl", "logprob", "flipped"} == set(effects["metric"])
     correct = effects[effects["metric"] == "correct"]
     np.testing.assert_allclose(correct["value"], correct["patched"] - correct["clean"])
+    # The interval that a figure draws of some rows is the one that the summary gives.
+    cut = effects[(effects["intervention"] == "knockout_answer_reasoning") & effects["heads_kind"].isna()]
+    drawn = over_examples(cut[cut["metric"] == "flipped"])
+    headlines = json.loads((out / "summary.json").read_text())["headlines"]
+    name = f"{METRICS['flipped']}: answer->reasoning cut in all heads"
+    (told,) = [one for one in headlines if one["name"] == name]
+    assert (told["value"], told["low"], told["high"]) == (drawn.value, drawn.low, drawn.high)
 
 
 @pytest.mark.parametrize(

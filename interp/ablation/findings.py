@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from interp.heads.scores import Head
+from interp.runs.effects import over_examples, per_example
 from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
 from interp.stats import Estimate, bootstrap_mean, rng_for, sign_flips
@@ -31,16 +32,11 @@ class AblateFacts:
 
 def findings(effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], seed: int) -> Findings[AblateFacts]:
     """What a run tells."""
-    headlines = _doses(effects, seed) + _knockouts(effects, seed)
+    headlines = _doses(effects) + _knockouts(effects)
     lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
     lines += _tests(effects, seed) + _single(effects)
     facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
     return Findings(headlines, facts, lines)
-
-
-def per_trace(rows: pd.DataFrame) -> pd.Series:
-    """One value a trace: the mean over random draws where there are several."""
-    return rows.groupby("example", sort=False)["value"].mean()
 
 
 def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
@@ -48,7 +44,7 @@ def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
     return effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
 
 
-def _doses(effects: pd.DataFrame, seed: int) -> list[Headline]:
+def _doses(effects: pd.DataFrame) -> list[Headline]:
     """The largest dose of each list that has it, first kind of ablation, answer rows if measured."""
     rows = dose_rows(effects)
     if rows.empty:
@@ -64,18 +60,18 @@ def _doses(effects: pd.DataFrame, seed: int) -> list[Headline]:
             if here.empty:
                 continue
             name = f"{label}: top {n} {str(kind).upper() if kind == RFH else kind} heads ablated ({first['rows']} rows)"
-            estimate = bootstrap_mean(per_trace(here).to_numpy(), rng_for(seed, "dose", kind, metric))
-            control = _random(rows, n, metric, seed) if kind == RFH else None
+            estimate = over_examples(here)
+            control = _random(rows, n, metric) if kind == RFH else None
             headlines.append(Headline(name, estimate, "random heads of the RFHs' layers" if control else None, control))
     return headlines
 
 
-def _random(rows: pd.DataFrame, n: int, metric: str, seed: int) -> Estimate | None:
+def _random(rows: pd.DataFrame, n: int, metric: str) -> Estimate | None:
     drawn = rows[(rows["control"] == "random_heads") & (rows["n_heads"] == n) & (rows["metric"] == metric)]
-    return None if drawn.empty else bootstrap_mean(per_trace(drawn).to_numpy(), rng_for(seed, "random", n, metric))
+    return None if drawn.empty else over_examples(drawn)
 
 
-def _knockouts(effects: pd.DataFrame, seed: int) -> list[Headline]:
+def _knockouts(effects: pd.DataFrame) -> list[Headline]:
     whole = effects[
         effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
     ]
@@ -86,7 +82,7 @@ def _knockouts(effects: pd.DataFrame, seed: int) -> list[Headline]:
             here = rows[rows["metric"] == metric]
             if not here.empty:
                 edge = str(name).removeprefix("knockout_").replace("_unscaled", ", not rescaled").replace("_", "->", 1)
-                estimate = bootstrap_mean(here["value"].to_numpy(), rng_for(seed, name, metric))
+                estimate = over_examples(here)
                 clean = Estimate(float(here["clean"].mean()), len(here))
                 headlines.append(
                     Headline(f"{METRICS[metric]}: {edge} cut in all heads", estimate, "nothing cut", clean)
@@ -101,7 +97,7 @@ def _tests(effects: pd.DataFrame, seed: int) -> list[str]:
     lines = []
     for place, part in rows.groupby(["intervention", "rows", "n_heads"], sort=False):
         intervention, where, n = map(str, place)
-        own, drawn = (per_trace(part[part["control"].isna() == is_own]) for is_own in (True, False))
+        own, drawn = (per_example(part[part["control"].isna() == is_own]) for is_own in (True, False))
         both = pd.DataFrame({"own": own, "random": drawn}).dropna()
         if len(both) >= 2:
             difference = (both["own"] - both["random"]).to_numpy()

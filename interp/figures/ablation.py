@@ -14,8 +14,8 @@ from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.heads.scores import Head
+from interp.runs.effects import over_examples
 from interp.runs.store import records
-from interp.stats import bootstrap_mean, rng_for
 
 COLOURS = {
     "rfh": style.BLUE,
@@ -37,8 +37,7 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
     """Mean over traces with its interval for each value of a column; random draws are averaged within a trace."""
     found = []
     for place, part in rows.groupby(by):
-        values = part.groupby("example")["value"].mean().to_numpy(dtype=float)
-        estimate = bootstrap_mean(values, rng_for(0, "figure", by, place))
+        estimate = over_examples(part)
         found.append((place, estimate.value, estimate.low, estimate.high))
     return pd.DataFrame(found, columns=["at", "value", "low", "high"]).astype(float)
 
@@ -179,8 +178,7 @@ def whole(effects: pd.DataFrame, model: str) -> Figure | None:
     )
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, name in enumerate(reversed(names)):
-            values = cut[(cut["intervention"] == name) & (cut["metric"] == metric)]["value"].to_numpy(dtype=float)
-            estimate = bootstrap_mean(values, rng_for(0, "figure", name, metric))
+            estimate = over_examples(cut[(cut["intervention"] == name) & (cut["metric"] == metric)])
             if estimate.low is not None and estimate.high is not None:
                 axis.plot([estimate.low, estimate.high], [place, place], color=style.BLUE, linewidth=1.2)
             axis.plot(estimate.value, place, "o", color=style.BLUE, markersize=5)

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.runs.effects import over_examples
 from interp.runs.store import records
-from interp.stats import bootstrap_mean, rng_for
 
 KINDS = {
     "change_number": ("number changed", style.BLUE),
@@ -99,8 +99,7 @@ def way(effects: pd.DataFrame, model: str) -> Figure | None:
             continue
         points = []
         for layer, at in part.groupby("layer"):
-            values = at.groupby("example")["value"].mean().to_numpy(dtype=float)
-            estimate = bootstrap_mean(values, rng_for(0, "figure", role, layer))
+            estimate = over_examples(at)
             points.append((layer, estimate.value, estimate.low, estimate.high))
         table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
         axis.plot(table["layer"], table["value"], "o-", color=colour, markersize=4, label=name)

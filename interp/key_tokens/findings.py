@@ -9,9 +9,10 @@ import pandas as pd
 
 from interp.key_tokens.corruptions import Corruption
 from interp.key_tokens.effects import ROLES
+from interp.runs.effects import over_examples
 from interp.runs.headlines import Findings, Headline
 from interp.runs.store import records
-from interp.stats import Estimate, bootstrap_mean, rng_for
+from interp.stats import Estimate
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -35,7 +36,7 @@ class KeyTokensFacts:
     n_traces: int
 
 
-def findings(table: Tables, seed: int) -> Findings[KeyTokensFacts]:
+def findings(table: Tables) -> Findings[KeyTokensFacts]:
     """What a run tells."""
     corrupted, effects = table("corrupted"), table("effects")
     headlines: list[Headline] = []
@@ -54,7 +55,7 @@ def findings(table: Tables, seed: int) -> Findings[KeyTokensFacts]:
                 lines.append(f"{name} against paraphrases: sign flips p = {rows[kind]['p']:.2g}")
     for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
         lines += _by_place(corrupted, group, label)
-    lines += _way(effects, seed)
+    lines += _way(effects)
     return Findings(headlines, KeyTokensFacts(int(effects["example"].nunique())), lines)
 
 
@@ -67,7 +68,7 @@ def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:
     return lines
 
 
-def _way(effects: pd.DataFrame, seed: int) -> list[str]:
+def _way(effects: pd.DataFrame) -> list[str]:
     """Which part of the sequence carries the change, at the first and the last layer."""
     patched = effects[(effects["intervention"] == "patch_resid_pre") & (effects["metric"] == "nld")]
     lines = []
@@ -77,8 +78,7 @@ def _way(effects: pd.DataFrame, seed: int) -> list[str]:
             continue
         parts = []
         for layer in (0, int(rows["layer"].max())):
-            by_trace = rows[rows["layer"] == layer].groupby("example")["value"].mean().to_numpy(dtype=float)
-            estimate = bootstrap_mean(by_trace, rng_for(seed, "way", role, layer))
+            estimate = over_examples(rows[rows["layer"] == layer])
             ends = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
             parts.append(f"layer {layer} {estimate.value:.2f}{ends}")
         lines.append(
