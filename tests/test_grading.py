@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import time
+from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from reasoning_gym import create_dataset
 
 from interp.data.datasets import read_traces
 from interp.data.examples import Task
 from interp.data.files import json_lines
+from interp.grading.equality import equal_as_text, number
 from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, is_correct, outcome, score_task
 from interp.grading.responses import Grading, graded_trace
 from interp.text.trace import ThinkMarkers
@@ -41,6 +45,63 @@ def test_where_an_answer_is_looked_for() -> None:
     assert found == [None, "3", "3"]
     assert extract_answer("That makes 1,204.5 in all.", AnswerFormat.LENIENT) == "1204.5"
     assert extract_answer("Nothing.", AnswerFormat.LENIENT) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is **42**.", "42"),
+        ("**Answer:** 4", "4"),
+        ("**Final Answer**: Paris", "Paris"),
+        ("Answer: 17", "17"),
+        ("The answer is 42, because six times seven is 42.", "42"),
+        ("The answer is:\n\\[ x = 5 \\]", "x = 5"),
+        ("The answer is $\\frac{1}{2}$.", "\\frac{1}{2}"),
+        ("The answer is \\(7\\).", "7"),
+        (r"\boxed 5", "5"),
+        (r"\boxed {5}", "5"),
+        (r"\fbox{5} is it", "5"),
+        (r"\boxed{\{1,2\}}", r"\{1,2\}"),
+        (r"\boxed{\}\{1}", r"\}\{1"),
+        (r"$\boxed{1}$ and $\boxed{2}$", "1, 2"),
+        (r"$x=\boxed{1}, y=\boxed{2}$", "1, 2"),
+        ("First \\boxed{1}.\n\nSo the answer is \\boxed{2}.", "2"),
+        (r"So \boxed{1} is too small: \boxed{2}", "2"),
+        ("The answers are 3 and 4.", "3 and 4"),
+    ],
+)
+def test_answers_as_models_write_them(text: str, answer: str) -> None:
+    assert extract_answer(text) == answer
+
+
+def test_the_rule_of_paper_a_takes_the_last_box() -> None:
+    assert extract_answer(r"$\boxed{1}$ and $\boxed{2}$", AnswerFormat.BOXED) == "2"
+
+
+PAIRS = [line.split("\t") for line in (Path(__file__).parent / "grading_pairs.tsv").read_text().splitlines()[1:]]
+
+
+def test_the_table_has_many_pairs() -> None:
+    assert len(PAIRS) >= 150
+
+
+@pytest.mark.parametrize("kind", dict.fromkeys(kind for kind, *_ in PAIRS))
+def test_equality_of_answers(kind: str) -> None:
+    wrong = [
+        (answer, gold, said)
+        for of, said, answer, gold in PAIRS
+        if of == kind and is_correct(answer, gold) is not (said == "equal")
+    ]
+    assert not wrong
+
+
+@given(st.fractions(), st.fractions())
+def test_fractions_are_compared_exactly_but_for_rounding(a: Fraction, b: Fraction) -> None:
+    shown = [f"\\frac{{{one.numerator}}}{{{one.denominator}}}" for one in (a, b)]
+    assert number(shown[0]) == a
+    near = abs(a - b) <= Fraction(1, 10**6) * max(abs(a), abs(b))
+    whole = a.denominator == b.denominator == 1
+    assert equal_as_text(*shown) is (a == b if whole else near)
 
 
 @pytest.mark.parametrize(

@@ -13,31 +13,20 @@ from typing import Any
 
 from interp.data.examples import Task
 from interp.grading.admission import Admits, admitted
+from interp.grading.equality import equal_as_text
+from interp.grading.extraction import AnswerFormat, extract_answer
 from interp.grading.scorers import rule_of
 from interp.grading.time_limit import TimeLimitError, WorkerError, call_with_time_limit
 
+__all__ = ["AnswerFormat", "Outcome", "equals", "extract_answer", "is_correct", "outcome", "score_task"]
+
 log = logging.getLogger(__name__)
 
-_SAID = re.compile(r"answer (?:is|equals)\s*:?\s*(.+?)\s*(?:[.!]?\s*$|[.!]\s)", re.IGNORECASE | re.MULTILINE)
-_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
-_PLAIN_NUMBER = re.compile(r"[+-]?\d{1,15}")
-_WORD = re.compile(r"[^\W\d_]{2,}")
 _REFUSAL = re.compile(
     r"\b(?:I(?:'m| am) (?:sorry|unable|not able)|I (?:can(?:'|no)t|can not|won't|will not) "
     r"(?:help|assist|answer|provide|do|comply|fulfil)|as an AI\b)",
     re.IGNORECASE,
 )
-
-
-class AnswerFormat(StrEnum):
-    """Where an answer is looked for; each looks in the places of those before it first."""
-
-    BOXED = "boxed"
-    r"""The last `\boxed{}` alone (Paper A, section 3)."""
-    STATED = "stated"
-    """Then what the last "the answer is ..." says."""
-    LENIENT = "lenient"
-    """Then the last number."""
 
 
 class Outcome(StrEnum):
@@ -61,18 +50,6 @@ class Outcome(StrEnum):
     """There is no gold answer to compare with."""
 
 
-def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
-    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none."""
-    boxed = _last_boxed(text)
-    if boxed is not None or where is AnswerFormat.BOXED:
-        return boxed
-    said = _SAID.findall(text)
-    if said or where is AnswerFormat.STATED:
-        return said[-1] if said else None
-    numbers = _NUMBER.findall(text)
-    return numbers[-1].replace(",", "") if numbers else None
-
-
 def is_correct(extracted: str | None, gold: str, seconds: float = 5.0) -> bool:
     """Equal as text, or as mathematics by math-verify. An answer that takes longer than `seconds` is not."""
     try:
@@ -82,17 +59,15 @@ def is_correct(extracted: str | None, gold: str, seconds: float = 5.0) -> bool:
 
 
 def equals(extracted: str, gold: str, seconds: float) -> bool:
-    """Equal as text, or as mathematics by math-verify, which sees only what `Admits.MATHEMATICS` lets through.
+    """Equal as text or number (equality.py), or as mathematics by math-verify, which sees only what
+    `Admits.MATHEMATICS` lets through.
 
     Raises TimeLimitError after `seconds`.
     """
+    known = equal_as_text(extracted, gold)
+    if known is not None:
+        return known
     ours, theirs = extracted.strip(), gold.strip()
-    if ours == theirs:
-        return True
-    if _PLAIN_NUMBER.fullmatch(ours) and _PLAIN_NUMBER.fullmatch(theirs):
-        return int(ours) == int(theirs)
-    if _WORD.fullmatch(theirs) and _WORD.fullmatch(ours):  # as mathematics a word is a product of letters
-        return ours.casefold() == theirs.casefold()
     if not all(admitted(text, Admits.MATHEMATICS) for text in (ours, theirs)):
         return False
     return _limited("interp.grading.comparisons:math_equal", theirs, ours, seconds=seconds, imports=("math_verify",))
@@ -152,16 +127,3 @@ def _limited(function: str, *arguments: Any, seconds: float, imports: tuple[str,
     except WorkerError as error:
         log.warning("a comparison failed and counts as wrong: %s", error)
         return False
-
-
-def _last_boxed(text: str) -> str | None:
-    """What stands between the braces of the last closed \\boxed{...}, nested braces included."""
-    start = text.rfind(r"\boxed{")
-    while start >= 0:
-        depth = 0
-        for i in range(start + len(r"\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[i], 0)
-            if depth == 0:
-                return text[start + len(r"\boxed{") : i]
-        start = text.rfind(r"\boxed{", 0, start)
-    return None

@@ -1,0 +1,102 @@
+r"""Which answer a text gives: in `\boxed{}`, in what it says of "the answer", or its last number."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+
+_SAID = re.compile(
+    r"""\banswers?\*{0,2}(?:\s+(?:is|are|equals)\b\s*:?|\s*[:=])\*{0,2}   # the answer is, Answer:, **Answer:**
+        \s*(.+?)\s*                                                      # the answer itself
+        (?:[.!]?\s*$|[.!](?=\s|\*)|,\s+(?:because|since|as|so|which|where|and\s+thus)\b)""",
+    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
+)
+_DISPLAY = re.compile(r"(?:\\\[|\$\$|\\\()\s*(.+?)\s*(?:\\\]|\$\$|\\\))", re.DOTALL)
+_NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
+_BOX = re.compile(r"\\f?boxed\s*|\\fbox\s*")
+_BETWEEN = re.compile(r"[\s$,;.]*(?:and|or|\\text\{\s*(?:and|or)\s*\}|\\quad|\\,)?[\s$,;]*(?:\w\s*=\s*)?[\s$]*")
+"""What may stand between the boxes of one answer that has several parts."""
+
+
+class AnswerFormat(StrEnum):
+    """Where an answer is looked for; each looks in the places of those before it first."""
+
+    BOXED = "boxed"
+    r"""The last `\boxed{}` alone (Paper A, section 3)."""
+    STATED = "stated"
+    """Then what the last "the answer is ..." says."""
+    LENIENT = "lenient"
+    """Then the last number."""
+
+
+def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
+    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none.
+
+    Boxes that stand side by side are one answer of several parts, joined by commas, but for Paper A's own rule.
+    """
+    boxes = _boxes(text)
+    if where is AnswerFormat.BOXED:
+        return boxes[-1][2] if boxes else None
+    if boxes:
+        return _joined(text, boxes)
+    said = _SAID.findall(_on_one_line(text))
+    if said or where is AnswerFormat.STATED:
+        return _bare(said[-1]) if said else None
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].replace(",", "") if numbers else None
+
+
+def _on_one_line(text: str) -> str:
+    """Display mathematics behind "the answer is" drawn onto its line."""
+    return re.sub(r"(answer\s+(?:is|equals):?)\s*\n+\s*(?=\\\[|\$\$)", r"\1 ", text, flags=re.IGNORECASE)
+
+
+def _bare(said: str) -> str:
+    """Without the signs that only set an answer off: bold, the dollars or brackets of mathematics."""
+    said = said.strip().strip("*").strip()
+    display = _DISPLAY.match(said)
+    if display and not said[display.end() :].strip(" .,!"):
+        return display[1].rstrip(" .,")
+    inline = re.fullmatch(r"\$([^$]+)\$\.?", said)
+    return inline[1].strip() if inline else said
+
+
+def _joined(text: str, boxes: list[tuple[int, int, str]]) -> str:
+    """What stands in the last box, and in those before it where nothing but a comma or "and" parts them."""
+    found = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        if not _BETWEEN.fullmatch(text[box[1] : found[0][0]]) or "\n\n" in text[box[1] : found[0][0]]:
+            break
+        found.insert(0, box)
+    return ", ".join(content for _, _, content in found)
+
+
+def _boxes(text: str) -> list[tuple[int, int, str]]:
+    r"""(start, end, content) of every `\boxed{...}`, `\fbox{...}` and `\boxed 5` that is closed and in no other box."""
+    found: list[tuple[int, int, str]] = []
+    for opening in _BOX.finditer(text):
+        if found and opening.start() < found[-1][1]:
+            continue
+        if text[opening.end() : opening.end() + 1] != "{":
+            bare = re.compile(r"-?[\w.]+").match(text, opening.end())
+            if bare and opening.group().endswith(" "):
+                found.append((opening.start(), bare.end(), bare.group().rstrip(".")))
+            continue
+        end = _closing(text, opening.end())
+        if end is not None:
+            found.append((opening.start(), end + 1, text[opening.end() + 1 : end]))
+    return found
+
+
+def _closing(text: str, start: int) -> int | None:
+    r"""Where the brace that opens at `start` is closed; `\{` and `\}` do not count."""
+    depth, i = 0, start
+    while i < len(text):
+        if text[i] == "\\":
+            i += 2
+            continue
+        depth += {"{": 1, "}": -1}.get(text[i], 0)
+        if depth == 0:
+            return i
+        i += 1
+    return None
