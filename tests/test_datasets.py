@@ -58,7 +58,7 @@ def test_questions(tmp_path: Path) -> None:
     [
         ([json.dumps(ROW), "{broken"], "line 2: not valid JSON"),
         ([json.dumps(ROW), "[1]"], "line 2: not a JSON object"),
-        (['{"id": "a", "question": "?"}'], "line 1: no text field 'text'; it has id, question"),
+        (['{"id": "a", "question": "?"}'], "line 1: no format that is known has the fields id, question"),
     ],
 )
 def test_malformed_lines_are_named(tmp_path: Path, lines: list[str], complaint: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp.errors import UserError
-from interp.text.prompts import Condition, PromptStyle, render
+from interp.text.prompts import Condition, PromptStyle, PromptTemplate, render
 from interp.text.trace import ThinkMarkers
 
 OPENS = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %} <think>\n{% endif %}"
@@ -104,3 +104,12 @@ def test_a_question_about_the_tags_opens_none(r1_style: PreTrainedTokenizerFast)
         text = render("What is <think>", r1_style, ThinkMarkers(), PromptStyle(), Condition.WITH_REASONING)
         r1_style.chat_template = None
         assert text.endswith("What is <think>\n<think>\n")
+
+
+def test_a_raw_prompt_is_plain_text_as_the_authors_ran_it(r1_style: PreTrainedTokenizerFast) -> None:
+    raw = PromptStyle(PromptTemplate.RAW, instruction="Think.")
+    text = render("Why?", r1_style, ThinkMarkers(), raw, Condition.WITH_REASONING)
+    assert text == f"{r1_style.bos_token or ''}Why? Think. <think>\n"
+    suppressed = render("Why?", r1_style, ThinkMarkers(), raw, Condition.WITHOUT_REASONING)
+    assert suppressed.endswith("<think>\nOkay, I think I have finished thinking.\n</think>\n")
+    assert render("Why?", r1_style, ThinkMarkers(), raw, Condition.NO_TAGS).endswith("Why? Think. ")

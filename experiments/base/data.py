@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -20,6 +19,7 @@ from interp.data.datasets import (
 )
 from interp.data.examples import Question, TraceText
 from interp.data.files import Malformed
+from interp.data.formats import TraceFormat
 from interp.errors import UserError
 from interp.grading.scorers import rule_of
 from interp.organisms.word_problems import Split
@@ -31,7 +31,7 @@ CONTRAST = "contrast"
 
 
 class FieldOptions(Options):
-    """The `fields` of questions; what a file leaves out is called as usual."""
+    """The `fields` of questions and traces; what a file leaves out is called as usual."""
 
     question: Text = Fields.question
     conversation: Text | None = Fields.conversation
@@ -41,6 +41,12 @@ class FieldOptions(Options):
     kind: Text = Fields.kind
     level: Text = Fields.level
     checklist: Text = Fields.checklist
+    text: Text | None = Fields.text
+    prompt: Text | None = Fields.prompt
+    response: Text | None = Fields.response
+    messages: Text | None = Fields.messages
+    model: Text = Fields.model
+    condition: Text = Fields.condition
 
 
 def _known_kind(kind: str) -> str:
@@ -58,11 +64,12 @@ class DataOptions(Options):
     path: Text | None = None
     subset: Text | None = None
     fields_: Annotated[Fields, By(FieldOptions)] = Field(default=Fields(), alias="fields")
+    format: Annotated[TraceFormat, Lax] = TraceFormat.AUTO
     malformed: Annotated[Malformed, Lax] = Malformed.ERROR
     where: dict[str, Any] = Field(default_factory=dict)
     task: Text | None = None
     options: dict[str, Any] = Field(default_factory=dict)
-    split: Text = Split.HELD_OUT.value
+    split: Text | None = Split.HELD_OUT.value
     seed: Seed = 0
     limit: AtLeastOne | None = None
     max_tokens: AtLeastOne | None = None
@@ -111,8 +118,18 @@ def given_traces(options: DataOptions, markers: ThinkMarkers = DEFAULT_MARKERS) 
     """The given traces; None if the data is questions. `markers` go round the reasoning of messages."""
     if options.kind != "traces":
         return None
-    path = Path(options.require("path")).expanduser()
-    traces = list(read_traces(path, options.where, options.malformed, markers))
+    traces = list(
+        read_traces(
+            options.require("path"),
+            options.where,
+            options.malformed,
+            markers,
+            kind=options.format,
+            fields=options.fields_,
+            subset=options.subset,
+            split=options.split,
+        )
+    )
     if not traces:
         raise UserError(f"{options.path} has no trace with {options.where or 'text'}: change data.where")
     return traces
@@ -137,7 +154,7 @@ def _reasoning_gym(options: DataOptions) -> list[Question]:
 
 QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
     "word_problems": lambda o: word_problem_questions(
-        o.seed, choice(Split, o.split, "data.split"), o.require("limit"), o.options
+        o.seed, choice(Split, o.require("split"), "data.split"), o.require("limit"), o.options
     ),
     "planted": lambda o: planted_questions(o.seed, o.require("limit")),
     "reasoning_gym": _reasoning_gym,

@@ -11,7 +11,7 @@ from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Tempera
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
-from interp.text.prompts import PromptStyle
+from interp.text.prompts import PromptStyle, PromptTemplate
 from interp.text.trace import ThinkMarkers
 
 
@@ -31,6 +31,7 @@ class MarkerOptions(Options):
 class PromptOptions(Options):
     """The `prompt` of a model."""
 
+    template: Annotated[PromptTemplate, Lax]
     instruction: Text
     system: Text | None
     finished_thought: Text

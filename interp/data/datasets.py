@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from interp.data.examples import Question, Task, TraceText
-from interp.data.files import Malformed, looks_like_file, read_rows, text_field
+from interp.data.files import Malformed, text_field
+from interp.data.formats import Columns, TraceFormat, samples_of
 from interp.data.ids import own_ids
+from interp.data.sources import rows_from
 from interp.errors import UserError, nearest
 from interp.organisms import planted, word_problems
 from interp.organisms.word_problems import Split
@@ -31,6 +33,17 @@ class Fields:
     kind: str = "subject"
     level: str = "level"
     checklist: str = "checklist"
+    text: str | None = None
+    """Of given traces, and the next ones too; None = as their format calls it."""
+    prompt: str | None = None
+    response: str | None = None
+    messages: str | None = None
+    model: str = "model"
+    condition: str = "condition"
+
+    @property
+    def columns(self) -> Columns:
+        return Columns(self.text, self.prompt, self.response, self.messages)
 
 
 def word_problem_questions(
@@ -92,12 +105,10 @@ def read_questions(
     fields: Fields = Fields(),
     malformed: Malformed = Malformed.ERROR,
     subset: str | None = None,
-    split: str = "test",
+    split: str | None = "test",
 ) -> list[Question]:
     """Questions from JSON lines or Parquet, or from a data set of the Hugging Face hub (or a local copy of one)."""
-    local = looks_like_file(path)
-    rows = read_rows(Path(path).expanduser(), malformed) if local else _hub_rows(path, subset, split)
-    first = islice(rows, limit)
+    first = islice(rows_from(path, malformed, subset, split), limit)
     questions = list(own_ids(_question(row, fields, number, f"{path}, row {number}") for number, row in first))
     if not questions:
         raise UserError(f"{path} has no question")
@@ -129,70 +140,76 @@ def _question(row: Mapping[str, Any], fields: Fields, number: int, where: str) -
     )
 
 
-def _hub_rows(path: str, subset: str | None, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    import datasets  # takes seconds
-
-    try:
-        rows: Iterable[Any] = datasets.load_dataset(path, subset, split=split)
-    except Exception as error:  # its errors have no common class: offline, unknown name, unknown split, broken files
-        first = (str(error) or type(error).__name__).strip().splitlines()[0]
-        raise UserError(f"cannot load the data set {path}: {first}") from error
-    for number, row in enumerate(rows, start=1):
-        yield number, dict(row)
-
-
 def read_traces(
-    path: Path,
+    path: str | Path,
     where: dict[str, Any],
     malformed: Malformed = Malformed.ERROR,
     markers: ThinkMarkers = DEFAULT_MARKERS,
+    *,
+    kind: TraceFormat = TraceFormat.AUTO,
+    fields: Fields = Fields(),
+    subset: str | None = None,
+    split: str | None = None,
 ) -> Iterator[TraceText]:
-    """Traces from a file of rows with `text` and, if known, `id`, `gold`, `model`, `condition`, `subject`, `level` and
-    `finished` or `finish_reason`; only rows whose fields equal `where`, 5 and "5" being the same.
+    """Traces in any of the formats of interp/data/formats.py, from a file, a folder or a data set of the hub; only rows
+    whose fields equal `where`, 5 and "5" being the same.
 
-    Instead of `text` a row may have `messages` (the last one the assistant's, perhaps with `reasoning_content`), or
-    `prompt` and `completion`. Each trace has an id of its own.
+    A row may say `finished` or `finish_reason`, and hold the `token_ids` of its text. Each trace has an id of its own:
+    the second sample of a question is `ID#2`.
     """
-    yield from traces_of(read_rows(path, malformed), where, markers, str(path))
+    rows = rows_from(str(path), malformed, subset, split)
+    yield from traces_of(rows, where, markers, str(path), kind=kind, fields=fields)
 
 
 def traces_of(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], where: dict[str, Any], markers: ThinkMarkers, source: str
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    where: dict[str, Any],
+    markers: ThinkMarkers,
+    source: str,
+    *,
+    kind: TraceFormat = TraceFormat.AUTO,
+    fields: Fields = Fields(),
 ) -> Iterator[TraceText]:
     """The same from numbered rows that have been read already; `source` names them in errors."""
-    yield from own_ids(_traces(rows, where, markers, source))
+    yield from own_ids(_traces(rows, where, markers, source, kind, fields))
 
 
 def _traces(
-    rows: Iterable[tuple[int, Mapping[str, Any]]], where: dict[str, Any], markers: ThinkMarkers, source: str
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    where: dict[str, Any],
+    markers: ThinkMarkers,
+    source: str,
+    kind: TraceFormat,
+    fields: Fields,
 ) -> Iterator[TraceText]:
     found: set[str] = set()
-    fields: set[str] = set()
+    known: set[str] = set()
     for number, row in rows:
         found |= where.keys() & row.keys()
-        fields |= row.keys()
+        known |= row.keys()
         if not all(key in row and _same(row[key], value) for key, value in where.items()):
             continue
-        given = {name: row[name] for name in ("model", "id", "condition") if row.get(name) is not None}
-        question = str(given.get("id", number))
-        text, turns, response = _trace_text(row, markers, f"{source}, line {number}")
-        yield TraceText(
-            "/".join(map(str, given.values())) or str(number),
-            text,
-            gold_of(row.get("gold")),
-            question,
-            _text_or_none(row.get("condition")),
-            _text_or_none(row.get("model")),
-            _text_or_none(row.get("subject")),
-            _text_or_none(row.get("level")),
-            _finished(row),
-            turns,
-            response,
-            _token_ids(row),
-        )
+        given = [row[name] for name in (fields.model, fields.id, fields.condition) if row.get(name) is not None]
+        name = "/".join(map(str, given)) or str(number)
+        gold = gold_of(None if fields.gold is None else row.get(fields.gold))
+        for n, sample in enumerate(samples_of(row, markers, f"{source}, line {number}", kind, fields.columns), start=1):
+            yield TraceText(
+                name if n == 1 else f"{name}#{n}",
+                sample.text,
+                gold if gold is not None else gold_of(sample.gold),
+                str(number if row.get(fields.id) is None else row[fields.id]),
+                _text_or_none(row.get(fields.condition)),
+                _text_or_none(row.get(fields.model)),
+                _text_or_none(row.get(fields.kind)),
+                _text_or_none(row.get(fields.level)),
+                _finished(row) if sample.finished is None else sample.finished,
+                sample.turns,
+                sample.response,
+                _token_ids(row),
+            )
     missing = where.keys() - found
     if missing:
-        raise UserError(f"{source}: no field {min(missing)!r} to select by; it has {', '.join(sorted(fields))}")
+        raise UserError(f"{source}: no field {min(missing)!r} to select by; it has {', '.join(sorted(known))}")
 
 
 def gold_of(value: Any) -> str | None:
@@ -204,47 +221,6 @@ def gold_of(value: Any) -> str | None:
     if value is None or isinstance(value, list | tuple | dict) or value != value or not str(value).strip():
         return None
     return str(value)
-
-
-def _trace_text(
-    row: Mapping[str, Any], markers: ThinkMarkers, where: str
-) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    """(whole text, turns before the assistant's last, that last turn): the turns only where the row has messages."""
-    messages, prompt = row.get("messages"), row.get("prompt")
-    completion = next((row[name] for name in ("completion", "response") if isinstance(row.get(name), str)), None)
-    if isinstance(row.get("text"), str):
-        text = row["text"]
-        cut = isinstance(prompt, str) and markers.open not in text and not text.startswith(prompt)
-        return (f"{prompt}{text}" if cut else text), (), ""
-    if isinstance(prompt, str) and completion is not None:
-        return prompt + completion, (), ""
-    if messages is None:
-        return text_field(row, "text", where), (), ""
-    if (
-        not isinstance(messages, list)
-        or not messages
-        or not all(isinstance(turn, dict) and isinstance(turn.get("role"), str) for turn in messages)
-        or messages[-1]["role"] != "assistant"
-    ):
-        raise UserError(
-            f"{where}: 'messages' is not a list of turns with `role` and `content`, the last the assistant's"
-        )
-    *earlier, last = messages
-    turns = tuple((str(turn["role"]), _content(turn)) for turn in earlier)
-    response, reasoning = _content(last), last.get("reasoning_content") or last.get("reasoning")
-    if isinstance(reasoning, str) and markers.open not in response:
-        response = f"{markers.open}\n{reasoning.strip()}\n{markers.close}\n\n{response.lstrip()}"
-    elif markers.close in response and markers.open not in response:  # the chat template had opened the tag
-        response = f"{markers.open}\n{response.lstrip()}"
-    return "".join(f"{content}\n" for _, content in turns) + response, turns, response
-
-
-def _content(turn: Mapping[str, Any]) -> str:
-    """The text of a turn, which may be cut into parts."""
-    content = turn.get("content")
-    if isinstance(content, list):
-        return "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    return "" if content is None else str(content)
 
 
 def _token_ids(row: Mapping[str, Any]) -> tuple[int, ...]:

@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from interp.data.examples import TraceText
 from interp.errors import TraceError, UserError
-from interp.text.trace import ThinkMarkers, parse_text
+from interp.text.trace import EOS_TEXTS, ThinkMarkers, parse_text
 
 MAX_UNKNOWN = 0.01
 """Share of unknown tokens above which a text is not the model's to read."""
@@ -85,6 +85,9 @@ def look_at_traces(reader: Reader, traces: Sequence[TraceText]) -> InputNotes:
             f"{too_long} of {len(lengths)} traces are longer than the {reader.positions} positions of {reader.name}: "
             "they are left out"
         )
+    silent = sum(trace.finished is None for trace in traces)
+    if silent == len(traces) and not any(trace.text.rstrip().endswith(EOS_TEXTS) for trace in traces):
+        warnings.append("nothing says whether the traces were finished: some may have been cut off (finish_reason)")
     if len(writers) > 1:
         warnings.append(
             f"traces of {len(writers)} writers are measured together ({', '.join(writers)}): "

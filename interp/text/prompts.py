@@ -26,9 +26,20 @@ class Condition(StrEnum):
     """There are no think tags."""
 
 
+class PromptTemplate(StrEnum):
+    """In what format a question is put."""
+
+    CHAT = "chat"
+    """The model's own chat format."""
+    RAW = "raw"
+    """The question, the instruction and the think tag as plain text: how Paper A's authors ran their models."""
+
+
 @dataclass(frozen=True)
 class PromptStyle:
     """How a model is asked."""
+
+    template: PromptTemplate = PromptTemplate.CHAT
 
     instruction: str = ""
     """Appended to the question."""
@@ -62,7 +73,10 @@ def render(
     messages = [{"role": "system", "content": style.system}] if style.system else []
     messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
-    asked, begun = conversation(messages, tokenizer, style.arguments)
+    if style.template is PromptTemplate.RAW:
+        asked, begun = (tokenizer.bos_token or "") + "\n".join(one["content"] for one in messages) + " ", ""
+    else:
+        asked, begun = conversation(messages, tokenizer, style.arguments)
     # Where the template opens the think tag itself, its own text stays untouched.
     opens = begun.rstrip().endswith(markers.open)
     if opens and condition is Condition.WITH_REASONING:

@@ -1,0 +1,69 @@
+"""Where rows come from: files, data sets saved to disk, folders of thought-anchors' solutions, data sets of the hub."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from interp.data.files import Malformed, looks_like_file, read_rows
+from interp.errors import UserError
+
+SAVED = ("dataset_dict.json", "state.json")
+"""Files by which a folder of `save_to_disk` is known."""
+BASE_SOLUTION, PROBLEM = "base_solution.json", "problem.json"
+
+
+def rows_from(
+    path: str, malformed: Malformed = Malformed.ERROR, subset: str | None = None, split: str | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number from 1, fields) of every row. `split` None = the only one, or `train`, or `test`.
+
+    Raises UserError for what is not there or cannot be read.
+    """
+    place = Path(path).expanduser()
+    if place.is_dir():
+        if any((place / name).is_file() for name in SAVED):
+            return _rows(path, lambda datasets: datasets.load_from_disk(str(place)), split)
+        if any(True for _ in place.rglob(BASE_SOLUTION)):
+            return _solutions(place)
+        return _rows(path, lambda datasets: datasets.load_dataset(str(place), subset, split=split), split)
+    if looks_like_file(path) or path.startswith((".", "/", "~")):
+        return read_rows(place, malformed)
+    return _rows(path, lambda datasets: datasets.load_dataset(path, subset, split=split), split)
+
+
+def _rows(path: str, load: Any, split: str | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    import datasets  # takes seconds
+
+    try:
+        found: Any = load(datasets)
+        if isinstance(found, dict):
+            found = found[split if split is not None else _only(found)]
+        rows: Iterable[Any] = found
+    except Exception as error:  # its errors have no common class: offline, unknown name, unknown split, broken files
+        first = (str(error) or type(error).__name__).strip().splitlines()[0]
+        raise UserError(f"cannot load the data set {path}: {first}") from error
+    for number, row in enumerate(rows, start=1):
+        yield number, dict(row)
+
+
+def _only(splits: dict[str, Any]) -> str:
+    chosen: str = next((name for name in ("train", "test") if name in splits and len(splits) > 1), next(iter(splits)))
+    return chosen
+
+
+def _solutions(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Base solutions of thought-anchors' data, with the gold answer and the name of their problem."""
+    for number, file in enumerate(sorted(folder.rglob(BASE_SOLUTION)), start=1):
+        try:
+            row = json.loads(file.read_text(encoding="utf-8"))
+            beside = file.parent / PROBLEM
+            problem = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {file}: {error}") from error
+        if not isinstance(row, dict) or not isinstance(problem, dict):
+            raise UserError(f"cannot read {file}: it holds no JSON object")
+        known = {"gt_answer": problem.get("gt_answer"), "level": problem.get("level"), "subject": problem.get("type")}
+        yield number, {"id": file.parent.name, **{name: value for name, value in known.items() if value}, **row}
