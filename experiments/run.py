@@ -62,7 +62,8 @@ def help_text() -> str:
 def run_dir(resume: str | None, experiment: str, model: str, source: str | None = None, data: str = "") -> str:
     """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
     graded = data if data == "traces" else model  # given texts are graded without a model
-    about = {"figures": Path(source or "").name, "compare": "runs", "evaluate": graded}.get(experiment, model)
+    own = Path(source or "").name
+    about = {"figures": own, "export": own, "compare": "runs", "evaluate": graded}.get(experiment, model)
     return resume or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}-{experiment}-{about}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -274,6 +275,19 @@ def test_bad_files(tmp_path: Path, content: str, complaint: str) -> None:
     (tmp_path / "pairs.jsonl").write_text('{"query_a": "q", "answer_a": "x"}')
     with pytest.raises(UserError, match="line 1: no query_b, answer_b"):
         questions_from(PairSource.FILE, str(tmp_path / "pairs.jsonl"), 0, None)
+
+
+def test_other_names_of_the_columns(tmp_path: Path) -> None:
+    row = {"clean": "a or b?", "clean_answer": "a", "corrupted": "b or a?", "corrupted_answer": "b"}
+    (tmp_path / "p.jsonl").write_text(json.dumps(row))
+    (question,) = questions_from(PairSource.FILE, str(tmp_path / "p.jsonl"), 0, None)
+    assert (question.clean, question.clean_answer, question.corrupted) == ("a or b?", "a", "b or a?")
+
+
+def test_an_answer_of_several_tokens_says_how_many(words: PreTrainedTokenizerBase) -> None:
+    with pytest.raises(PairError, match=r"'Tom Tom' has 2 tokens here") as caught:
+        side(words, "Tom Tom", "Tom 3.", "Tom 3 pens.", replace(STYLE, phrase=None))
+    assert caught.value.reason == "an answer is not a single token"
 
 
 def test_styles_and_templates() -> None:

@@ -82,8 +82,6 @@ class PairMaker:
             for i, question in enumerate(batch):
                 if not done(first + i):
                     draft = self._draft(first + i, question, texts[2 * i : 2 * i + 2])
-                    if draft.reason is not None:
-                        log.info("left out: %s: %s", question.id, draft.reason)
                     yield draft
 
     def _prompt(self, question: str, condition: Condition) -> str:
@@ -137,7 +135,7 @@ class PairMaker:
             if given:
                 row |= {"condition": f"{row['condition']}_template", "correct": None, "outcome": Outcome.UNGRADED}
             rows.append(row)
-        reason, pair = None, None
+        reason, pair, detail = None, None, ""
         if not all(row["finished"] for row in rows):
             reason = "a response is not finished or has no closed think tag"
         elif any(row["correct"] is False for row in rows):
@@ -146,9 +144,11 @@ class PairMaker:
             try:
                 pair = self._pair(question, texts)
             except PairError as error:
-                reason = error.reason
+                reason, detail = error.reason, f" ({error.detail})" if error.detail else ""
             except TraceError:
                 reason = "a response has no reasoning or no answer"
+        if reason is not None:
+            log.info("left out: %s: %s%s", question.id, reason, detail)
         return Example(index, question.id, pair, reason, {"answers": rows})
 
     def _pair(self, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> ContrastPair:

@@ -100,11 +100,11 @@ class ContrastPair:
 
 
 class PairError(UserError):
-    """Why a pair cannot be used; `reason` is the same for all pairs with the same fault."""
+    """Why a pair cannot be used; `reason` is the same for all with the same fault, `detail` is of this one."""
 
-    def __init__(self, pair: str, reason: str) -> None:
-        super().__init__(f"pair {pair}: {reason}")
-        self.reason = reason
+    def __init__(self, pair: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"pair {pair}: {reason}{f' ({detail})' if detail else ''}")
+        self.reason, self.detail = reason, detail
 
 
 def fill(text: str, **words: str) -> str:
@@ -154,7 +154,7 @@ def build_side(
     if whole.token_ids[:n] != trace.token_ids or len(whole.token_ids) <= n:
         raise PairError(name, "the answer melts into the ending's last token")
     if len(whole.token_ids) > n + 1:
-        raise PairError(name, "an answer is not a single token")
+        raise PairError(name, "an answer is not a single token", f"{x!r} has {len(whole.token_ids) - n} tokens here")
     # parse_text drops a leading special token from its text, so places are found from the end.
     end_of_inside = len(trace.text) - (len(text) - len(opened) - len(inside))
     start_of_phrase = end_of_inside - len(phrase)
@@ -163,7 +163,7 @@ def build_side(
         within = start_of_phrase + (style.phrase or "").index("{x}")
         hits = _tokens_in(trace, within, within + len(x))
         if len(hits) != 1:
-            raise PairError(name, "an answer is not a single token in the probing phrase")
+            raise PairError(name, "an answer is not a single token in the probing phrase", f"{x!r} has {len(hits)}")
         at = hits[0]
     return Side(trace, _parts(trace, start_of_phrase if phrase else None), at, whole.token_ids[n])
 

@@ -153,6 +153,8 @@ def object_comparisons(seed: int, limit: int | None = None, per_domain: int = 20
     return questions
 
 
+COLUMNS = {"clean": "query_a", "clean_answer": "answer_a", "corrupted": "query_b", "corrupted_answer": "answer_b"}
+"""Other names of the columns of a file of pairs."""
 _FORM = re.compile(r"Considering (?P<context>.+), which(?: one)? is (?:the )?(?P<comparator>[^:]+):")
 
 
@@ -169,10 +171,15 @@ def read_object_comparisons(path: Path, limit: int | None = None) -> list[Contra
 
 
 def question_from_row(row: dict[str, str], where: str, number: int) -> ContrastQuestion:
-    """A pair from named texts. Raises UserError for missing columns, equal answers or another form of question."""
+    """A pair from named texts: query_a, answer_a, query_b, answer_b, or clean, clean_answer, corrupted,
+    corrupted_answer. Raises UserError for missing columns and equal answers."""
+    row = {**row, **{ours: row[theirs] for theirs, ours in COLUMNS.items() if row.get(theirs) and not row.get(ours)}}
     missing = [name for name in ("query_a", "answer_a", "query_b", "answer_b") if not row.get(name)]
     if missing:
-        raise UserError(f"{where}: no {', '.join(missing)}; a pair needs query_a, answer_a, query_b, answer_b")
+        raise UserError(
+            f"{where}: no {', '.join(missing)}; a pair needs query_a, answer_a, query_b, answer_b "
+            "(or clean, clean_answer, corrupted, corrupted_answer)"
+        )
     if row["answer_a"] == row["answer_b"]:
         raise UserError(f"{where}: both answers are {row['answer_a']!r}; a contrast pair needs two")
     forms = [_FORM.match(row[name]) for name in ("query_a", "query_b")]
