@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
 from interp.runs.about import About
 from interp.runs.compared import Run, RunsCompared, labels, number_rows, series
-from interp.runs.directory import ENVIRONMENT
+from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.headlines import Findings, Headline
 from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
@@ -92,26 +93,47 @@ def _runs(session: Session) -> list[Run]:
     asked = session.cfg.runs
     if asked is None:
         raise UserError(f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {_comparable()}")
-    patterns = list(asked) if isinstance(asked, ListConfig) else [str(asked)]
-    directories = [Path(found) for pattern in patterns for found in sorted(glob.glob(str(pattern)))]  # noqa: PTH207 - may be absolute
-    directories = list(dict.fromkeys(d for d in directories if (d / ENVIRONMENT).is_file()))
-    if len(directories) < 2:
-        raise UserError(f"runs={asked} names {len(directories)} runs: at least two are needed")
-    options = [read_json(directory / ENVIRONMENT)["options"] for directory in directories]
+    patterns = [str(one) for one in asked] if isinstance(asked, ListConfig) else [str(asked)]
+    found = [(Path(one), pattern) for pattern in patterns for one in sorted(glob.glob(pattern))]  # noqa: PTH207 - may be absolute
+    matched = {directory: pattern for directory, pattern in found if (directory / ENVIRONMENT).is_file()}
+    fitting = _fitting(matched)
+    if len(fitting) < 2:
+        raise UserError(f"runs={asked} names {len(fitting)} runs that compare: at least two are needed")
+    directories = list(fitting)
+    options = list(fitting.values())
     names = [one["experiment"]["name"] for one in options]
-    for directory, name in zip(directories, names, strict=True):
-        if not experiment(name).comparable:
-            raise UserError(f"{directory} is a run of {name}: only runs of {_comparable()} compare")
-        if name != names[0]:
-            raise UserError(
-                f"{directory} is a run of {name} and {directories[0]} one of {names[0]}: compare them apart"
-            )
     return [
         Run(directory, name, label, line, one, tables_of(directory))
         for directory, name, label, line, one in zip(
             directories, names, labels(options), series(options), options, strict=True
         )
     ]
+
+
+def _fitting(matched: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
+    """The options of the runs that compare, by directory: finished ones of the experiment that comes first.
+
+    A pattern may match others, which are left out, and said so; a run that is named and does not fit is an error.
+    """
+    fitting: dict[Path, dict[str, Any]] = {}
+    for directory, pattern in matched.items():
+        options = read_json(directory / ENVIRONMENT)["options"]
+        name = options["experiment"]["name"]
+        first = next(iter(fitting.values()))["experiment"]["name"] if fitting else name
+        complaint = None
+        if not experiment(name).comparable:
+            complaint = f"{directory} is a run of {name}: only runs of {_comparable()} compare"
+        elif name != first:
+            complaint = f"{directory} is a run of {name} and {next(iter(fitting))} one of {first}: compare them apart"
+        elif not (directory / SUMMARY).is_file():
+            complaint = f"{directory} holds no finished run: it has no {SUMMARY}"
+        if complaint is None:
+            fitting[directory] = options
+        elif glob.has_magic(pattern):
+            log.warning("left out: %s", complaint)
+        else:
+            raise UserError(complaint)
+    return fitting
 
 
 def _comparable() -> str:

@@ -63,7 +63,8 @@ def run_dir(resume: str | None, experiment: str, model: str, source: str | None 
     """Where a run writes: the directory to resume, or a new one, named to the microsecond."""
     graded = data if data == "traces" else model  # given texts are graded without a model
     own = Path(source or "").name
-    about = {"figures": own, "export": own, "compare": "runs", "evaluate": graded}.get(experiment, model)
+    named = {"figures": own, "export": own, "index": "runs", "compare": "runs", "evaluate": graded}
+    about = named.get(experiment, model)
     return resume or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}-{experiment}-{about}"
 
 

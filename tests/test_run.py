@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,7 +55,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def smallest(experiment: str, finished: Path) -> list[str]:
     """Overrides that make an experiment as small as it can be."""
     run_of = [f"run={finished / '0'}"]
-    given = {"export": run_of, "figures": run_of, "compare": [f"runs={finished}/*"]}
+    given = {"export": run_of, "figures": run_of, "index": [f"run={finished}"], "compare": [f"runs={finished}/*"]}
     return given.get(experiment) or SMALLEST[experiment]
 
 
@@ -65,14 +66,14 @@ def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, 
     done = ok(*options, f"hydra.run.dir={out}")
     summary = json.loads((out / "summary.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
-    assert summary["headlines"] or experiment in ("figures", "export")
+    assert summary["headlines"] or experiment in ("figures", "export", "index")
     assert all({"name", "value", "n", "low", "high", "control"} == h.keys() for h in summary["headlines"])
     assert environment["options"]["experiment"]["name"] == experiment
     assert environment["seed"] == 0
     assert (out / ".hydra" / "config.yaml").is_file()
     assert (out / "run.log").is_file()
     figures = sorted(p.stem for p in (out / "figures").glob("*.png"))
-    assert figures or experiment == "export"
+    assert figures or experiment in ("export", "index")
     assert figures == sorted(p.stem for p in (out / "figures").glob("*.pdf"))
     assert str(out) in done.stdout
     assert all(name in done.stdout for name in figures)
@@ -212,6 +213,15 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     reasoning = numbers[numbers["name"] == "mass answer->reasoning, all heads"]
     assert reasoning["control"].tolist() == ["an even head"] * 3
     assert (tmp_path / "m" / "figures" / "compare_numbers_0.png").is_file()
+    # A pattern may match more than what compares.
+    for name in ("0", "1"):
+        shutil.copytree(finished / name, tmp_path / "all" / name)
+    shutil.copytree(tmp_path / "c", tmp_path / "all" / "0-compared")
+    (tmp_path / "all" / "1-broken").mkdir()
+    shutil.copy(finished / "1" / "environment.json", tmp_path / "all" / "1-broken")
+    some = ok("experiment=compare", f"runs={tmp_path}/all/*", f"hydra.run.dir={tmp_path / 'some'}")
+    assert set(read_table(tmp_path / "some", "numbers")["run"]) == {"seed 0", "seed 1"}
+    assert some.stderr.count("left out: ") == 2
     drawn = run("experiment=compare", f"runs=[{finished / '0'},{tmp_path / 'c'}]", cwd=tmp_path)
     assert "is a run of compare: only runs of ablate, credit," in drawn.stderr
 
@@ -258,3 +268,16 @@ def test_a_sweep_runs_every_combination(tmp_path: Path) -> None:
     summaries = sorted(tmp_path.glob("*/summary.json"))
     assert len(summaries) == 4
     assert [len(json.loads(s.read_text())["top_heads"]) for s in summaries] == [1, 1, 2, 2]
+
+
+def test_an_index_lists_every_run_with_a_link(tmp_path: Path, finished: Path) -> None:
+    unfinished = shutil.copytree(finished, tmp_path / "runs") / "1" / "summary.json"
+    unfinished.unlink()
+    ok("experiment=index", f"run={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'runs' / 'index'}")
+    page = (tmp_path / "runs" / "index" / "index.html").read_text()
+    assert '<a href="../0/figures/a_fig5_tokens.html">0</a>' in page
+    assert "<h1>1 runs</h1>" in page
+    assert "Not finished: <code>1</code>" in page
+    assert "mass answer-&gt;reasoning, all heads: <b>" in page
+    done = run("experiment=index", f"run={tmp_path / 'nowhere'}", cwd=tmp_path)
+    assert "set run=FOLDER to where the runs lie" in done.stderr

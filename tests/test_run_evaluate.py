@@ -97,7 +97,7 @@ def test_real_traces_by_model(r1_traces: Path, tmp_path: Path) -> None:
     ("lines", "arguments", "complaint"),
     [
         ([trace("a", "with_reasoning", "1"), "{"], [], "line 2: not valid JSON"),
-        ([json.dumps({"id": "a"})], [], "line 1: no text field 'text'"),
+        ([json.dumps({"id": "a"})], [], "line 1: no format that is known has the fields id"),
         ([trace("a", "reasoning", "1")], [], "condition=reasoning is not known"),
         ([trace("a", "with_reasoning", "1", gold=None)], [], "no gold answers"),
         ([trace("a", "with_reasoning", "1")], ["grading.where=there"], "grading.where=there is not known"),

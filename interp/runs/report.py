@@ -68,24 +68,27 @@ def sentence(headline: Mapping[str, Any]) -> str:
 
 
 def _macro(name: str, *arguments: Any, **names: Any) -> str:
-    module = _environment().get_template("report.html.j2").make_module(names)
+    module = environment().get_template("report.html.j2").make_module(names)
     return str(getattr(module, name)(*arguments))
 
 
 @cache
-def _environment() -> Environment:
+def environment() -> Environment:
     """Escapes everything, and knows no name that it is not given."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
-    environment.globals |= {"verdict_of": _verdict, "long": LONG}
-    return environment
+    made = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
+    made.globals |= {"verdict_of": _verdict, "long": LONG}
+    return made
 
 
 def lead(part: Part) -> Mapping[str, Any]:
     """A part's first headline number that has a control, or its first one."""
     assert part.summary is not None
-    headlines = part.summary["headlines"]
-    found: Mapping[str, Any] = next((one for one in headlines if one["control"] is not None), headlines[0])
-    return found
+    return lead_of(part.summary["headlines"])
+
+
+def lead_of(headlines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The first headline number that has a control, or the first one."""
+    return next((one for one in headlines if one["control"] is not None), headlines[0])
 
 
 def _verdict(headline: Mapping[str, Any]) -> dict[str, Any] | None:
