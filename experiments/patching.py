@@ -110,6 +110,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
     ahead: PairRuns | None = None
     for number, pair in enumerate(pairs):
         if store.has_closing(f"a-{number:06d}"):
+            ahead = None
             continue
         runs = ahead or run_pair(session.lens, pair, sites, pads)
         unrelated = options.unrelated and len(pairs) > 1

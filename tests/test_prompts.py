@@ -6,8 +6,8 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp.errors import UserError
-from interp.text.prompts import Condition, PromptStyle, PromptTemplate, render
-from interp.text.trace import ThinkMarkers
+from interp.text.prompts import Condition, PromptStyle, PromptTemplate, render, with_response
+from interp.text.trace import Segment, ThinkMarkers, parse_text
 
 OPENS = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %} <think>\n{% endif %}"
 DOES_NOT = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %}{{ '\n' }}{% endif %}"
@@ -113,3 +113,73 @@ def test_a_raw_prompt_is_plain_text_as_the_authors_ran_it(r1_style: PreTrainedTo
     suppressed = render("Why?", r1_style, ThinkMarkers(), raw, Condition.WITHOUT_REASONING)
     assert suppressed.endswith("<think>\nOkay, I think I have finished thinking.\n</think>\n")
     assert render("Why?", r1_style, ThinkMarkers(), raw, Condition.NO_TAGS).endswith("Why? Think. ")
+
+
+TURNS = "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+STRIPPED = (
+    "{% for m in messages %}{% set c = m['content'].split('</think>')[-1] %}"
+    "{{ '<|' + m['role'] + '|>' + c + '<|end|>' }}{% endfor %}"
+)
+BEGIN = "{% if add_generation_prompt %}{{ '<|assistant|>' }}"
+END = "{% endif %}"
+EMPTY = "{{ '<think>\\n\\n</think>\\n\\n' }}"
+OPENED = "{{ '<think>\\n' }}"
+LIKE: dict[str, tuple[str, dict[str, object], ThinkMarkers]] = {
+    "R1: opens the thought": (STRIPPED + BEGIN + OPENED + END, {}, ThinkMarkers()),
+    "Qwen3: an empty thought on demand": (
+        STRIPPED + BEGIN + "{% if enable_thinking is false %}" + EMPTY + END + END,
+        {"enable_thinking": False},
+        ThinkMarkers(),
+    ),
+    "Qwen3.5: opens, or an empty thought": (
+        TURNS + BEGIN + "{% if enable_thinking is false %}" + EMPTY + "{% else %}" + OPENED + END + END,
+        {"enable_thinking": False},
+        ThinkMarkers(),
+    ),
+    "DeepSeek-V3.1: opens, or closes alone": (
+        TURNS + BEGIN + "{% if thinking %}{{ '<think>' }}{% else %}{{ '</think>' }}" + END + END,
+        {},
+        ThinkMarkers(),
+    ),
+    "Magistral: markers of its own": (f"{TURNS}{BEGIN}{{% endif %}}", {}, ThinkMarkers("[THINK]", "[/THINK]")),
+    "Phi-4-reasoning: its system prompt speaks of the tags": (
+        f"{{{{ '<|system|>Use <think> {{Thought}} </think> {{Answer}}.<|end|>' }}}}{TURNS}{BEGIN}{{% endif %}}",
+        {},
+        ThinkMarkers(),
+    ),
+    "Gemma: no system role": (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        f"{TURNS}{BEGIN}{{% endif %}}",
+        {},
+        ThinkMarkers(),
+    ),
+    "gpt-oss: channels": (
+        f"{TURNS}{BEGIN}{{% endif %}}",
+        {},
+        ThinkMarkers("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_templates_that_behave_as_those_of_real_models(name: str, r1_style: PreTrainedTokenizerFast) -> None:
+    """Whatever the template puts there itself: one thought opened, one finished, or none; and traces are read back."""
+    template, arguments, markers = LIKE[name]
+    r1_style.chat_template = template
+    try:
+        style = PromptStyle(arguments=arguments)
+        texts = {c: render("Why?", r1_style, markers, style, c) for c in Condition}
+        earlier = (("user", "And?"), ("assistant", f"{markers.open}a{markers.close}b"), ("user", "Why?"))
+        response = f"{markers.open}the thought{markers.close}the answer"
+        whole = with_response(earlier, response, r1_style, markers, arguments)
+    finally:
+        r1_style.chat_template = None
+    begun = {c: text[text.rindex("<|assistant|>") :].removeprefix("<|assistant|>") for c, text in texts.items()}
+    assert begun[Condition.WITH_REASONING].strip() == markers.open
+    finished = begun[Condition.WITHOUT_REASONING]
+    assert (finished.count(markers.open), finished.count(markers.close)) == (1, 1)
+    assert finished.rstrip().endswith(markers.close)
+    assert begun[Condition.NO_TAGS].strip() == ""
+    trace = parse_text(whole, r1_style, markers)
+    assert trace.segment_text(Segment.REASONING).strip() == "the thought"
+    assert trace.segment_text(Segment.ANSWER).strip() == "the answer"
