@@ -19,6 +19,7 @@ from interp.errors import UserError
 from interp.model.lens import Lens
 from interp.organisms.word_problems import Split, make_problem
 from interp.patching.align import (
+    AnswerTokens,
     ContrastPair,
     Pads,
     PairError,
@@ -288,6 +289,24 @@ def test_an_answer_of_several_tokens_says_how_many(words: PreTrainedTokenizerBas
     with pytest.raises(PairError, match=r"'Tom Tom' has 2 tokens here") as caught:
         side(words, "Tom Tom", "Tom 3.", "Tom 3 pens.", replace(STYLE, phrase=None))
     assert caught.value.reason == "an answer is not a single token"
+
+
+def test_answers_are_told_apart_at_their_first_differing_token(words: PreTrainedTokenizerBase) -> None:
+    """`Tom Mia 3` and `Tom Jay`: both runs end behind `Tom`, and `Mia` stands against `Jay`."""
+    style = replace(STYLE, answers=AnswerTokens.FIRST_DIFFERING)
+    sides = []
+    for x, other in (("Tom Mia 3", "Tom Jay"), ("Tom Jay", "Tom Mia 3")):
+        reasoning = f"Tom 3. Final answer is {x}."
+        rest = (style, words, ThinkMarkers(), "p", other)
+        sides.append(build_side("<bos> Who has most? ", reasoning, f"{x} has most.", x, "one", *rest))
+    vocabulary = words.get_vocab()
+    assert [one.answer_id for one in sides] == [vocabulary["Mia"], vocabulary["Jay"]]
+    for one, name in zip(sides, ("Mia", "Jay"), strict=True):
+        assert one.trace.token_text(len(one.trace.token_ids) - 1) == "Tom"
+        assert one.phrase_answer is not None
+        assert one.trace.token_text(one.phrase_answer) == name
+    with pytest.raises(PairError, match="one answer begins the other"):
+        build_side("<bos> Who? ", "Tom 3.", "Tom.", "Tom", "one", style, words, ThinkMarkers(), "p", "Tom Mia")
 
 
 def test_styles_and_templates() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,35 @@ def test_a_format_may_be_named(tmp_path: Path) -> None:
 def test_every_format_has_a_reader_and_a_sign() -> None:
     kinds = {recognised(row) for row in ROWS.values()}
     assert kinds == set(TraceFormat) - {TraceFormat.AUTO}
+
+
+def test_logs_of_inspect(tmp_path: Path) -> None:
+    log = pytest.importorskip("inspect_ai.log", reason="needs the package inspect-ai")
+    from inspect_ai.model import (
+        ChatCompletionChoice,
+        ChatMessageAssistant,
+        ChatMessageUser,
+        ContentReasoning,
+        ContentText,
+        ModelOutput,
+    )
+
+    said = ChatMessageAssistant(content=[ContentReasoning(reasoning=THOUGHT), ContentText(text=ANSWER)])
+    output = ModelOutput(model="m", choices=[ChatCompletionChoice(message=said, stop_reason="stop")])
+    sample = log.EvalSample(
+        id=7, epoch=1, input=QUESTION, target="Tom", messages=[ChatMessageUser(content=QUESTION), said], output=output
+    )
+    about = log.EvalSpec(
+        created="2025-01-01T00:00:00+00:00", task="t", model="m", dataset=log.EvalDataset(), config=log.EvalConfig()
+    )
+    log.write_eval_log(log.EvalLog(eval=about, samples=[sample]), str(tmp_path / "log.eval"))
+    (trace,) = read_traces(tmp_path / "log.eval", {})
+    assert (trace.id, trace.gold, trace.writer, trace.finished) == ("m/7", "Tom", "m", True)
+    assert measured(tmp_path, tmp_path / "run")["example"] == "m/7"
+
+
+def test_logs_of_inspect_without_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "inspect_ai.log", None)
+    (tmp_path / "log.eval").write_bytes(b"")
+    with pytest.raises(UserError, match="needs the package inspect-ai: pip install inspect-ai"):
+        list(read_traces(tmp_path / "log.eval", {}))

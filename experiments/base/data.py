@@ -23,7 +23,7 @@ from interp.data.formats import TraceFormat
 from interp.errors import UserError
 from interp.grading.scorers import rule_of
 from interp.organisms.word_problems import Split
-from interp.patching.align import Pads, Scenario
+from interp.patching.align import AnswerTokens, Pads, Scenario
 from interp.patching.sources import PairSource, Template, known_phrase
 from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
@@ -109,6 +109,7 @@ class ContrastOptions(Options):
     template: Annotated[Template, By(TemplateOptions)]
     instruction: Text | None
     scenario: Annotated[Scenario, Lax]
+    answers: Annotated[AnswerTokens, Lax]
     phrase: Annotated[Text, AfterValidator(known_phrase)] | None
     pads: Annotated[Pads, Lax]
     min_ld: float

@@ -44,7 +44,9 @@ class PairMaker:
             )
         self.options = typed(ContrastOptions, session.cfg.data, "data")
         self.source = self._source()
-        self.style: PairStyle = replace(style_of(self.source, self.options.phrase), scenario=self.options.scenario)
+        self.style: PairStyle = replace(
+            style_of(self.source, self.options.phrase), scenario=self.options.scenario, answers=self.options.answers
+        )
         self.response = self._response()
         self.prompt_style: PromptStyle = session.prompt_style
         if self.options.instruction is not None:
@@ -154,11 +156,11 @@ class PairMaker:
     def _pair(self, question: ContrastQuestion, texts: list[tuple[str, str, bool]]) -> ContrastPair:
         asked = ((question.clean, question.clean_answer), (question.corrupted, question.corrupted_answer))
         sides: list[Side] = []
-        for (text, x), (reasoning, answer, _) in zip(asked, texts, strict=True):
+        for (text, x), (_, other), (reasoning, answer, _) in zip(asked, asked[::-1], texts, strict=True):
             prompt = self._prompt(text, Condition.NO_TAGS)
             words = (reasoning, answer, x, question.comparator)
             lens = self.lens
-            sides.append(build_side(prompt, *words, self.style, lens.tokenizer, lens.markers, question.id))
+            sides.append(build_side(prompt, *words, self.style, lens.tokenizer, lens.markers, question.id, other))
         return align(question, sides[0], sides[1])
 
 

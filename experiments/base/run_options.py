@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
+from experiments.base.tracking import Tracker
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
@@ -68,6 +69,8 @@ class RunOptions(Options):
     runs: Annotated[list[Text], BeforeValidator(listed)] | None
     progress: bool
     figures: bool
+    track: Annotated[Tracker, Lax] | None
+    project: Annotated[Text, Field(min_length=1)]
     threads: Threads | None
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from experiments.base.experiment import Experiment, LeftOut, Rows
 from experiments.base.plan import Plan
 from experiments.base.session import Session, warned
+from experiments.base.tracking import track
 from interp.errors import UserError, on_command_line
 from interp.figures.drawing import save_all
 from interp.runs.headlines import Findings, reasons, summary
@@ -42,10 +43,14 @@ def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
     def draw() -> None:
         if session.run_options.figures:
             draw_all(experiment, session, content)
-        with warned("the report"):
+        with warned("draw the report"):
             experiment.report(session, options)
 
     store.finish(content, draw)
+    if session.run_options.track is not None:
+        with warned(f"send the run to {session.run_options.track}"):
+            chosen = store.environment()["options"]
+            track(session.run_options.track, session.run_options.project, session.directory, chosen, content)
     experiment.tidy(session, options)
     return findings
 
@@ -55,13 +60,13 @@ def draw_all(experiment: Experiment[Any, Any], session: Session, content: dict[s
     again = f"; try again by experiment=figures {on_command_line('run', session.directory)}"
     if experiment.draw is None:
         return
-    with warned("all figures", again):
+    with warned("draw all figures", again):
         drawings = experiment.drawings(written_tables(session.directory), content)
         save_all(drawings, session.directory / "figures", lambda name, error: _warn(name, error, again))
 
 
 def _warn(name: str, error: Exception, again: str) -> None:
-    with warned(f"the figure {name}", again):
+    with warned(f"draw the figure {name}", again):
         raise error
 
 

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
 from experiments.base.options import Options, plain, typed
 from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
+from experiments.base.tracking import require_tracker
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
 from interp.errors import UserError
@@ -52,7 +53,7 @@ PACKAGES = (
 )
 PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
-RESUMABLE = ("resume", "dry_run", "progress", "figures")
+RESUMABLE = ("resume", "dry_run", "progress", "figures", "track", "project")
 """Options that may differ between a run and its continuation."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
@@ -156,7 +157,8 @@ class Session:
 
         Nothing is read or loaded for it.
         """
-        _ = self.run_options
+        if self.run_options.track is not None:
+            require_tracker(self.run_options.track)
         self.options_of(kind)
         _ = self.model_spec, self.generation, self.grading
         if self.cfg.data.get("kind") == CONTRAST:
@@ -287,7 +289,7 @@ def warned(what: str, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        log.warning("could not draw %s (%s: %s)%s", what, type(error).__name__, error, remedy)
+        log.warning("could not %s (%s: %s)%s", what, type(error).__name__, error, remedy)
         log.debug("where it went wrong", exc_info=True)
 
 

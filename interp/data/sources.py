@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from interp.errors import UserError
 
 SAVED = ("dataset_dict.json", "state.json")
 """Files by which a folder of `save_to_disk` is known."""
+INSPECT = ".eval"
+"""What Inspect's logs end in."""
 BASE_SOLUTION, PROBLEM = "base_solution.json", "problem.json"
 
 
@@ -23,6 +25,8 @@ def rows_from(
     Raises UserError for what is not there or cannot be read.
     """
     place = Path(path).expanduser()
+    if place.suffix == INSPECT or (place.is_dir() and any(place.glob(f"*{INSPECT}"))):
+        return _inspect_logs([place] if place.is_file() else sorted(place.glob(f"*{INSPECT}")), path)
     if place.is_dir():
         if any((place / name).is_file() for name in SAVED):
             return _rows(path, lambda datasets: datasets.load_from_disk(str(place)), split)
@@ -67,3 +71,41 @@ def _solutions(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             raise UserError(f"cannot read {file}: it holds no JSON object")
         known = {"gt_answer": problem.get("gt_answer"), "level": problem.get("level"), "subject": problem.get("type")}
         yield number, {"id": file.parent.name, **{name: value for name, value in known.items() if value}, **row}
+
+
+def _inspect_logs(files: Sequence[Path], path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The samples of Inspect's logs, by its own reader: messages, target, model, and why each one ended."""
+    if not files:
+        raise UserError(f"there is no file {path}: set data.path")
+    try:
+        from inspect_ai.log import read_eval_log
+    except ImportError as error:
+        raise UserError(f"reading {path} needs the package inspect-ai: pip install inspect-ai") from error
+    number = 0
+    for file in files:
+        try:
+            log = read_eval_log(str(file))
+        except Exception as error:  # broken archives end in errors of many kinds
+            first = (str(error) or type(error).__name__).strip().splitlines()[0]
+            raise UserError(f"cannot read {file}: {first}") from error
+        for sample in log.samples or ():
+            number += 1
+            target = sample.target if isinstance(sample.target, str) else list(sample.target)
+            yield (
+                number,
+                {
+                    "id": str(sample.id),
+                    "messages": [_message(one) for one in sample.messages],
+                    "gold": target,
+                    "model": log.eval.model,
+                    "finish_reason": sample.output.stop_reason if sample.output.choices else None,
+                },
+            )
+
+
+def _message(message: Any) -> dict[str, Any]:
+    """An Inspect message as a chat message, its reasoning parted from its text."""
+    parts = message.content if isinstance(message.content, list) else []
+    text = "".join(part.text for part in parts if part.type == "text") if parts else message.content
+    reasoning = "".join(part.reasoning for part in parts if part.type == "reasoning")
+    return {"role": message.role, "content": text, **({"reasoning_content": reasoning} if reasoning else {})}

@@ -52,6 +52,15 @@ class Part(StrEnum):
     ANSWER = "answer"
 
 
+class AnswerTokens(StrEnum):
+    """Which token of an answer is predicted."""
+
+    SINGLE = "single"
+    """Its only one: other pairs are left out, as in Paper A."""
+    FIRST_DIFFERING = "first_differing"
+    """The first in which the two answers differ; what they share before it stands in both runs, behind the ending."""
+
+
 class Role(StrEnum):
     """What a position of a pair is for; Figs. 7 and 8 are drawn by it."""
 
@@ -75,6 +84,7 @@ class PairStyle:
     separator: str = "\n"
     """Before the probing phrase and before the ending, where the text has no whitespace of its own there."""
     scenario: Scenario = Scenario.KEPT
+    answers: AnswerTokens = AnswerTokens.SINGLE
 
 
 @dataclass(frozen=True)
@@ -128,12 +138,14 @@ def build_side(
     tokenizer: PreTrainedTokenizerBase,
     markers: ThinkMarkers,
     name: str,
+    other: str = "",
 ) -> Side:
     """One side of a pair. `prompt` is the rendered prompt up to where the think tag opens, special tokens included.
 
     `reasoning` and `answer` are what the model wrote between the tags and after them. The whitespace that it put after
     the open tag, round the close tag and before its own closing sentences stays; `style.separator` stands where there
-    was none to keep. Raises PairError where the answer is not a single token after the ending, or in the phrase.
+    was none to keep. `other` is the other side's answer, which tells where the two differ. Raises PairError where the
+    answer is not a single token after the ending, or in the phrase, unless the style takes the first that differs.
     """
     lead, tail = _whitespace(reasoning)
     body = reasoning_body(reasoning, style).lstrip() if style.scenario is Scenario.KEPT else ""
@@ -148,12 +160,17 @@ def build_side(
         before = before[: before.rindex("\n") + 1]  # what follows indents the block that is gone
     ending = fill(style.ending, comparator=comparator)
     text = f"{opened}{inside}{tail}{markers.close}{kept}{before}{ending}"
+    several = style.answers is AnswerTokens.FIRST_DIFFERING
+    shared = _shared(text, style.answer_prefix, x, other, tokenizer, markers, name) if several else ""
+    prefix = style.answer_prefix
+    if shared:
+        text, prefix = f"{text}{prefix}{shared}", ""
     trace = parse_text(text, tokenizer, markers, example=name, source="contrast pair")
-    whole = parse_text(f"{text}{style.answer_prefix}{x}", tokenizer, markers, example=name)
+    whole = parse_text(f"{text}{prefix}{x[len(shared) :]}", tokenizer, markers, example=name)
     n = len(trace.token_ids)
     if whole.token_ids[:n] != trace.token_ids or len(whole.token_ids) <= n:
         raise PairError(name, "the answer melts into the ending's last token")
-    if len(whole.token_ids) > n + 1:
+    if len(whole.token_ids) > n + 1 and not several:
         raise PairError(name, "an answer is not a single token", f"{x!r} has {len(whole.token_ids) - n} tokens here")
     # parse_text drops a leading special token from its text, so places are found from the end.
     end_of_inside = len(trace.text) - (len(text) - len(opened) - len(inside))
@@ -161,11 +178,33 @@ def build_side(
     at = None
     if phrase:
         within = start_of_phrase + (style.phrase or "").index("{x}")
-        hits = _tokens_in(trace, within, within + len(x))
+        begin = within + len(x) - len(x[len(shared) :].lstrip())
+        hits = _tokens_in(trace, begin, begin + 1 if several else within + len(x))
         if len(hits) != 1:
             raise PairError(name, "an answer is not a single token in the probing phrase", f"{x!r} has {len(hits)}")
         at = hits[0]
     return Side(trace, _parts(trace, start_of_phrase if phrase else None), at, whole.token_ids[n])
+
+
+def _shared(
+    text: str,
+    prefix: str,
+    x: str,
+    other: str,
+    tokenizer: PreTrainedTokenizerBase,
+    markers: ThinkMarkers,
+    name: str,
+) -> str:
+    """What both answers begin with behind a text, as far as their tokens are the same. Raises PairError where one
+    answer begins the other."""
+    start = len(parse_text(text, tokenizer, markers, example=name).token_ids)
+    own, theirs = (parse_text(f"{text}{prefix}{one}", tokenizer, markers, example=name) for one in (x, other))
+    pairs = zip(own.token_ids[start:], theirs.token_ids[start:], strict=False)
+    first = next((i for i, (a, b) in enumerate(pairs, start=start) if a != b), None)
+    if first is None:
+        raise PairError(name, "one answer begins the other")
+    begun = len(own.text) - len(x)
+    return x[: max(0, own.offsets[first - 1][1] - begun)] if first > start else ""
 
 
 def _whitespace(text: str) -> tuple[str, str]:
