@@ -6,6 +6,7 @@ modules found by their names, and a loop of full forward passes. What is refused
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -193,4 +194,5 @@ def test_every_measure_is_the_models_own_or_refused_in_one_line(name: str, words
             refused[what] = str(error)
     assert refused.keys() == family.refused
     assert not any("\n" in said for said in refused.values())
+    json.dumps(lens.checked, allow_nan=False)  # it goes into environment.json
     assert engines <= {Engine.FAST if family.fast else Engine.PLAIN}

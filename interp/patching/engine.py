@@ -29,6 +29,7 @@ from interp.model.unembedding import HALF
 from interp.patching import plain, suffix
 from interp.patching.blocks import like_llama
 from interp.patching.patches import BUDGET_BYTES, Engine, Patch, Run
+from interp.stats import or_null
 
 log = logging.getLogger(__name__)
 
@@ -130,9 +131,9 @@ class Comparison:
             "dtype": self.dtype,
             "tokens": self.tokens,
             "patches": self.patches,
-            "largest_difference": self.difference,
-            "its_effect": self.effect,
-            "logits_difference": self.logits_difference,
+            "largest_difference": or_null(self.difference),
+            "its_effect": or_null(self.effect),
+            "logits_difference": or_null(self.logits_difference),
         }
         return row if self.why is None else {**row, "why": self.why}
 
