@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -86,7 +87,7 @@ def _whole(response: str) -> TraceText:
     ],
 )
 def test_reasoning_that_begins_again_is_no_answer(response: str, expected: Outcome) -> None:
-    assert graded_trace(_whole(response), GRADING)["outcome"] is expected
+    assert graded_trace(replace(_whole(response), finished=True), GRADING)["outcome"] is expected
 
 
 def test_tags_that_the_prompt_mentions_are_no_reasoning() -> None:
@@ -119,3 +120,17 @@ def test_a_rewarded_response_keeps_its_think_tags(r1_style: PreTrainedTokenizerF
     session = SimpleNamespace(lens=lens, grading=GRADING, model_options=SimpleNamespace(reasons=True))
     rewarded = reward(session, [QUESTION])  # type: ignore[arg-type]
     assert rewarded(completion_ids=[ids, ids[:-1], []], index=[0, 0, 0]) == [1.0, 0.0, 0.0]
+
+
+def test_a_given_text_that_may_have_been_cut_off_is_unknown() -> None:
+    about = {"id": "a", "gold": "3"}
+    open_ended = ("<think>One", "<think>One</think>", "<think>One</think> Well, let me")
+    for text in open_ended:
+        row = graded_trace(TraceText(text=text, **about), GRADING)
+        assert (row["outcome"], row["correct"]) == (Outcome.UNKNOWN, None)
+        told = graded_trace(TraceText(text=text, finished=True, **about), GRADING)
+        assert told["outcome"] is not Outcome.UNKNOWN
+        ended = graded_trace(TraceText(text=f"{text}<|im_end|>", **about), GRADING)
+        assert ended["outcome"] is not Outcome.UNKNOWN
+    whole = graded_trace(TraceText(text="<think>One</think> The answer is 3.", **about), GRADING)
+    assert whole["outcome"] is Outcome.CORRECT

@@ -30,7 +30,7 @@ _REFUSAL = re.compile(
 
 
 class Outcome(StrEnum):
-    """What became of one response. All but `correct` and `ungraded` count as not right."""
+    """What became of one response. All but `correct`, `unknown` and `ungraded` count as not right."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -44,6 +44,8 @@ class Outcome(StrEnum):
     """The think tags are missing or never closed."""
     TRUNCATED = "truncated"
     """It was cut off at the limit of new tokens."""
+    UNKNOWN = "unknown"
+    """A given text that gives no answer, or does not close its thought, and nothing says whether it was cut off."""
     TIMED_OUT = "timed_out"
     """Comparing the answer with the gold answer took longer than the time limit."""
     UNGRADED = "ungraded"

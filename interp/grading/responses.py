@@ -93,8 +93,16 @@ def graded(
     }
 
 
+OPEN = (Outcome.NO_ANSWER, Outcome.EMPTY, Outcome.UNCLOSED)
+"""What a text that was cut off looks like."""
+
+
 def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[str, Any]:
-    """A row of answers.parquet from a given trace. It counts as truncated only where its file says so."""
+    """A row of answers.parquet from a given trace.
+
+    It counts as truncated only where its file says so. Where nothing says whether it ended and it has no answer, what
+    became of it is unknown.
+    """
     condition = trace.condition or Condition.WITH_REASONING
     prompt, response = split_text(trace.text, grading.markers)
     question = Question(trace.question, prompt, trace.gold, trace.kind, trace.level)
@@ -102,6 +110,8 @@ def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[st
     ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), "")
     text, finished = stripped.removesuffix(ended), trace.finished is not False
     row = graded(question, condition, text, grading, finished=finished, writer=trace.writer, sample=sample)
+    if trace.finished is None and not ended and row["outcome"] in OPEN:
+        row |= {"outcome": Outcome.UNKNOWN, "correct": None}
     if condition == Condition.WITHOUT_REASONING:
         row["reasoning_words"] = 0  # the finished thought was put there
     return row
