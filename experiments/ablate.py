@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any
@@ -18,30 +17,31 @@ from experiments.base.plan import Plan, measured
 from experiments.base.probing import HaystackOptions, measure_probes, needles_for
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
-from interp.ablation.effects import Intervention, Labels, Subjects, answer_position
+from interp.ablation.design import CUT, RFH, Design, Step
+from interp.ablation.effects import Labels, Subjects, answer_position
 from interp.ablation.findings import AblateFacts, findings
-from interp.ablation.interventions import Ablation, AblationKind, Knockout, Reference, record_reference
+from interp.ablation.interventions import Ablation, AblationKind, Reference, record_reference
 from interp.ablation.interventions import Rows as CutRows
 from interp.errors import UserError
 from interp.figures import ablation as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
-from interp.heads.scores import Head, HeadScore
+from interp.heads.scores import Head, HeadScore, rank_heads
 from interp.model.layers import layer_set
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import records
-from interp.stats import random_heads_like, rng_for
-from interp.text.trace import Segment, Trace
+from interp.text.trace import Trace
 
-RFH = "rfh"
-LISTS = (RFH, HeadKind.INDUCTION, HeadKind.RETRIEVAL, HeadKind.RECEIVER, HeadKind.TRAJECTORY)
-EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
-CUT = [edge for edge, (source, _) in EDGES.items() if source in (Segment.REASONING, Segment.ANSWER)]
-"""Those that can be cut."""
+GREEDY = "greedy"
+"""Heads taken one by one such that those so far, cut together, hurt most."""
+LISTS = (RFH, *HeadKind, GREEDY)
 MOST_ALONE = 64
-"""Up to so many heads are cut one by one unless told otherwise."""
+"""Up to so many heads are cut one by one, and searched greedily, unless told otherwise."""
+MOST_GREEDY = 5
+MIN_HALVES = 4
+"""With fewer traces heads are ranked on the traces that they are cut on."""
 NO_ANSWER = "its answer gives nothing to look at"
 
 
@@ -53,6 +53,7 @@ class AblateOptions(Options):
     layers: Layers
     doses: list[AtLeastOne]
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
+    halves: bool
     random_sets: Count
     kinds: Annotated[list[Annotated[AblationKind, Lax]], Field(min_length=1), AfterValidator(distinct)]
     rows: Annotated[list[Annotated[CutRows, Lax]], Field(min_length=1), AfterValidator(distinct)]
@@ -74,15 +75,6 @@ class AblateOptions(Options):
         return self
 
 
-@dataclass(frozen=True)
-class Step:
-    """One intervention with its name, and whether answers are written anew under it."""
-
-    interventions: tuple[Intervention, ...]
-    labels: Labels
-    write: bool
-
-
 def measure(session: Session, options: AblateOptions, example: Example) -> Rows | LeftOut:
     """The scores of every head on one trace, for the ranking."""
     if answer_position(example.subject) is None:
@@ -91,21 +83,52 @@ def measure(session: Session, options: AblateOptions, example: Example) -> Rows 
 
 
 def cut(session: Session, options: AblateOptions) -> None:
-    """Ranks the heads, then cuts them and the edges, batch of traces by batch."""
+    """Ranks the heads on one half of the traces and cuts them on the other, both ways round, batch by batch."""
     measure_probes(session, options.induction_prompts, options.haystack)
     traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
     reference = record_reference(session.lens, traces, options.reference_samples, session.seed)
-    todo = list(steps(session, options, _lists(session, options)))
-    total = len(todo) * -(-len(traces) // options.batch)
-    for _ in session.bar(_cut(session, options, traces, todo, reference), "interventions", total=total):
+    halves = _halves(options, traces)
+    lists = _kept_lists(session, options, halves, reference)
+    todo = [list(design(session, options).steps(of_half)) for of_half in lists]
+    total = sum(len(steps) * -(-len(part) // options.batch) for steps, (part, _) in zip(todo, halves, strict=True))
+    bar = session.bar(
+        _cut(session, options, [part for part, _ in halves], todo, reference), "interventions", total=total
+    )
+    for _ in bar:
         pass
 
 
-def _lists(session: Session, options: AblateOptions) -> dict[str, list[Head]]:
-    """Heads of each kind, best first, without those below the kind's floor."""
+def _halves(options: AblateOptions, traces: Sequence[Trace]) -> list[tuple[list[Trace], list[Trace]]]:
+    """(cut on, ranked on): every other trace and the rest, and the other way round."""
+    if not options.halves or len(traces) < MIN_HALVES:
+        return [(list(traces), list(traces))]
+    even, odd = list(traces[0::2]), list(traces[1::2])
+    return [(even, odd), (odd, even)]
+
+
+def _kept_lists(
+    session: Session, options: AblateOptions, halves: Sequence[tuple[list[Trace], list[Trace]]], reference: Reference
+) -> list[dict[str, list[Head]]]:
+    """The lists of each half, ranked once: a run that goes on cuts the same heads."""
+    if "lists" not in session.memo:
+        session.memo["lists"] = [_lists(session, options, ranked_on, reference) for _, ranked_on in halves]
+    found: list[dict[str, list[Head]]] = session.memo["lists"]
+    if not session.store.has_closing("a-lists"):
+        plan_of = design(session, options)
+        rows = [row for half, lists in enumerate(found) for row in plan_of.list_rows(lists, half)]
+        session.store.write_closing("a-lists", cut_lists=rows)
+    return found
+
+
+def _lists(
+    session: Session, options: AblateOptions, ranked_on: Sequence[Trace], reference: Reference | None = None
+) -> dict[str, list[Head]]:
+    """Heads of each kind, best first, without those below the kind's floor; greedy ones need the reference."""
     store = session.store
     layers = layer_set(options.layers, session.lens.n_layers)
-    samples = samples_by_kind(store.table("heads"), store.table("probes"), layers)
+    heads = store.table("heads")
+    heads = heads[heads["example"].isin([trace.example for trace in ranked_on])]
+    samples = samples_by_kind(heads, store.table("probes"), layers)
     # More than half of the heads is no list of special ones, and no random set would differ from it.
     n_heads = len(layers) * session.lens.n_heads
     most = min(max(options.doses, default=1), n_heads // 2)
@@ -114,99 +137,80 @@ def _lists(session: Session, options: AblateOptions) -> dict[str, list[Head]]:
         kind = options.score if name == RFH else name
         if kind in samples:
             found[name] = top_heads(mean_over_examples(samples[kind]), most, kind)
+    if GREEDY in options.lists and reference is not None:
+        first = rank_heads(mean_over_examples(samples[options.score]), min(MOST_ALONE, n_heads))
+        found[GREEDY] = _greedy(session, options, ranked_on, first, min(most, MOST_GREEDY), reference)
     return found
 
 
-def steps(session: Session, options: AblateOptions, lists: dict[str, list[Head]]) -> Iterator[Step]:
-    """Every intervention of the run, each with its controls behind it."""
-    lens = session.lens
-    for name, heads in lists.items():
-        for n in (n for n in options.doses if n <= len(heads)):
-            yield from _dose(options, name, heads[:n], None, None)
-            if name == RFH:
-                for draw, others in enumerate(_random_sets(session, options, heads[:n])):
-                    yield from _dose(options, name, others, draw, "random_heads")
-    layers = layer_set(options.layers, lens.n_layers)
-    n_heads = len(layers) * lens.n_heads
-    if options.each_head or (options.each_head is None and n_heads <= MOST_ALONE):
-        kind = AblationKind(options.kinds[0])
-        for head in (Head(layer, h) for layer in layers for h in range(lens.n_heads)):
-            labels = Labels(f"ablate_head_{kind}", rows=CutRows.ANSWER, layer=head.layer, head=head.head)
-            yield Step((Ablation(frozenset([head]), kind, CutRows.ANSWER),), labels, write=False)
-    for edge in options.knockouts:
-        for scaled in options.renormalise:
-            yield from _knockouts(session, options, edge, scaled, lists)
-
-
-def _dose(
+def _greedy(
+    session: Session,
     options: AblateOptions,
-    name: str,
-    heads: Sequence[Head],
-    draw: int | None,
-    control: str | None,
-) -> Iterator[Step]:
-    for i, kind in enumerate(AblationKind(k) for k in options.kinds):
-        for rows in (CutRows(r) for r in options.rows):
-            labels = Labels(f"ablate_head_{kind}", name, len(heads), rows, draw=draw, control=control)
-            yield Step(
-                (Ablation(frozenset(heads), kind, rows),),
-                labels,
-                write=options.write and i == 0 and rows is CutRows.ANSWER,
-            )
+    traces: Sequence[Trace],
+    candidates: Sequence[Head],
+    n: int,
+    reference: Reference,
+) -> list[Head]:
+    """Heads that stand in for one another show little alone: each is added to those before it where it hurts most."""
+    part = list(traces[: options.batch])
+    subjects = Subjects(session.lens, part, [None] * len(part), options.max_answer_tokens)
+    kind, chosen = options.kinds[0], list[Head]()
+    for _ in range(n):
+        harm = {}
+        for head in (head for head in candidates if head not in chosen):
+            step = (Ablation(frozenset([*chosen, head]), kind, CutRows.ANSWER),)
+            rows = subjects.teacher_forced(step, Labels("greedy"), reference, session.seed)
+            harm[head] = np.mean([row["value"] for row in rows if row["metric"] == "ld"])
+        chosen.append(min(harm, key=lambda head: (harm[head], head)))
+    return chosen
 
 
-def _knockouts(
-    session: Session, options: AblateOptions, edge: str, scaled: bool, lists: dict[str, list[Head]]
-) -> Iterator[Step]:
-    """The whole edge, windows of layers, and the RFHs' edges beside those of random heads."""
+def design(session: Session, options: AblateOptions) -> Design:
+    """What is cut, on this model."""
     lens = session.lens
-    source, destination = EDGES[edge]
-    name = f"knockout_{edge}" if scaled else f"knockout_{edge}_unscaled"
-
-    def cut(heads: Sequence[Head] | None) -> tuple[Intervention, ...]:
-        return (Knockout(source, destination, None if heads is None else frozenset(heads), scaled),)
-
-    yield Step(cut(None), Labels(name), write=options.write)
-    width = options.window if options.window is not None else max(1, lens.n_layers // 4)
-    for first in range(lens.n_layers - width + 1) if width else ():
-        inside = [Head(layer, h) for layer in range(first, first + width) for h in range(lens.n_heads)]
-        yield Step(cut(inside), Labels(name, layer=first, layer_end=first + width), write=False)
-    if scaled != options.renormalise[0] or edge != options.knockouts[0]:
-        return  # sets of heads are cut for the first edge and in one way only
-    for n in (n for n in options.doses if n <= len(lists.get(RFH, []))):
-        top = lists[RFH][:n]
-        yield Step(cut(top), Labels(name, RFH, n), write=False)
-        for draw, others in enumerate(_random_sets(session, options, top)):
-            yield Step(cut(others), Labels(name, RFH, n, draw=draw, control="random_heads"), write=False)
-
-
-def _random_sets(session: Session, options: AblateOptions, heads: Sequence[Head]) -> list[list[Head]]:
-    """Random sets with as many heads in each layer. The list's own heads may be drawn: else large sets could not be
-    matched, and the comparison is conservative."""
-    rng = rng_for(session.seed, "random heads", len(heads))
-    drawn = random_heads_like(np.array(heads), session.lens.n_heads, options.random_sets, rng, others_only=False)
-    return [[Head(int(layer), int(head)) for layer, head in one] for one in drawn]
+    layers = layer_set(options.layers, lens.n_layers)
+    every = [Head(layer, h) for layer in layers for h in range(lens.n_heads)]
+    one_by_one = options.each_head or (options.each_head is None and len(every) <= MOST_ALONE)
+    return Design(
+        options.doses,
+        options.kinds,
+        options.rows,
+        options.knockouts,
+        options.renormalise,
+        max(1, lens.n_layers // 4) if options.window is None else options.window,
+        every if one_by_one else (),
+        options.random_sets,
+        options.write,
+        session.seed,
+        lens.n_layers,
+        lens.n_heads,
+    )
 
 
 def _cut(
-    session: Session, options: AblateOptions, traces: list[Trace], todo: list[Step], reference: Reference
+    session: Session,
+    options: AblateOptions,
+    halves: Sequence[list[Trace]],
+    todo: Sequence[list[Step]],
+    reference: Reference,
 ) -> Iterator[None]:
     """All interventions on each batch of traces; each batch is kept at once."""
     golds = session.golds
-    for first in range(0, len(traces), options.batch):
-        name = f"b-{first:06d}"
-        if session.store.has_closing(name):
-            continue
-        part = traces[first : first + options.batch]
-        subjects = Subjects(session.lens, part, [golds.get(trace.example) for trace in part], options.max_answer_tokens)
-        rows: list[dict[str, Any]] = []
-        for step in todo:
-            seed = session.seed + first
-            rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
-            if step.write:
-                rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
-            yield
-        session.store.write_closing(name, effects=rows)
+    for half, (subset, steps) in enumerate(zip(halves, todo, strict=True)):
+        for first in range(0, len(subset), options.batch):
+            name = f"b-{half}-{first:06d}"
+            if session.store.has_closing(name):
+                continue
+            part = subset[first : first + options.batch]
+            subjects = Subjects(session.lens, part, [golds.get(one.example) for one in part], options.max_answer_tokens)
+            rows: list[dict[str, Any]] = []
+            for step in steps:
+                seed = session.seed + first
+                rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
+                if step.write:
+                    rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
+                yield
+            session.store.write_closing(name, effects=rows)
 
 
 def check(session: Session, options: AblateOptions) -> None:
@@ -235,7 +239,7 @@ def plan(session: Session, options: AblateOptions) -> Plan:
     reference = record_reference(session.lens, part, options.reference_samples, session.seed)
     layers = layer_set(options.layers, session.lens.n_layers)
     every = [Head(layer, h) for layer in layers for h in range(session.lens.n_heads)]
-    todo = list(steps(session, options, dict.fromkeys(options.lists, every)))
+    todo = list(design(session, options).steps(dict.fromkeys(options.lists, every[: len(every) // 2])))
     with measured() as forced:
         subjects.teacher_forced(todo[0].interventions, todo[0].labels, reference)
     with measured() as written:
@@ -258,7 +262,10 @@ def plan(session: Session, options: AblateOptions) -> Plan:
 
 def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     """The findings, out of the run's tables."""
-    return findings(session.store.table("effects"), _lists(session, options), session.seed)
+    traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+    lists = _lists(session, options, traces)
+    halves = len(_halves(options, traces)) == 2
+    return findings(session.store.table, lists, session.seed, halves=halves)
 
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:

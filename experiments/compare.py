@@ -26,7 +26,8 @@ from interp.heads.scores import HeadScore
 from interp.runs.about import About
 from interp.runs.compared import Run, RunsCompared, labels, number_rows, series
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
 
@@ -68,7 +69,13 @@ def tell(session: Session, options: CompareOptions) -> Findings[CompareFacts]:
     directories = {one.label: str(one.directory) for one in runs}
     facts = CompareFacts(runs[0].experiment, directories, compared.subject, compared.by_run)
     about = f": {compared.subject}" if compared.subject else ""
-    return Findings(compared.headlines, facts, compared.lines, f"{len(runs)} runs of {runs[0].experiment}{about}")
+    return Findings(
+        compared.headlines,
+        facts,
+        compared.lines,
+        f"{len(runs)} runs of {runs[0].experiment}{about}",
+        verdicts=compared.verdicts,
+    )
 
 
 def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:

@@ -43,7 +43,7 @@ from interp.model.layers import layer_set
 from interp.rhythm.head_sets import rank_by_distance
 from interp.runs.about import About
 from interp.runs.compared import TIMING
-from interp.runs.headlines import Findings, reasons
+from interp.runs.findings import Findings, reasons
 from interp.runs.store import read_json, records, write_json
 from interp.text.trace import Trace
 

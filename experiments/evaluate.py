@@ -27,7 +27,7 @@ from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_r
 from interp.grading.responses import graded, graded_trace, samples_of
 from interp.model.generate import Backend, Response
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.text.prompts import Condition, render
 from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, parse_ids, split_text
 

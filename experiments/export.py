@@ -19,7 +19,7 @@ from experiments.base.session import Session
 from interp.errors import UserError
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from interp.figures.drawing import save
 from interp.figures.style import look
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)

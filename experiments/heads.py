@@ -36,7 +36,7 @@ from interp.heads.ranking import (
 from interp.heads.scores import HeadScore, usual_count
 from interp.model.layers import layer_set
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
 
@@ -55,6 +55,7 @@ class HeadsOptions(Options):
     min_mass: Share
     induction_prompts: Count
     haystack: HaystackOptions
+    shuffled: bool
     maps: Count
     map_heads: Count
     block_mb: Megabytes | None
@@ -65,7 +66,7 @@ class HeadsOptions(Options):
 
     @property
     def measures(self) -> HeadMeasures:
-        return HeadMeasures(self.reflection_words, self.permutations, self.min_mass)
+        return HeadMeasures(self.reflection_words, self.permutations, self.min_mass, self.shuffled)
 
     @property
     def block_bytes(self) -> int | None:

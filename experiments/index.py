@@ -11,7 +11,7 @@ from experiments.base.plan import Plan
 from experiments.base.session import Session
 from interp.errors import UserError
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.index import index_page, runs_below
 
 PAGE = "index.html"

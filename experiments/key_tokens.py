@@ -45,6 +45,7 @@ class KeyTokensOptions(Options):
     name: Text
     kinds: Annotated[list[Annotated[Corruption, Lax]], Field(min_length=1), AfterValidator(distinct)]
     paraphrase: Annotated[Text, AfterValidator(_with_place)]
+    inert: Text
     each: AtLeastOne | None
     traced: Count
     layers: Layers
@@ -80,7 +81,7 @@ def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Co
     rng = rng_for(session.seed, "corruptions", trace.example)
     chosen: list[Corrupted] = []
     for kind in options.kinds:
-        found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], options.paraphrase))
+        found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], options.paraphrase, options.inert))
         if options.each is not None and len(found) > options.each:
             found = [found[i] for i in sorted(rng.permutation(len(found))[: options.each].tolist())]
         chosen += found

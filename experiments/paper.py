@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,11 @@ from interp.errors import UserError
 from interp.grading.outcomes import Outcome
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline, headline_of
 from interp.runs.report import Part, Report, report_page
 from interp.runs.store import read_json, records, tables_of
+from interp.runs.verdicts import Verdict, complete
 from interp.stats import Estimate
 from interp.text.prompts import Condition, render
 
@@ -106,10 +108,10 @@ def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
     """The headline numbers of all parts."""
     parts: list[Part] = session.memo["parts"]
     missing = {part.name: part.missing for part in parts if part.missing}
-    lines = [f"not run: {name}: {why}" for name, why in missing.items()]
+    lines = [*_ability(parts), *(f"not run: {name}: {why}" for name, why in missing.items())]
     headlines = [headline for part in parts for headline in _headlines(part)]
     shown = [headline for part in parts for headline in _on_screen(part)]
-    return Findings(headlines, PaperFacts(options.parts, missing), lines, shown=shown)
+    return Findings(headlines, PaperFacts(options.parts, missing), lines, shown=shown, verdicts=_verdicts(parts))
 
 
 def report(session: Session, options: PaperOptions) -> None:
@@ -120,7 +122,8 @@ def report(session: Session, options: PaperOptions) -> None:
         f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.name}",
         parts,
         read_json(session.directory / ENVIRONMENT),
-        _notes(session, options),
+        [*_ability(parts), *_notes(session, options)],
+        _verdicts(parts),
     )
     about = {part.name: experiment(part.name).about for part in parts}
     (session.directory / "report.html").write_text(report_page(page, about), encoding="utf-8", errors="replace")
@@ -284,18 +287,40 @@ def _gather_figures(directory: Path, parts: list[Part]) -> None:
 def _headlines(part: Part) -> Iterator[Headline]:
     """A part's headline numbers, with its name before them."""
     for row in (part.summary or {}).get("headlines", []):
-        control = row["control"]
-        yield Headline(
-            f"{part.name}: {row['name']}",
-            Estimate.of(row),
-            control["kind"] if control else None,
-            Estimate.of(control) if control else None,
-        )
+        found = headline_of(row)
+        yield replace(found, name=f"{part.name}: {found.name}")
+
+
+def _verdicts(parts: Sequence[Part]) -> list[Verdict]:
+    """One for every claim: those of parts that were not run are not tested here."""
+    found = [Verdict.from_json(row) for part in parts if part.summary for row in part.summary["verdicts"]]
+    return complete(found, {part.name: part.missing.rstrip(".") for part in parts if part.missing})
 
 
 def _on_screen(part: Part) -> list[Headline]:
     """A part's first headline numbers, those with a control before those without."""
     return sorted(_headlines(part), key=lambda headline: headline.control is None)[:ON_SCREEN]
+
+
+LITTLE = 0.2
+"""A model that surely gets fewer of its questions right cannot do the task."""
+
+
+def _ability(parts: Sequence[Part]) -> list[str]:
+    """Whether the model can do what it is asked: if not, what it does with text is no solving of problems."""
+    summary = next((part.summary for part in parts if part.name == "evaluate" and part.summary), None)
+    wanted = f"all questions, accuracy, {Condition.WITH_REASONING.replace('_', ' ')}"
+    found = [one for one in (summary or {}).get("headlines", []) if one["name"] == wanted]
+    if not found or found[0]["value"] is None:
+        return []
+    accuracy = Estimate.of(found[0])
+    ends = "" if accuracy.low is None else f" [{accuracy.low:.2f}, {accuracy.high:.2f}]"
+    said = f"With reasoning {accuracy.value:.2f}{ends} of its answers are right (n = {accuracy.n})"
+    if (accuracy.value if accuracy.high is None else accuracy.high) < LITTLE:
+        return [
+            f"The model cannot do this task. {said}: the verdicts are on how it treats text, not on how it reasons."
+        ]
+    return [f"{said}."]
 
 
 def _notes(session: Session, options: PaperOptions) -> list[str]:
@@ -305,7 +330,11 @@ def _notes(session: Session, options: PaperOptions) -> list[str]:
         said.append("No figures were drawn: the run was made with figures=false.")
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"
     if session.given is not None:
-        return [f"The traces are those of {session.data_options.path}; up to {options.traces} are measured.", *said]
+        return [
+            f"The traces are those of {session.data_options.path}; up to {options.traces} are measured. They were "
+            "given, so that the verdicts say what the model does as it reads them, not that it would write them.",
+            *said,
+        ]
     sampling = asdict(session.generation)
     return [
         f"{shared} at T = {sampling['temperature']:g}; the first {options.traces} finished traces with reasoning are "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -32,7 +32,7 @@ from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment
@@ -113,12 +113,24 @@ def patch(session: Session, options: PatchingOptions) -> None:
             ahead = None
             continue
         runs = ahead or run_pair(session.lens, pair, sites, pads)
-        unrelated = options.unrelated and len(pairs) > 1
-        # The next pair is the unrelated one: its runs are made once for both purposes.
-        ahead = run_pair(session.lens, pairs[(number + 1) % len(pairs)], sites, pads) if unrelated else None
-        rows = measure_pair(session, runs, ahead, rfhs, number < options.maps, patch_options, options, bar.update)
+        other = unrelated_pair(pairs, number) if options.unrelated else None
+        theirs = None if other is None else run_pair(session.lens, pairs[other], sites, pads)
+        # Mostly the next pair is the unrelated one: its runs are made once for both purposes.
+        ahead = theirs if other == number + 1 else None
+        rows = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, bar.update)
         store.write_closing(f"a-{number:06d}", effects=rows)
     bar.close()
+
+
+def unrelated_pair(pairs: Sequence[ContrastPair], number: int) -> int | None:
+    """The next pair, in a circle, that shares neither answer with this one: activations that name an answer of this
+    pair are no control. None if all others do."""
+
+    def answers(pair: ContrastPair) -> set[int]:
+        return {pair.clean.answer_id, pair.corrupted.answer_id}
+
+    around = (i % len(pairs) for i in range(number + 1, number + len(pairs)))
+    return next((i for i in around if not answers(pairs[i]) & answers(pairs[number])), None)
 
 
 def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple[int, ...]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from experiments.base.collect import Needs
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
@@ -18,6 +18,7 @@ from experiments.base.plan import Plan
 from experiments.base.ranking import HeadShare, Horizon, head_sets, ranked_first, ranking_of
 from experiments.base.sample import sampled
 from experiments.base.session import Session
+from interp.errors import UserError
 from interp.figures import perturb as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.grading.outcomes import extract_answer, is_correct
@@ -25,8 +26,8 @@ from interp.model.generate import Sampling
 from interp.model.layers import layer_set
 from interp.perturb.findings import PerturbFacts, findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
-from interp.perturb.rollouts import Fork, rollouts, trunk
-from interp.perturb.tables import group_rows, groups_of, predictor_rows, problems_of
+from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
+from interp.perturb.tables import OWN_TOKEN, group_rows, groups_of, predictor_rows, problems_of
 from interp.rhythm.couplings import Peaks
 from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.tables import curve_rows, token_rows
@@ -48,6 +49,7 @@ class PerturbOptions(Options):
     max_all: AtLeastOne
     scores: Annotated[list[Annotated[str, one_of(SCORES)]], Field(min_length=1), AfterValidator(distinct)]
     rollout_temperature: Temperature
+    rollout_draws: AtLeastOne
     max_new_tokens: AtLeastOne | None
     batch: AtLeastOne
     layers: Layers
@@ -57,6 +59,15 @@ class PerturbOptions(Options):
     window: AtLeastOne
     horizon: Horizon
     block_mb: Megabytes | None
+
+    @model_validator(mode="after")
+    def _draws_differ(self) -> PerturbOptions:
+        if self.rollout_draws > 1 and self.rollout_temperature == 0:
+            raise UserError(
+                "experiment.rollout_draws above 1 needs experiment.rollout_temperature above 0: greedy "
+                "rollouts are all alike"
+            )
+        return self
 
     @property
     def ranking(self) -> Ranking:
@@ -105,16 +116,21 @@ def _force(
 ) -> list[dict[str, Any]]:
     lens = session.lens
     shared = trunk(lens, trace.measured_ids)
-    forks = [Fork(p, token) for p in positions for token in shared.candidates(p, options.candidates)]
+    # The trace's own token is forced as well: what changes then has nothing to do with the token.
+    asked = [(p, draw, token) for p in positions for draw, token in enumerate(_forced(shared, p, options.candidates))]
+    asked = [one for one in asked for _ in range(options.rollout_draws)]
+    forks = [Fork(p, token) for p, _, token in asked]
     sampling = Sampling(options.rollout_temperature, options.max_new_tokens or session.generation.max_new_tokens)
     found = rollouts(lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch)
     whole = _answer(session, trace, trace.measured_ids)
     ends = end_ids(lens.tokenizer)
     rows = []
-    for n, (fork, (continuation, finished)) in enumerate(zip(forks, found, strict=True)):
+    for (_, draw, _), fork, (continuation, finished) in zip(asked, forks, found, strict=True):
         # Both up to the limit of a rollout: what it cuts off is no difference.
         old = trace.measured_ids[fork.position + 1 :][: sampling.max_new_tokens]
         new = [token for token in continuation if token not in ends]
+        if not finished:
+            new = new[: len(old)]  # what it would go on with is not known: equal lengths are compared
         answer = _answer(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
         texts = [decode_response(lens.tokenizer, ids) for ids in (old, new)]
         known = finished and whole is not None
@@ -122,6 +138,7 @@ def _force(
             "jaccard": (None, None, jaccard(*texts)),
             "edit_distance": (None, None, edit_distance(old, new)),
             "answer_changed": (None, None, float(answer != whole) if known else None),
+            "unfinished": (None, None, float(not finished)),
             "steps_changed": (_steps(texts[0]), _steps(texts[1]), abs(_steps(texts[1]) - _steps(texts[0]))),
         }
         if gold is not None and finished:
@@ -134,12 +151,18 @@ def _force(
             "position_end": fork.position + 1,
             "segment": trace.segment_at(fork.position),
             "token": trace.token_text(fork.position),
-            "draw": n % options.candidates,
+            "draw": draw if draw < options.candidates else None,
+            "control": None if fork.token != trace.measured_ids[fork.position] else OWN_TOKEN,
             "forced": str(lens.tokenizer.decode([fork.token])),
         }
         for metric, (clean, patched, value) in values.items():
             rows.append({**about, "metric": metric, "clean": clean, "patched": patched, "value": value})
     return rows
+
+
+def _forced(shared: Trunk, position: int, n: int) -> list[int]:
+    """The likeliest other tokens at a position, and behind them its own."""
+    return [*shared.candidates(position, n), shared.ids[position]]
 
 
 def _answer(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
@@ -179,7 +202,7 @@ def plan(session: Session, options: PerturbOptions) -> Plan:
         return perturb(session, options, example.subject, heads)
 
     sample = sampled(session, options, alone, Needs.RESPONSE, shortest=True)
-    forks = len({(row["position"], row["draw"]) for row in sample.rows["effects"]})
+    forks = options.rollout_draws * len({(row["position"], row["draw"]) for row in sample.rows["effects"]})
     return sample.plan(passes=2, generated=forks * sample.middle / 2, power=2)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Annotated
 
+import numpy as np
 from pydantic import AfterValidator, Field
 
 from experiments.base.collect import Needs
@@ -19,6 +20,7 @@ from interp.figures.drawing import Drawings, Tables
 from interp.model.layers import layer_sets
 from interp.rhythm.couplings import PeakRule, Peaks
 from interp.rhythm.findings import RhythmFacts, findings
+from interp.rhythm.head_controls import ControlSets, control_rows, control_sets
 from interp.rhythm.head_sets import Ranking, head_rows
 from interp.rhythm.tables import (
     Analysis,
@@ -32,7 +34,7 @@ from interp.rhythm.tables import (
 )
 from interp.rhythm.waad_fai import Sinks, map_of_sets, measure_rhythm
 from interp.runs.about import About
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
 
@@ -62,6 +64,7 @@ class RhythmOptions(Options):
     sentence_draws: Count
     tolerances: list[Count]
     map_tokens: Count
+    random_sets: Count
     block_mb: Megabytes | None
 
     @property
@@ -79,11 +82,26 @@ def measure(session: Session, options: RhythmOptions, example: Example) -> Rows:
     curves, entropy = measure_rhythm(session.lens, trace, ranking.settings, ranking.sinks, ranking.block_bytes)
     of_sets = curve_rows(trace, curves, head_sets(session))
     peaks = options.analysis(session.seed).peaks
+    tokens = token_rows(trace, of_sets[0], entropy, peaks)
+    sentence, starts = (np.array([row[name] for row in tokens]) for name in ("sentence", "sentence_start"))
+    controls = _controls(session, options)
+    of_first = curves[head_sets(session)[0].sinks]
     return {
         "heads": head_rows(trace.example, curves),
         "curves": of_sets,
-        "tokens": token_rows(trace, of_sets[0], entropy, peaks),
+        "tokens": tokens,
+        "head_controls": list(control_rows(trace.example, of_first, controls, entropy, sentence, starts, peaks)),
     }
+
+
+def _controls(session: Session, options: RhythmOptions) -> ControlSets:
+    """What stands in for the first set of heads, alike for all traces."""
+    if "head_controls" not in session.memo:
+        first, lens = head_sets(session)[0], session.lens
+        layers = layer_sets(options.layers, lens.n_layers)[first.layers]
+        session.memo["head_controls"] = control_sets(first, layers, lens.n_heads, options.random_sets, session.seed)
+    found: ControlSets = session.memo["head_controls"]
+    return found
 
 
 def analyse(session: Session, options: RhythmOptions) -> None:

@@ -28,7 +28,8 @@ from interp.model.lens import Lens, from_memory
 from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
 from interp.organisms.word_problems import Split, WordProblem, make_problem
 from interp.runs.about import About
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.stats import Estimate, binomial_estimate
 from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import decode_response

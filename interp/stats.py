@@ -1,10 +1,13 @@
-"""Statistics shared by all experiments: seeded streams, bootstrap intervals, matched random heads."""
+"""Statistics shared by all experiments: seeded streams, intervals, comparisons with controls, random heads."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from itertools import combinations, product
+from math import comb, prod
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,10 @@ from scipy import stats
 CONFIDENCE = 0.95
 RESAMPLES = 2000
 PERMUTATIONS = 9999
+LEVEL = 1 - CONFIDENCE
+"""Level of every test."""
+ENOUGH_SETS = 20
+"""With fewer random sets no rank is significant at that level."""
 
 
 def seed_for(seed: int, *labels: object) -> int:
@@ -41,6 +48,64 @@ class Estimate:
         """From a row with `value`, `n`, `low` and `high` of a table or of summary.json."""
         value = or_null(row["value"])
         return cls(float("nan") if value is None else value, int(row["n"]), or_null(row["low"]), or_null(row["high"]))
+
+
+class ComparedBy(StrEnum):
+    """How a measurement is compared with its control."""
+
+    PAIRED = "paired"
+    """On the same examples: sign flips of the differences."""
+    SETS = "sets"
+    """With the distribution over random sets of heads: by rank."""
+    NULL = "null"
+    """With what chance gives: shifted, permuted, drawn, or an exact distribution."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measurement minus its control, the 95 % interval of that, and a two-sided p-value.
+
+    `difference.n` counts what the test is over: examples if paired, sets of heads, traces behind a null distribution.
+    """
+
+    test: ComparedBy
+    difference: Estimate
+    p: float | None
+
+    @property
+    def decided(self) -> bool:
+        """Whether chance is ruled out at the level of every test."""
+        return self.p is not None and self.p < LEVEL
+
+    @classmethod
+    def paired(
+        cls, own: Float[np.ndarray, " n"], control: Float[np.ndarray, " n"] | float, rng: np.random.Generator
+    ) -> Comparison | None:
+        """Of two values for each example, or of one with a constant; examples that lack one (NaN) are left out.
+        None if all do. No p-value with one example."""
+        difference = np.asarray(own, dtype=float) - control
+        difference = difference[~np.isnan(difference)]
+        if not len(difference):
+            return None
+        p = sign_flips(difference, rng)[0] if len(difference) >= 2 else None
+        return cls(ComparedBy.PAIRED, bootstrap_mean(difference, rng), p)
+
+    @classmethod
+    def with_draws(cls, own: float, drawn: Float[np.ndarray, " draw"], widening: float = 1.0) -> Comparison | None:
+        """Of a list of heads with random sets, `widening` as in `Sets`. The interval is the value minus the middle 95 %
+        of the sets; p = (1 + sets at least as far from their mean) / (1 + sets). None where there are none."""
+        drawn = np.asarray(drawn, dtype=float)
+        drawn = drawn[~np.isnan(drawn)]
+        if not len(drawn) or np.isnan(own):
+            return None
+        middle = float(drawn.mean())
+        spread = middle + widening * (drawn - middle)
+        # A set that differs by rounding alone is as far.
+        close = 1e-9 * max(abs(own - middle), float(np.abs(spread - middle).max()))
+        as_far = int((np.abs(spread - middle) >= abs(own - middle) - close).sum())
+        low, high = np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2])
+        difference = Estimate(own - middle, len(drawn), own - float(high), own - float(low))
+        return cls(ComparedBy.SETS, difference, (1 + as_far) / (1 + len(drawn)))
 
 
 def or_null(value: float | None) -> float | None:
@@ -103,6 +168,81 @@ def random_heads_like(
             drawn[draw, places[: len(chosen)], 0] = layer
             drawn[draw, places[: len(chosen)], 1] = chosen
     return drawn
+
+
+def binomial_comparison(successes: int, n: int, expected: float) -> Comparison:
+    """A share of n against a given one, by the exact binomial test."""
+    found = binomial_estimate(successes, n)
+    ends = [None if end is None else end - expected for end in (found.low, found.high)]
+    p = float(stats.binomtest(successes, n, expected).pvalue)
+    return Comparison(ComparedBy.NULL, Estimate(found.value - expected, n, *ends), p)
+
+
+def hypergeometric_comparison(shared: int, drawn: int, marked: int, total: int) -> Comparison:
+    """The share of `drawn` things that are marked, against drawing as many of `total` with `marked` among them at
+    random: exact, two-sided (twice the smaller tail)."""
+    chance = stats.hypergeom(total, marked, drawn)
+    p = min(1.0, 2 * float(min(chance.cdf(shared), chance.sf(shared - 1))))
+    low, high = (float(chance.ppf(q)) for q in (LEVEL / 2, 1 - LEVEL / 2))
+    share = Estimate((shared - marked * drawn / total) / drawn, drawn, (shared - high) / drawn, (shared - low) / drawn)
+    return Comparison(ComparedBy.NULL, share, p)
+
+
+Place = tuple[int, int]
+"""Layer and head."""
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Random sets to compare a list of heads with."""
+
+    heads: list[list[Place]]
+    matched: bool
+    """As many heads of every layer as the list has; else of any layer."""
+    widening: float
+    """How much more a list like the sets would spread about their mean than they do: they lack the list's heads, and so
+    are alike. For k heads beside m others the variances are as 1/k + 1/m to 1/k - 1/m."""
+
+
+def sets_beside(heads: Int[np.ndarray, "k 2"], pool: Sequence[Place], most: int, rng: np.random.Generator) -> Sets:
+    """Different sets of as many heads out of a pool, without the list's own: all, or `most` of them at random.
+
+    With as many of every layer as the list has; where layers hold too few others for a test at the level of every
+    test, as in small models, of any layer.
+    """
+    own = {(int(layer), int(head)) for layer, head in heads}
+    others = [place for place in pool if place not in own]
+    parts = []
+    for layer in sorted({layer for layer, _ in own}):
+        k = sum(place[0] == layer for place in own)
+        parts.append(([place for place in others if place[0] == layer], k))
+    matched = _sets(parts, most, rng)
+    if len(matched) >= min(most, ENOUGH_SETS):
+        return Sets(matched, True, _widening(parts))
+    anywhere = [(others, len(own))]
+    found = _sets(anywhere, most, rng)
+    return (
+        Sets(found, False, _widening(anywhere)) if len(found) > len(matched) else Sets(matched, True, _widening(parts))
+    )
+
+
+def _widening(parts: Sequence[tuple[Sequence[Place], int]]) -> float:
+    apart = sum(k * (len(pool) + k) / max(1, len(pool)) for pool, k in parts)
+    alike = sum(k * (len(pool) - k) / max(1, len(pool)) for pool, k in parts)
+    return float(np.sqrt(apart / alike)) if alike > 0 else 1.0
+
+
+def _sets(parts: Sequence[tuple[Sequence[Place], int]], most: int, rng: np.random.Generator) -> list[list[Place]]:
+    """Sets with so many of each part."""
+    if prod(comb(len(pool), k) for pool, k in parts) <= most:
+        every = product(*(combinations(pool, k) for pool, k in parts))
+        found = {tuple(sorted(place for of in chosen for place in of)) for chosen in every}
+    else:
+        found = set()
+        while len(found) < most:
+            drawn = [pool[i] for pool, k in parts for i in rng.choice(len(pool), k, replace=False)]
+            found.add(tuple(sorted(drawn)))
+    return [list(one) for one in sorted(found)]
 
 
 def sign_flips(difference: Float[np.ndarray, " n"], rng: np.random.Generator) -> tuple[float, float, float]:

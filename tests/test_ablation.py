@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from interp.ablation.design import Design
 from interp.ablation.effects import Labels, Subjects, answer_position
 from interp.ablation.interventions import (
     Ablation,
@@ -18,6 +19,7 @@ from interp.ablation.interventions import (
     intervened,
     record_reference,
 )
+from interp.ablation.roles import AnswerRole, answer_roles
 from interp.errors import UserError
 from interp.heads.scores import Head
 from interp.model.lens import Lens
@@ -237,7 +239,8 @@ def test_cutting_the_planted_edge_and_others(planted: Lens, planted_traces: list
 def test_effects_by_hand(planted: Lens, planted_traces: list[Trace]) -> None:
     subjects = Subjects(planted, planted_traces[:1], [None], 8)
     rfh = (Ablation(frozenset({Head(*CIRCUIT.rfh)}), AblationKind.ZERO, Rows.ANSWER),)
-    rows = {row["metric"]: row for row in subjects.teacher_forced(rfh, Labels("ablate_head_zero", "rfh", 1, "answer"))}
+    found = subjects.teacher_forced(rfh, Labels("ablate_head_zero", "rfh", 1, "answer"))
+    rows = {row["metric"]: row for row in found if row.get("role") is None}
     trace, batch = planted_traces[0], batch_of(planted, planted_traces[:1])
     with torch.no_grad():
         clean = planted.hf(batch.ids).logits[0].log_softmax(-1)
@@ -292,3 +295,48 @@ def test_where_the_answer_stands(words: PreTrainedTokenizerBase) -> None:
     assert trace.token_text(position) == "7"
     assert position == trace[Segment.ANSWER].end - 2
     assert answer_position(parse_text("Tom 3. <think> 3. </think> Tom 7 pens.", words)) is None
+
+
+def test_roles_of_answer_tokens_by_hand(words: PreTrainedTokenizerBase) -> None:
+    text = "<bos> Tom has 3 apples . <think> 3 + 4 = 7 . </think> Tom has 7 apples . The answer is 9 ."
+    trace = parse_text(text, words)
+    answer = trace[Segment.ANSWER]
+    found = {}
+    for place, role in zip(range(answer.start, answer.end), answer_roles(trace), strict=True):
+        found.setdefault(trace.token_text(place).strip(), role)
+    assert found["7"] is AnswerRole.RESULT
+    assert found["Tom"] is AnswerRole.NAME
+    assert found["apples"] is AnswerRole.PROMPT
+    assert found["9"] is AnswerRole.FINAL
+    assert found["The"] is AnswerRole.OTHER
+
+
+def test_effects_by_role_are_those_of_the_tokens(planted: Lens, planted_traces: list[Trace]) -> None:
+    """The mean over the roles, weighted by their tokens, is the mean over the answer."""
+    subjects = Subjects(planted, planted_traces[:2], [None, None], 8)
+    knockout = Knockout(Segment.ANSWER, Segment.REASONING, None, True)
+    rows = subjects.teacher_forced((knockout,), Labels("knockout_answer_reasoning"))
+    for trace, roles in zip(planted_traces[:2], subjects.roles, strict=True):
+        of = [row for row in rows if row["example"] == trace.example and row["metric"] == "kl"]
+        (whole,) = (row["value"] for row in of if row.get("role") is None)
+        parts = {row["role"]: row["value"] for row in of if row.get("role") is not None}
+        assert parts.keys() == roles.keys()
+        weighted = sum(parts[role] * len(places) for role, places in roles.items()) / len(trace[Segment.ANSWER])
+        assert weighted == pytest.approx(whole, rel=1e-5)
+
+
+def test_only_the_planted_head_keeps_its_edges(planted: Lens, planted_traces: list[Trace]) -> None:
+    """Sufficient: the edge cut in all heads but the planted one leaves the answer; in all but another, it takes it."""
+    design = Design([1], [AblationKind.ZERO], [Rows.ANSWER], ["answer_reasoning"], [True], 0, (), 30, False, 0, 4, 4)
+    steps = [s for s in design.steps({"rfh": [Head(*CIRCUIT.rfh)]}) if s.labels.heads_kind == "only_rfh"]
+    subjects = Subjects(planted, planted_traces[:4], [None] * 4, 8)
+    change = {
+        step.labels.draw: np.mean(
+            [row["value"] for row in subjects.teacher_forced(step.interventions, step.labels) if row["metric"] == "ld"]
+        )
+        for step in steps
+    }
+    own = change.pop(None)
+    assert own == pytest.approx(0.0, abs=0.05)
+    assert max(change.values()) < -1.0
+    assert len(change) == 15

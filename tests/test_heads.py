@@ -74,6 +74,8 @@ def small_frame() -> pd.DataFrame:
             "answer_answer": [0.4, 0.1, 0.2, np.nan],
             "answer_reasoning_even": [0.5, 0.5, 0.3, 0.3],
             "answer_reasoning_per_token": [0.06, 0.05, 0.04, 0.07],
+            "answer_prompt_per_token": [0.06, 0.025, 0.08, 0.07],
+            "answer_focus": [0.5, 0.0, 1.0, 0.25],
         }
     )
 
@@ -85,6 +87,8 @@ def small_frame() -> pd.DataFrame:
         (HeadScore.DIFFERENCE, [0.2, 0.4, 0.2, 0.7]),
         (HeadScore.EXCESS, [0.1, 0.0, 0.1, 0.4]),
         (HeadScore.PER_TOKEN, [0.06, 0.05, 0.04, 0.07]),
+        (HeadScore.LOG_RATIO, [0.0, np.log(2), -np.log(2), 0.0]),
+        (HeadScore.FOCUS, [0.5, 0.0, 1.0, 0.25]),
     ],
 )
 def test_scores_by_hand(score: HeadScore, expected: list[float]) -> None:

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions, sentences
+from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
 from interp.key_tokens.effects import Written, effect_rows, places, summary_rows, traced, write_answers
 from interp.model.lens import Lens
+from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace, parse_text
 from tests.command import SMALLEST, ok, run
 
@@ -28,7 +29,7 @@ def trace(words: PreTrainedTokenizerBase) -> Trace:
 
 
 def changes(trace: Trace, words: PreTrainedTokenizerBase, kind: Corruption) -> list[Corrupted]:
-    return list(corruptions(trace, words, np.random.default_rng(0), [kind], "Wait, {}"))
+    return list(corruptions(trace, words, np.random.default_rng(0), [kind], "Wait, {}", "Okay."))
 
 
 def test_numbers_and_names_change_one_token_each(trace: Trace, words: PreTrainedTokenizerBase) -> None:
@@ -49,7 +50,7 @@ def test_numbers_and_names_change_one_token_each(trace: Trace, words: PreTrained
 
 
 def test_steps(trace: Trace, words: PreTrainedTokenizerBase) -> None:
-    spans = sentences(trace)
+    spans = reasoning_sentences(trace)
     texts = [trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]].strip() for a, b in spans]
     assert texts == [
         "First, Tom 3.",
@@ -77,7 +78,7 @@ def test_real_traces_can_be_changed(r1_traces: Path, smollm2: Lens) -> None:
     item = next(iter(read_traces(r1_traces, {"condition": "with_reasoning"})))
     trace = parse_text(item.text, smollm2.tokenizer, smollm2.markers)
     found = list(
-        corruptions(trace, smollm2.tokenizer, np.random.default_rng(0), list(Corruption), "In other words, {}")
+        corruptions(trace, smollm2.tokenizer, np.random.default_rng(0), list(Corruption), "In other words, {}", "Okay.")
     )
     kinds = {case.kind for case in found}
     assert {Corruption.NUMBER, Corruption.DELETE, Corruption.SHUFFLE, Corruption.PARAPHRASE} <= kinds
@@ -191,7 +192,31 @@ def test_summary_by_hand(trace: Trace) -> None:
     assert whole["p"] == 0.5  # two traces: two of the four sign flips are as far from 0
     assert rows[Corruption.NUMBER, "third", "1"]["value"] == 0.5
     assert rows[Corruption.NUMBER, "third", "3"]["value"] == 1.0
-    assert rows[Corruption.PARAPHRASE, "all", None]["p"] is None
+    assert "p" not in rows[Corruption.PARAPHRASE, "all", None]
+
+
+def test_a_change_is_compared_on_the_traces_that_have_both(trace: Trace) -> None:
+    """The control of other traces would turn the sign: 1 against .5 where both are, .75 against .83 over all."""
+
+    def row(kind: Corruption, value: float, example: str) -> dict[str, object]:
+        about = {"example": example, "intervention": kind, "position": 30, "position_end": 31, "token": "7"}
+        return {**about, "forced": "8", "metric": "answer_changed", "value": value}
+
+    own = {"a": 1.0, "b": 1.0, "only": 0.25}
+    harmless = {"a": 0.0, "b": 1.0, **{f"other {i}": 1.0 for i in range(4)}}
+    effects = pd.DataFrame(
+        [row(Corruption.NUMBER, value, name) for name, value in own.items()]
+        + [row(Corruption.INERT, value, name) for name, value in harmless.items()]
+        + [row(Corruption.PARAPHRASE, 1.0, "a")]
+    )
+    found_rows = summary_rows(effects, dict.fromkeys({*own, *harmless}, trace), 0)
+    rows = {row["kind"]: row for row in found_rows if row["group"] == "all"}
+    found = rows[Corruption.NUMBER]
+    assert found["value"] == 0.75
+    assert (found["control"], found["control_value"]) == (Corruption.INERT, 0.5)
+    assert (found["difference"], found["n_paired"]) == (0.5, 2)
+    assert rows[Corruption.PARAPHRASE]["difference"] == 1.0
+    assert rows[Corruption.INERT].get("difference") is None
 
 
 def test_a_limit_shorter_than_the_answer_leaves_the_trace_out(tmp_path: Path) -> None:

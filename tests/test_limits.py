@@ -16,7 +16,8 @@ from interp.key_tokens.corruptions import _replaced
 from interp.model import checkpoints
 from interp.model.generate import Sampling, continue_ids
 from interp.model.lens import ModelSource, ModelSpec, from_memory
-from interp.runs.headlines import Findings, Headline, summary
+from interp.runs.findings import Findings, summary
+from interp.runs.headlines import Headline
 from interp.stats import Estimate
 from interp.text.trace import parse_text
 from tests.command import SMALLEST, run

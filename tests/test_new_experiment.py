@@ -30,7 +30,8 @@ from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Options, Text
 from experiments.base.sample import sampled
 from interp.runs.about import About
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.stats import bootstrap_mean, rng_for
 from interp.text.trace import Segment
 

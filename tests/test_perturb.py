@@ -174,6 +174,24 @@ def test_no_effect_is_found_where_there_is_none() -> None:
     assert 0.01 <= np.mean(np.array(p) < 0.05) <= 0.09
 
 
+def test_what_rolling_out_alone_does_is_no_effect_of_the_token() -> None:
+    """Forcing any token, its own among them, lowers the overlap more at high scores: net, nothing is left."""
+    made = []
+    for problem in simulated(3, 0.0):
+        at_any = problem.effects["jaccard"] - 2 * problem.scores.values["fai"]
+        noise = np.random.default_rng(len(made)).normal(size=len(at_any))
+        effects = problem.effects | {"jaccard": at_any}
+        made.append(Problem(problem.example, problem.scores, effects, {m: effects[m] + noise for m in METRICS}))
+    alone = [Problem(p.example, p.scores, p.effects) for p in made]
+    assert bottom(group_rows(alone, ["fai"], 5, 0))["p"] < 0.001
+    net = bottom(group_rows(made, ["fai"], 5, 0))
+    assert net["p"] > 0.05
+    assert net["difference_low"] < 0 < net["difference_high"]
+    assert net["net_low"] < 0 < net["net_high"]
+    (predicted,) = (r for r in predictor_rows(made, ["fai"], 0) if r["metric"] == "jaccard" and r["given"] == "nothing")
+    assert abs(predicted["value"]) < 0.1
+
+
 def test_intervals_cover_the_truth() -> None:
     """The mean over problems of top minus bottom under a known slope."""
     truth = np.mean([_difference(simulated(1000 + seed, 1.0, problems=60)) for seed in range(10)])

@@ -67,7 +67,7 @@ def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, 
     summary = json.loads((out / "summary.json").read_text())
     environment = json.loads((out / "environment.json").read_text())
     assert summary["headlines"] or experiment in ("figures", "export", "index")
-    assert all({"name", "value", "n", "low", "high", "control"} == h.keys() for h in summary["headlines"])
+    assert all({"name", "value", "n", "low", "high", "control", "comparison"} == h.keys() for h in summary["headlines"])
     assert environment["options"]["experiment"]["name"] == experiment
     assert environment["seed"] == 0
     assert (out / ".hydra" / "config.yaml").is_file()

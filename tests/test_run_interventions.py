@@ -43,8 +43,14 @@ def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
     flipped = whole.groupby("intervention")["value"].mean()
     assert flipped["knockout_answer_reasoning"] == flipped["knockout_answer_reasoning_unscaled"] == 1
     assert flipped["knockout_answer_prompt"] == flipped["knockout_reasoning_prompt"] == 0
-    random = ld[ld["control"] == "random_heads"]
-    assert set(random["draw"]) == set(range(5))
+    # Its layers hold too few other heads, so all pairs of the 14 others stand beside the two.
+    random = ld[ld["control"].notna() & (ld["heads_kind"] == "rfh") & (ld["n_heads"] == 2)]
+    assert set(random["control"]) == {"random_heads_of_any_layer"}
+    assert set(random[random["intervention"] == "ablate_head_zero"]["draw"]) == set(range(91))
+    verdicts = {one["claim"]: one["outcome"] for one in json.loads((out / "summary.json").read_text())["verdicts"]}
+    assert verdicts == {"A6": "agrees", "A6.edges": "agrees"}
+    lists = table(out, "cut_lists")
+    assert set(lists["half"]) == {0, 1}
     for name in ("ablate_doses", "ablate_heads", "knockout_windows", "knockout_whole"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 1000
 
@@ -98,8 +104,10 @@ def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
     effects, tokens = table(perturbed, "effects"), table(perturbed, "tokens")
-    jaccard = effects[effects["metric"] == "jaccard"]
+    whole = effects[effects["metric"] == "jaccard"]
+    jaccard, own_forced = whole[whole["control"].isna()], whole[whole["control"] == "own_token"]
     assert len(jaccard) == 2 * len(tokens)
+    assert len(own_forced) == len(tokens)
     assert jaccard["value"].between(0, 1).all()
     own = tokens.set_index(["example", "position"])["token"].str.strip()
     forced = jaccard.set_index(["example", "position"])["forced"].str.strip()
@@ -112,7 +120,8 @@ def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
         best = part.dropna(subset="fai_to_end").nlargest(3, "fai_to_end")["position"]
         expected.append(jaccard[(jaccard["example"] == example) & jaccard["position"].isin(best)]["value"].mean())
     assert top.loc["top", "value"] == pytest.approx(np.mean(expected))
-    assert top.loc["bottom", "difference"] == pytest.approx(top.loc["top", "value"] - top.loc["bottom", "value"])
+    assert top.loc["top", "net"] == pytest.approx(top.loc["top", "value"] - top.loc["top", "own"])
+    assert top.loc["bottom", "difference"] == pytest.approx(top.loc["top", "net"] - top.loc["bottom", "net"])
     predictors = table(perturbed, "predictors")
     assert predictors["value"].between(-1, 1).all()
     assert (perturbed / "figures" / "b_table1_perturbed.tex").is_file()

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from experiments.paper import parts_of_papers
+from interp.model.checkpoints import CHECKPOINTS
+from interp.organisms.word_problems import Split, make_problem, solve
 from interp.runs.about import About
-from interp.runs.report import Part, Report, apart, outside, report_page, sentence
+from interp.runs.claims import CLAIMS
+from interp.runs.report import Part, Report, report_page, sentence
 from interp.runs.store import read_table
 from tests.command import SMALL_PAPER, ok, run
 
@@ -116,6 +120,37 @@ def test_given_traces_are_measured_as_they_are(paper: Path, tmp_path: Path) -> N
     assert (tmp_path / "r" / "heads" / "heads.parquet").read_bytes() == (paper / "heads" / "heads.parquet").read_bytes()
 
 
+def test_an_untrained_model_agrees_with_nothing(tmp_path: Path) -> None:
+    """Its heads differ, its curves have peaks and cut heads change its words: none of it is what the papers say."""
+    set_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINTS / "reasoner")).save_pretrained(
+        tmp_path / "model"
+    )
+    AutoTokenizer.from_pretrained(CHECKPOINTS / "reasoner").save_pretrained(tmp_path / "model")
+    made = (make_problem(5, Split.HELD_OUT, i) for i in range(12))
+    solved = [(problem, *solve(problem, random.Random(i))) for i, problem in enumerate(made)]
+    texts = [f"<bos> {one.question} <think> {thought} </think> {answer} <eos>" for one, thought, answer in solved]
+    rows = [{"text": text} for text in texts]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out = tmp_path / "run"
+    ok(
+        *("experiment=paper", "model=huggingface", f"model.path={tmp_path / 'model'}", "data=traces", "figures=false"),
+        *(f"data.path={tmp_path / 'traces.jsonl'}", "experiment.traces=12", "experiment.parts=[heads,rhythm,ablate]"),
+        *("+experiment.options.heads.haystack.lengths=[]", "+experiment.options.ablate.haystack.lengths=[]"),
+        *(
+            f"+experiment.options.ablate.{one}"
+            for one in ("doses=[2]", "random_sets=25", "kinds=[zero]", "write=false")
+        ),
+        *(f"+experiment.options.ablate.{one}" for one in ("lists=[rfh]", "each_head=false", "window=0")),
+        *("progress=false", f"hydra.run.dir={out}"),
+    )
+    found = {one["claim"]: one["outcome"] for one in json.loads((out / "summary.json").read_text())["verdicts"]}
+    assert found.keys() == CLAIMS.keys()
+    assert "agrees" not in found.values()
+    assert {"A2", "A3", "A4", "A6", "A6.edges", "B2", "B4"} <= {c for c, o in found.items() if o != "not tested here"}
+    assert "given, so that the verdicts" in (out / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -137,14 +172,13 @@ def number(value: float, low: float | None = None, high: float | None = None, **
     return {"name": "share", "value": value, "n": 4, "low": low, "high": high, "control": None, **more}
 
 
-def test_sentences_say_what_overlaps() -> None:
-    assert apart(number(0.5, 0.4, 0.6), number(0.3, 0.2, 0.39)) is True
-    assert apart(number(0.5, 0.4, 0.6), number(0.3, 0.2, 0.41)) is False
-    assert apart(number(0.5, 0.4, 0.6), number(0.3)) is True
-    assert apart(number(0.5), number(0.3, 0.2, 0.4)) is None
-    assert outside(number(0.5, 0.0, 1.0), number(0.0, -0.4, 0.4)) is True
-    chance = {**number(0.0, -0.6, 0.6), "kind": "random signs"}
-    assert sentence(number(0.5, 0.4, 0.6, control=chance)).endswith("— inside.")
+def test_sentences_say_what_differs() -> None:
+    chance = {**number(0.3, 0.2, 0.41), "kind": "an even head"}
+    compared = {"test": "paired", **number(0.2, 0.1, 0.3), "p": 0.004}
+    one = {**number(0.5, 0.4, 0.6, control=chance), "comparison": compared}
+    assert sentence(one).endswith("differs by +0.2 [+0.1, +0.3], p = 0.004, n = 4 pairs</span>.")
+    few = {**one, "comparison": {**compared, "test": "sets", "p": 0.06}}
+    assert sentence(few).endswith("— undecided with 4 sets (p = 0.06, difference +0.2).")
     assert sentence(number(0.5, 0.4, 0.6)) == "share: <b>0.500 [0.400, 0.600]</b> (n = 4)."
 
 

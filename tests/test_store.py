@@ -28,6 +28,8 @@ TRACE = {
     "source": "made",
 }
 
+declared()  # tables are known once the modules that declare them are imported
+
 
 def training(step: int, value: float | None = 0.5) -> dict[str, object]:
     return {"step": step, "measure": "accuracy", "value": value, "n": 10, "low": None, "high": None}

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from scipy import stats
 from transformers import PreTrainedTokenizerFast
 
+from interp.heads.reductions import AttendedPositions, ReceivedBySentences
 from interp.heads.trajectories import forward_p, reflection_positions, reflection_stops, stops, trajectory
 from interp.model.lens import Lens
+from interp.text.sentences import reasoning_sentences, shuffled_sentences
 from interp.text.trace import Segment, Span, parse_text
 
 REASONING = Span(Segment.REASONING, 10, 110)
@@ -134,3 +138,66 @@ def test_the_null_of_stops_is_honest() -> None:
         assert found is not None
         p.append(found.p)
     assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
+
+
+def test_sentences_in_another_order(reasoner: Lens) -> None:
+    """The tokens of the reasoning change places, sentence by sentence; nothing else moves."""
+    text = "Tom 3 pens. <think> First, Tom 3. Next, 3 + 4 = 7. So 7. </think> Tom 7 pens. The answer is 7."
+    trace = parse_text(text, reasoner.tokenizer, reasoner.markers)
+    other = shuffled_sentences(trace, np.random.default_rng(0))
+    assert other is not None
+    reasoning, ids = trace[Segment.REASONING], trace.measured_ids
+    assert sorted(other.origin) == list(range(reasoning.start, reasoning.end))
+    assert list(other.origin) != sorted(other.origin)
+    assert [ids[place] for place in other.origin] == list(other.ids[reasoning.start : reasoning.end])
+    assert other.ids[: reasoning.start] == tuple(ids[: reasoning.start])
+    assert other.ids[reasoning.end :] == tuple(ids[reasoning.end :])
+    for start, stop in reasoning_sentences(trace):
+        places = [other.origin.index(place) for place in range(start, stop)]
+        assert places == list(range(places[0], places[0] + stop - start))
+    one = parse_text("Tom 3. <think> Tom 3. </think> The answer is 3.", reasoner.tokenizer, reasoner.markers)
+    assert shuffled_sentences(one, np.random.default_rng(0)) is None
+
+
+def test_content_and_place_by_hand() -> None:
+    """Two sentences of two tokens change places. A head that looks at the token with the query's own old place follows
+    the content; one that looks at the query's own place now drifts along."""
+    origin = [12, 13, 10, 11]
+    look = AttendedPositions(range(20, 24), range(10, 14), 1, 2, origin=origin)
+    pattern = torch.zeros(2, 4, 24)
+    for query in range(4):
+        pattern[0, query, 10 + origin.index(10 + query)] = 0.5
+        pattern[1, query, 10 + query] = 0.5
+    look.add(0, 20, pattern)
+    assert look.centre_of_origin[0, 0].tolist() == [10, 11, 12, 13]
+    assert look.centre[0, 0].tolist() == [12, 13, 10, 11]
+    assert look.centre[0, 1].tolist() == [10, 11, 12, 13]
+    assert look.centre_of_origin[0, 1].tolist() == origin
+
+
+def test_focus_by_hand() -> None:
+    """All on one key 1, evenly 0, on two of four keys half; NaN without attention there."""
+    look = AttendedPositions(range(20, 24), range(10, 14), 1, 1)
+    pattern = torch.zeros(1, 4, 24)
+    pattern[0, 0, 10] = 0.3
+    pattern[0, 1, 10:14] = 0.2
+    pattern[0, 2, 10:12] = 0.1
+    look.add(0, 20, pattern)
+    np.testing.assert_allclose(look.focus[0, 0].numpy(), [1.0, 0.0, 0.5, np.nan], atol=1e-6)
+
+
+def test_receivers_by_sentence_equal_the_blocks() -> None:
+    """Against the sentence x sentence matrix, written out."""
+    rng = np.random.default_rng(0)
+    sentences = [(2, 5), (5, 6), (6, 9), (9, 13), (13, 14), (14, 17), (17, 19), (19, 22), (22, 23), (23, 26)]
+    pattern = torch.tensor(np.tril(rng.random((2, 30, 30))), dtype=torch.float32)
+    pattern = pattern / pattern.sum(-1, keepdim=True)
+    found = ReceivedBySentences(sentences, 1, 2)
+    for first in range(0, 30, 7):
+        found.add(0, first, pattern[:, first : first + 7, : min(30, first + 7)])
+    for head in range(2):
+        blocks = np.array([[pattern[head, a:b, c:d].mean() for c, d in sentences] for a, b in sentences])
+        columns = [blocks[j + 4 :, j].mean() for j in range(len(sentences) - 4)]
+        assert found.kurtosis()[0, head] == pytest.approx(stats.kurtosis(columns), rel=1e-4)
+    assert np.isnan(ReceivedBySentences(sentences[:7], 1, 2).kurtosis()).all()
+    assert np.isnan(ReceivedBySentences([], 1, 2).kurtosis()).all()

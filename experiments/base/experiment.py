@@ -17,7 +17,7 @@ from interp.errors import UserError, nearest
 from interp.figures.drawing import Drawings, Tables
 from interp.runs.about import About
 from interp.runs.compared import Run, RunsCompared
-from interp.runs.headlines import Findings
+from interp.runs.findings import Findings
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - options
 F = TypeVar("F")

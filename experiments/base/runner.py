@@ -11,7 +11,7 @@ from experiments.base.session import Session, warned
 from experiments.base.tracking import track
 from interp.errors import UserError, on_command_line
 from interp.figures.drawing import save_all
-from interp.runs.headlines import Findings, reasons, summary
+from interp.runs.findings import Findings, reasons, summary
 from interp.runs.store import written_tables
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from interp.errors import printable
-from interp.runs.headlines import Findings, reasons
+from interp.runs.findings import Findings, reasons
 from interp.stats import Estimate
 
 
@@ -31,6 +31,8 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
         console.print(table)
     else:
         console.print(printable(title))
+    for verdict in findings.verdicts:
+        console.print(printable(verdict.as_line()), highlight=False, soft_wrap=True)
     for line in findings.lines:
         console.print(printable(line), highlight=False)
     if skipped:

@@ -8,7 +8,7 @@ Interventions on the answer leave everything before it as it was: its keys and v
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +18,19 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from interp.ablation.interventions import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
+from interp.ablation.roles import AnswerRole, answer_roles
 from interp.errors import UserError
 from interp.grading.outcomes import Outcome, extract_answer, outcome
 from interp.model.generate import Sampling, Written, continue_ids
 from interp.model.lens import Lens
+from interp.model.prefixes import batches_are_right
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
 from interp.model.unembedding import logits_of, trunk_of
 from interp.text.trace import Segment, Trace
 
 Intervention = Ablation | Knockout
 TEACHER_FORCED = ("ld", "logprob", "kl", "flipped")
+"""Of these `logprob` and `kl` are also taken by the role of the answer token (interp/ablation/roles.py)."""
 WRITTEN = ("correct", "same_answer", "finished")
 
 
@@ -116,6 +119,8 @@ class Subjects:
     """Which of the answer tokens is the answer's first."""
     own: list[int] = field(init=False)
     """That token."""
+    roles: list[dict[AnswerRole, list[int]]] = field(init=False)
+    """Which of the answer tokens have which role."""
     written: list[Written] | None = None
     _shared: dict[bool, _Before] = field(default_factory=dict)
 
@@ -123,6 +128,12 @@ class Subjects:
         positions = [_required(answer_position(trace)) for trace in self.traces]
         self.at = [p - t[Segment.ANSWER].start for p, t in zip(positions, self.traces, strict=True)]
         self.own = [t.token_ids[p] for p, t in zip(positions, self.traces, strict=True)]
+        self.roles = [_by_role(trace) for trace in self.traces]
+        # Found out before anything is cut: the comparison's own passes must be whole.
+        if len(self.traces) > 1 and not batches_are_right(self.lens):
+            raise UserError(
+                f"rows side by side are continued otherwise than alone on {self.lens.name}: set experiment.batch=1"
+            )
         self.batch, self.prompts = batch_of(self.lens, self.traces), batch_of(self.lens, self.traces, whole=False)
         self.clean = self._predictions(())
         self._compare_with_each_alone()
@@ -196,13 +207,15 @@ class Subjects:
     ) -> list[dict[str, Any]]:
         """`ld`: logit of the answer's first token minus that of its clean runner-up; `logprob` of that token; `kl`:
         KL(clean || cut) in nats, mean over answer tokens; `flipped`: another token is likelier there. The `value` of
-        the first two is cut minus clean."""
+        the first two is cut minus clean. Rows with a `role`: `logprob` and `kl`, mean over the answer tokens of that
+        role; for random sets of heads `logprob` alone."""
         rows = []
         predictions = self._predictions(interventions, reference, seed)
-        for trace, own, at, foil, clean, cut in zip(
-            self.traces, self.own, self.at, self.foils, self.clean, predictions, strict=True
+        for trace, own, at, foil, roles, clean, cut in zip(
+            self.traces, self.own, self.at, self.foils, self.roles, self.clean, predictions, strict=True
         ):
-            kl = float((clean.exp() * (clean - cut)).nan_to_num(0.0).sum(-1).mean())
+            by_token = (clean.exp() * (clean - cut)).nan_to_num(0.0).sum(-1)
+            kl = float(by_token.mean())
             values: dict[str, tuple[float | None, float, float]] = {}
             for name, before, after in (
                 ("ld", clean[at, own] - clean[at, foil], cut[at, own] - cut[at, foil]),
@@ -212,7 +225,29 @@ class Subjects:
             flipped = float(int(cut[at].argmax()) != own)
             values |= {"kl": (None, kl, kl), "flipped": (float(int(clean[at].argmax()) != own), flipped, flipped)}
             rows += [self._row(trace, labels, metric, *numbers) for metric, numbers in values.items()]
+            rows += self._by_role(trace, labels, roles, clean, cut, by_token)
         return rows
+
+    def _by_role(
+        self,
+        trace: Trace,
+        labels: Labels,
+        roles: Mapping[AnswerRole, Sequence[int]],
+        clean: Float[Tensor, "token vocab"],
+        cut: Float[Tensor, "token vocab"],
+        kl: Float[Tensor, " token"],
+    ) -> Iterator[dict[str, Any]]:
+        if labels.heads_kind is None and labels.layer is not None:
+            return  # heads one by one and windows of layers: the whole answer says enough
+        answer = trace[Segment.ANSWER]
+        tokens = torch.tensor(trace.token_ids[answer.start : answer.end])[:, None]
+        before, after = (table.gather(1, tokens)[:, 0] for table in (clean, cut))
+        for role, places in roles.items():
+            a, b = float(before[places].mean()), float(after[places].mean())
+            yield {**self._row(trace, labels, "logprob", a, b, b - a), "role": role}
+            if labels.control is None:
+                value = float(kl[places].mean())
+                yield {**self._row(trace, labels, "kl", None, value, value), "role": role}
 
     def written_anew(
         self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
@@ -264,6 +299,11 @@ class Subjects:
     ) -> dict[str, Any]:
         about = {"example": trace.example, **labels.as_row()}
         return {**about, "metric": metric, "clean": clean, "patched": patched, "value": value}
+
+
+def _by_role(trace: Trace) -> dict[AnswerRole, list[int]]:
+    roles = answer_roles(trace)
+    return {role: [i for i, one in enumerate(roles) if one is role] for role in AnswerRole if role in roles}
 
 
 def _right(written: Written, gold: str) -> bool:

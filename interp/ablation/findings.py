@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from interp.ablation.design import ANY_LAYER, ONLY, RANDOM, RFH
+from interp.ablation.roles import AnswerRole
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples, per_example
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate, bootstrap_mean, rng_for, sign_flips
+from interp.runs.verdicts import Sign, Verdict, verdict
+from interp.stats import LEVEL, Comparison, Estimate, adjust, bootstrap_mean, rng_for
 
-RFH = "rfh"
+SETS = {
+    RANDOM: "sets of heads of the same layers",
+    ANY_LAYER: "sets of heads of any layer (too few in their own)",
+}
+ONLY_THESE = "kept only in"
 METRICS = {
     "ld": "change of the answer's logit difference",
     "flipped": "share of traces whose answer token is no longer the likeliest",
@@ -30,91 +40,188 @@ class AblateFacts:
     n_traces: int
 
 
-def findings(effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], seed: int) -> Findings[AblateFacts]:
-    """What a run tells."""
-    headlines = _doses(effects) + _knockouts(effects)
+def findings(
+    table: Callable[[str], pd.DataFrame], lists: Mapping[str, Sequence[Head]], seed: int, *, halves: bool
+) -> Findings[AblateFacts]:
+    """What a run tells; `halves`: heads were ranked on other traces than they were cut on."""
+    effects = table("effects").merge(_widenings(table("cut_lists")), on=["heads_kind", "n_heads"], how="left")
+    doses, verdicts = _doses(effects)
+    headlines = [*doses, *_edges(effects), *_knockouts(effects, seed), *_by_role(effects, seed)]
     lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
-    lines += _tests(effects, seed) + _single(effects)
+    if not halves:
+        lines.append("heads were ranked on the traces that they are cut on: their effects are flattered")
+    lines += _tests(effects) + _single(effects)
     facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
-    return Findings(headlines, facts, lines)
+    return Findings(headlines, facts, lines, verdicts=verdicts)
+
+
+def _widenings(cut: pd.DataFrame) -> pd.DataFrame:
+    """One number for each list and dose: the larger of both halves'."""
+    by_list = cut.groupby(["heads_kind", "n_heads"], as_index=False)["widening"].max()
+    only = by_list.assign(heads_kind=ONLY + by_list["heads_kind"])
+    return pd.concat([by_list, only], ignore_index=True)
 
 
 def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
     """Rows of ablated lists of heads, controls included."""
-    return effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
+    return effects[
+        effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna() & effects["role"].isna()
+    ]
 
 
-def _doses(effects: pd.DataFrame) -> list[Headline]:
-    """The largest dose of each list that has it, first kind of ablation, answer rows if measured."""
+def decisive(rows: pd.DataFrame) -> int:
+    """How many heads the claims are about: the dose with the most random sets, or the largest."""
+    draws = rows.groupby("n_heads")["draw"].nunique()
+    return int(draws.index[draws == draws.max()].max())
+
+
+def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Comparison | None]:
+    """One intervention's rows of a metric with controls: what these are, the sets' mean with the middle 95 % of sets
+    (n = sets), and where the list itself stands among them. Sets, not traces, are what chance chooses."""
+    own, drawn = rows[rows["control"].isna()], rows[rows["control"].notna()]
+    if drawn.empty:
+        return None, None, None
+    by_set = drawn.groupby("draw")
+    whole = by_set["example"].nunique() == own["example"].nunique()  # one half of the traces may have fewer sets
+    sets = by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
+    if not len(sets):
+        return None, None, None
+    low, high = np.quantile(sets, [0.025, 0.975])
+    compared = Comparison.with_draws(float(own["value"].mean()), sets, _widening_of(own))
+    kind = SETS[str(drawn["control"].iloc[0])]
+    return kind, Estimate(float(sets.mean()), len(sets), float(low), float(high)), compared
+
+
+def _widening_of(own: pd.DataFrame) -> float:
+    known = own["widening"].dropna()
+    return float(known.iloc[0]) if len(known) else 1.0
+
+
+def _doses(effects: pd.DataFrame) -> tuple[list[Headline], list[Verdict]]:
+    """The largest dose of each list that has it, first kind of ablation and rows; the verdicts on RFHs."""
     rows = dose_rows(effects)
-    if rows.empty:
-        return []
-    first = rows.iloc[0]
-    rows = rows[(rows["intervention"] == first["intervention"]) & (rows["rows"] == first["rows"])]
-    headlines = []
+    headlines: list[Headline] = []
+    decided: list[tuple[Headline, Sign]] = []
+    if not rows.empty:
+        first = rows.iloc[0]
+        rows = rows[(rows["intervention"] == first["intervention"]) & (rows["rows"] == first["rows"])]
     for kind, of_kind in rows.groupby("heads_kind", sort=False):
-        own = of_kind[of_kind["control"].isna()]
-        n = int(own["n_heads"].max())
+        n = decisive(of_kind)
         for metric, label in METRICS.items():
-            here = own[(own["n_heads"] == n) & (own["metric"] == metric)]
-            if here.empty:
+            here = of_kind[(of_kind["n_heads"] == n) & (of_kind["metric"] == metric)]
+            own = here[here["control"].isna()]
+            if own.empty:
                 continue
             name = f"{label}: top {n} {str(kind).upper() if kind == RFH else kind} heads ablated ({first['rows']} rows)"
-            estimate = over_examples(here)
-            control = _random(rows, n, metric) if kind == RFH else None
-            headlines.append(Headline(name, estimate, "random heads of the RFHs' layers" if control else None, control))
+            number = Headline(name, over_examples(own), *against_sets(here))
+            headlines.append(number)
+            if kind == RFH and metric == "ld":
+                decided.append((number, Sign.LOWER))
+            if kind == RFH and metric == "kl":
+                decided.append((number, Sign.HIGHER))
+    edges = [(number, Sign.LOWER) for number in _edges(effects) if ONLY_THESE not in number.name]
+    return headlines, [verdict("A6", decided), verdict("A6.edges", edges)]
+
+
+def _edges(effects: pd.DataFrame) -> list[Headline]:
+    """The edges of the RFHs alone, and of all heads but these, at the largest dose."""
+    headlines = []
+    rows = effects[effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].notna()]
+    rows = rows[(rows["metric"] == "ld") & rows["role"].isna()]
+    for (intervention, kind), part in rows.groupby(["intervention", "heads_kind"], sort=False):
+        here = part[part["n_heads"] == decisive(part)]
+        edge, n = str(intervention).removeprefix("knockout_").replace("_", "->", 1), int(here["n_heads"].iloc[0])
+        which = f"cut in the top {n} RFHs" if kind == RFH else f"{ONLY_THESE} the top {n} RFHs"
+        own = over_examples(here[here["control"].isna()])
+        name = f"{METRICS['ld']}: {edge} {which}"
+        headlines.append(Headline(name, own, *against_sets(here)))
     return headlines
 
 
-def _random(rows: pd.DataFrame, n: int, metric: str) -> Estimate | None:
-    drawn = rows[(rows["control"] == "random_heads") & (rows["n_heads"] == n) & (rows["metric"] == metric)]
-    return None if drawn.empty else over_examples(drawn)
-
-
-def _knockouts(effects: pd.DataFrame) -> list[Headline]:
+def _knockouts(effects: pd.DataFrame, seed: int) -> list[Headline]:
     whole = effects[
         effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
     ]
-    whole = whole[~whole["intervention"].str.endswith("_unscaled")]  # the figure has both
+    whole = whole[~whole["intervention"].str.endswith("_unscaled") & whole["role"].isna()]  # the figure has both
     headlines = []
     for name, rows in whole.groupby("intervention", sort=False):
-        for metric in ("flipped", "same_answer"):
+        edge = str(name).removeprefix("knockout_").replace("_", "->", 1)
+        for metric in ("ld", "flipped", "same_answer"):
             here = rows[rows["metric"] == metric]
-            if not here.empty:
-                edge = str(name).removeprefix("knockout_").replace("_unscaled", ", not rescaled").replace("_", "->", 1)
-                estimate = over_examples(here)
-                clean = Estimate(float(here["clean"].mean()), len(here))
-                headlines.append(
-                    Headline(f"{METRICS[metric]}: {edge} cut in all heads", estimate, "nothing cut", clean)
-                )
+            if here.empty:
+                continue
+            before = here["clean"].to_numpy(dtype=float)
+            after = (here["value"] if metric != "ld" else here["patched"]).to_numpy(dtype=float)
+            compared = Comparison.paired(after, before, rng_for(seed, "knockout", name, metric))
+            clean: Estimate | None = Estimate(0.0, len(here))
+            if metric != "ld":
+                known = before[~np.isnan(before)]
+                clean = Estimate(float(known.mean()), len(known)) if len(known) else None
+            text = f"{METRICS[metric]}: {edge} cut in all heads"
+            headlines.append(Headline(text, over_examples(here), "nothing cut" if clean else None, clean, compared))
     return headlines
 
 
-def _tests(effects: pd.DataFrame, seed: int) -> list[str]:
-    """Do RFHs matter more than random heads of the same layers? Paired over traces."""
-    rows = dose_rows(effects)
-    rows = rows[(rows["heads_kind"] == RFH) & (rows["metric"] == "ld")]
-    lines = []
-    for place, part in rows.groupby(["intervention", "rows", "n_heads"], sort=False):
-        intervention, where, n = map(str, place)
-        own, drawn = (per_example(part[part["control"].isna() == is_own]) for is_own in (True, False))
-        both = pd.DataFrame({"own": own, "random": drawn}).dropna()
-        if len(both) >= 2:
-            difference = (both["own"] - both["random"]).to_numpy()
-            estimate = bootstrap_mean(difference, rng_for(seed, "test", intervention, where, n))
-            p, _, _ = sign_flips(difference, rng_for(seed, "signs", intervention, where, n))
-            kind = str(intervention).removeprefix("ablate_head_")
-            name = f"top {int(float(n))} RFHs minus random heads, {kind}, {where} rows"
-            lines.append(
-                f"{name}, logit difference: {estimate.value:+.2f} "
-                f"[{estimate.low:+.2f}, {estimate.high:+.2f}], sign flips p = {p:.2g}, n = {estimate.n}"
+def _by_role(effects: pd.DataFrame, seed: int) -> list[Headline]:
+    """What the first edge's knockout, and the RFHs' ablation, do to each kind of word of the answer, beside the words
+    that stand in the prompt as well: one answer, two sources."""
+    rows = effects[effects["role"].notna() & (effects["metric"] == "logprob") & effects["control"].isna()]
+    headlines = []
+    whole = rows[rows["intervention"].str.startswith("knockout_") & rows["heads_kind"].isna() & rows["layer"].isna()]
+    doses = rows[rows["intervention"].str.startswith("ablate_head_") & (rows["heads_kind"] == RFH)]
+    if len(doses):
+        doses = doses[doses["n_heads"] == decisive(effects[effects["heads_kind"] == RFH])]
+    for part, what in ((whole, "{} cut in all heads"), (doses, "RFHs ablated")):
+        if part.empty:
+            continue
+        first = part.iloc[0]
+        here = part[
+            (part["intervention"] == first["intervention"]) & (part["rows"].isna() | (part["rows"] == first["rows"]))
+        ]
+        edge = str(first["intervention"]).removeprefix("knockout_").replace("_", "->", 1)
+        by_role = {str(role): per_example(of) for role, of in here.groupby("role", sort=True)}
+        beside = by_role.get(AnswerRole.PROMPT)
+        for role, values in by_role.items():
+            name = f"change of log-probability of {role.replace('_', ' ')} tokens: {what.format(edge)}"
+            estimate = bootstrap_mean(values.to_numpy(dtype=float), rng_for(seed, "role", first["intervention"], role))
+            if beside is None or role == AnswerRole.PROMPT:
+                headlines.append(Headline(name, estimate))
+                continue
+            control = bootstrap_mean(
+                beside.to_numpy(dtype=float), rng_for(seed, "role", first["intervention"], "prompt")
             )
-    return lines
+            both = (values - beside.reindex(values.index)).to_numpy(dtype=float)
+            compared = Comparison.paired(both, 0.0, rng_for(seed, "roles", first["intervention"], role))
+            headlines.append(Headline(name, estimate, "words of the prompt in the same answers", control, compared))
+    return headlines
+
+
+def _tests(effects: pd.DataFrame) -> list[str]:
+    """Where each list of heads stands among sets of as many heads of its layers; one family, Benjamini-Hochberg."""
+    rows = dose_rows(effects)
+    rows = rows[rows["metric"] == "ld"]
+    found: list[dict[str, Any]] = []
+    for (kind, intervention, where, n), part in rows.groupby(
+        ["heads_kind", "intervention", "rows", "n_heads"], sort=False
+    ):
+        _, _, compared = against_sets(part)
+        if compared is not None and 1 / (1 + compared.difference.n) < LEVEL:
+            method = str(intervention).removeprefix("ablate_head_")
+            found.append(
+                {"about": f"top {int(n)} {kind} heads, {method}, {where} rows", "c": compared, "p": compared.p}
+            )
+    adjust(found)
+    return [
+        f"{row['about']}, logit difference against sets of their layers: {row['c'].difference.value:+.2f} "
+        f"[{row['c'].difference.low:+.2f}, {row['c'].difference.high:+.2f}], p = {row['p']:.2g}, "
+        f"q = {row['p_adjusted']:.2g} ({row['c'].difference.n} sets)"
+        for row in found
+    ]
 
 
 def _single(effects: pd.DataFrame) -> list[str]:
     """The heads that matter most alone."""
-    alone = effects[effects["head"].notna() & (effects["metric"] == "ld")]
+    alone = effects[effects["head"].notna() & (effects["metric"] == "ld") & effects["role"].isna()]
     if alone.empty:
         return []
     means = alone.groupby(["layer", "head"])["value"].mean().reset_index()

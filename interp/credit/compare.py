@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from interp.credit.study import REFERENCE, Training, curve_rows, study_rows
+from interp.credit.gamma import Strategy
+from interp.credit.study import REFERENCE, Training, by_arm, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
 from interp.runs.compared import TIMING, Run, RunsCompared, differing, option
 from interp.runs.headlines import Headline
 from interp.runs.store import read_json
+from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import Estimate
 
 ARM_OPTIONS = frozenset(
@@ -56,7 +58,29 @@ def compare(runs: Sequence[Run], _: str) -> RunsCompared:
         lines,
         f"{model} on {data}",
         by_run=False,
+        verdicts=_verdicts(trainings),
     )
+
+
+def _verdicts(trainings: Sequence[Training]) -> list[Verdict]:
+    """The paper's claims on arms that were trained here, seed by seed."""
+    wanted = (
+        ("B6", Strategy.COUPLED, REFERENCE, Sign.HIGHER),
+        ("B6.random", Strategy.COUPLED, Strategy.RANDOM, Sign.HIGHER),
+        ("B6.bottom", f"{Strategy.COUPLED}, end bottom", REFERENCE, Sign.LOWER),
+    )
+    members = by_arm(trainings)
+    found = []
+    for claim, arm, other, sign in wanted:
+        if arm not in members or other not in members:
+            found.append(verdict(claim, [], why=f"no training of {arm if arm not in members else other}"))
+            continue
+        ours, theirs = ({one.seed: one.final for one in members[name]} for name in (arm, other))
+        compared = over_both(ours, theirs)
+        final = over_seeds(list(ours.values()))
+        number = Headline(f"held-out accuracy, {arm}", final, other, over_seeds(list(theirs.values())), compared)
+        found.append(verdict(claim, [(number, sign)]))
+    return found
 
 
 def arms(options: Sequence[dict]) -> list[str]:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import CONFIDENCE, Estimate, adjust
+from interp.stats import CONFIDENCE, ComparedBy, Comparison, Estimate, adjust
 
 STUDY_TABLE = Table(
     "study",
@@ -87,6 +87,15 @@ def over_seeds(values: Sequence[float]) -> Estimate:
     spread = float(stats.sem(known))
     low, high = stats.t.interval(CONFIDENCE, len(known) - 1, float(known.mean()), spread) if spread else [known[0]] * 2
     return Estimate(float(known.mean()), len(known), float(low), float(high))
+
+
+def over_both(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison | None:
+    """Two arms, seed by seed: the mean difference with Student's t interval, and the paired t test's p-value."""
+    gap = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    if not gap:
+        return None
+    p = float(stats.ttest_1samp(gap, 0.0).pvalue) if len(gap) > 1 and np.ptp(gap) > 0 else None
+    return Comparison(ComparedBy.PAIRED, over_seeds(gap), p)
 
 
 def by_arm(trainings: Sequence[Training]) -> dict[str, list[Training]]:

@@ -45,7 +45,9 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
     """Each effect against the number of ablated heads, one column for each kind of ablation and rows; the grey band is
     random heads of the RFHs' layers, all with 95 % intervals over traces. None if no list of heads was ablated."""
-    rows = effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
+    rows = effects[
+        effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna() & effects["role"].isna()
+    ]
     if rows.empty:
         return None
     columns = list(rows[["intervention", "rows"]].drop_duplicates().itertuples(index=False, name=None))
@@ -79,11 +81,13 @@ def doses(effects: pd.DataFrame, model: str) -> Figure | None:
 
 
 def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
-    random = rows[rows["control"] == "random_heads"]
+    random = rows[rows["control"].notna() & (rows["heads_kind"] == "rfh")]
     if not random.empty:
-        points = _points(random, "n_heads")
-        axis.fill_between(points["at"], points["low"], points["high"], color="#bbbbbb", alpha=0.6, linewidth=0)
-        axis.plot(points["at"], points["value"], "-", color=style.GREY, label="random heads")
+        # The band holds 95 % of the random sets: sets, not traces, are what chance chooses.
+        by_set = random.groupby(["n_heads", "draw"])["value"].mean().groupby("n_heads")
+        low, middle, high = by_set.quantile(0.025), by_set.mean(), by_set.quantile(0.975)
+        axis.fill_between(middle.index, low, high, color="#bbbbbb", alpha=0.6, linewidth=0)
+        axis.plot(middle.index, middle, "-", color=style.GREY, label="sets like the RFHs")
     for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
         points = _points(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
@@ -122,7 +126,9 @@ def single_heads(
 
 def windows(effects: pd.DataFrame, model: str) -> Figure | None:
     """Attention edges cut in a window of layers, against its first layer; dotted: cut in all layers. None without."""
-    cut = effects[effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna()]
+    cut = effects[
+        effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["role"].isna()
+    ]
     inside = cut[cut["layer"].notna()]
     if inside.empty:
         return None
@@ -166,7 +172,10 @@ def _edges(rows: pd.DataFrame) -> list[str]:
 def whole(effects: pd.DataFrame, model: str) -> Figure | None:
     """What whole knockouts do: tokens flipped and answers that stay the same. None without."""
     cut = effects[
-        effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
+        effects["intervention"].str.startswith("knockout_")
+        & effects["heads_kind"].isna()
+        & effects["layer"].isna()
+        & effects["role"].isna()
     ]
     metrics = [m for m in ("flipped", "same_answer", "correct") if (cut["metric"] == m).any()]
     if cut.empty or not metrics:

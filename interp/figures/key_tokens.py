@@ -16,7 +16,8 @@ KINDS = {
     "swap_name": ("name swapped", style.ORANGE),
     "delete_step": ("step deleted", style.GREEN),
     "shuffle_step": ("step shuffled", style.RED),
-    "paraphrase_step": ("step paraphrased", style.GREY),
+    "paraphrase_step": ("step put into a template", style.PURPLE),
+    "insert_inert": ("sentence without content put in", style.GREY),
 }
 ROLES = {
     "changed": ("the changed tokens", style.RED),

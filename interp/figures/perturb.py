@@ -53,7 +53,8 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
 def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) -> Figure:
     """Fig. 3: for each problem the mean Jaccard overlap at its k positions of highest and of lowest FAI; below the
     diagonal, high-FAI tokens change more."""
-    jaccard = effects[effects["metric"] == "jaccard"].groupby(["example", "position"])["value"].mean().rename("jaccard")
+    forced = effects[(effects["metric"] == "jaccard") & effects["control"].isna()]
+    jaccard = forced.groupby(["example", "position"])["value"].mean().rename("jaccard")
     table = tokens.dropna(subset="fai_to_end").join(jaccard, on=["example", "position"]).dropna(subset="jaccard")
     high, low = [], []
     for _, part in table.groupby("example", sort=False):

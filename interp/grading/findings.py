@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from scipy import stats
 
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate
+from interp.runs.verdicts import Sign, Verdict, verdict
+from interp.stats import ComparedBy, Comparison, Estimate, or_null
 from interp.text.prompts import Condition
 
 Tables = Callable[[str], pd.DataFrame]
@@ -44,7 +47,8 @@ def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
         lines += [f"{about}{line}" for line in _tests(tests)]
         lines += [f"{about}{line}" for line in _length(of_writer)]
         lines += [f"{about}{line}" for line in _outcomes(of_writer)]
-    return Findings(headlines, EvaluateFacts(writers), lines)
+    verdicts = [_improves(paired, writers[0])] if writers else []
+    return Findings(headlines, EvaluateFacts(writers), lines, verdicts=verdicts)
 
 
 def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list[Headline]:
@@ -55,9 +59,28 @@ def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list
     ]
     for row in records(tests):
         name = f"{label}, {_spoken(row['first'])} minus {_spoken(row['second'])}"
-        null = None if pd.isna(row["null_low"]) else Estimate(0.0, int(row["n"]), row["null_low"], row["null_high"])
-        found.append(Headline(name, Estimate.of(row), "random signs" if null else None, null))
+        found.append(difference(row, name))
     return found
+
+
+def difference(row: dict[str, Any], name: str) -> Headline:
+    """Of two conditions, question by question; the interval of the control is what random signs give."""
+    if pd.isna(row["null_low"]):
+        return Headline(name, Estimate.of(row))
+    null = Estimate(0.0, int(row["n"]), row["null_low"], row["null_high"])
+    compared = Comparison(ComparedBy.PAIRED, Estimate.of(row), or_null(row["p_permutation"]))
+    return Headline(name, Estimate.of(row), "random signs", null, compared)
+
+
+def _improves(paired: pd.DataFrame, writer: str) -> Verdict:
+    """Whether this writer is right more often with reasoning, over the questions that pass the filters."""
+    rows = paired[(paired["writer"] == writer) & (paired["group"] == "all") & (paired["kept"] == PAIRED)]
+    rows = rows[(rows["measure"] == "accuracy") & (rows["first"] == Condition.WITH_REASONING)]
+    rows = rows[rows["second"] == Condition.WITHOUT_REASONING]
+    found = [difference(row, "accuracy with minus without reasoning, after the filters") for row in records(rows)]
+    return verdict(
+        "A1", [(one, Sign.HIGHER) for one in found], why=None if found else "not asked both ways, or not graded"
+    )
 
 
 def _spoken(condition: str) -> str:

@@ -20,12 +20,29 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
 from interp.heads.trajectories import forward_p
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, or_null, random_heads_like, rng_for
+from interp.runs.verdicts import Sign, Verdict, verdict
+from interp.stats import (
+    Comparison,
+    Estimate,
+    adjust,
+    binomial_comparison,
+    binomial_estimate,
+    bootstrap_mean,
+    hypergeometric_comparison,
+    or_null,
+    rng_for,
+    sets_beside,
+)
 from interp.text.trace import Segment
 
 Tables = Callable[[str], pd.DataFrame]
+LEAST_FOCUS = 0.05
+"""The least difference of masses that counts. Heads of an untrained model differ too, by hundredths."""
+LEAST_DENSITY = 0.1
+"""The least logarithm of the ratio of attention a token between reasoning and prompt that counts: a tenth more."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +78,18 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     values = samples[score]
     means = mean_over_examples(values)
     top = rank_heads(means, k)
-    headlines = _masses(heads, seed)
+    headlines, looks = _masses(heads, seed)
+    focus = verdict("A3", [], why="fewer than two traces")
     if len(values) >= 2:
-        headlines += _split_half(heads, values, k, options.random_sets, seed)
+        halves = _split_half(heads, values, k, options.random_sets, seed)
+        headlines += halves
+        focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
         chance = Estimate(k / means.size, 1)
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
-    middle = middle_third(len(means))
-    share = share_in_middle_layers(values, k, seed, score, resamples)
-    chance = Estimate(len(middle) / len(means), 1)
-    where = f"layers {middle.start}-{middle.stop - 1}" if len(middle) > 1 else f"layer {middle.start}"
-    headlines.append(Headline(f"share of the top {k} in the middle third ({where})", share, "share of layers", chance))
-    headlines += _trajectories(heads, top, seed)
+    in_middle = _middle(values, means, top, options)
+    moving, moves, stops = _trajectories(heads, top, seed)
+    headlines += [in_middle, *moving]
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
     lists: dict[str, list[Head]] = {}
     for kind in HeadKind:
@@ -80,6 +97,11 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
             means_of = mean_over_examples(samples[kind])
             lists[kind.value] = top_heads(means_of, k, kind)
             lines.append(f"top {kind} heads: {_listed(lists[kind.value], means_of) or 'none above the floor'}")
+    verdicts = [looks, focus, verdict("A3.middle", [(in_middle, Sign.HIGHER)], needs=focus)]
+    verdicts += [
+        _little_overlap(kind, top, lists.get(kind), focus) for kind in (HeadKind.INDUCTION, HeadKind.RETRIEVAL)
+    ]
+    verdicts += [verdict("A4", moves, needs=focus), verdict("A4.stops", stops, needs=focus)]
     overlaps = table("overlaps")
     for row in records(overlaps[overlaps["first"] == score]):
         if row["second"] in lists and row["n_second"]:
@@ -95,7 +117,43 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         headlines.append(Headline("accuracy of the answers", bootstrap_mean(correct, rng_for(seed, "accuracy"))))
     scores = [or_null(float(means[head])) for head in top]
     facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
-    return Findings(headlines, facts, lines)
+    return Findings(headlines, facts, lines, verdicts=verdicts)
+
+
+def _middle(values: Samples, means: np.ndarray, top: list[Head], options: FindingsOptions) -> Headline:
+    """How many of the top heads lie in the middle third, against as many drawn from all ranked heads."""
+    middle, k = middle_third(len(means)), len(top)
+    share = share_in_middle_layers(values, k, options.seed, options.score, options.resamples)
+    ranked = ~np.isnan(means)
+    inside = int(ranked[middle.start : middle.stop].sum())
+    where = f"layers {middle.start}-{middle.stop - 1}" if len(middle) > 1 else f"layer {middle.start}"
+    there = sum(head.layer in middle for head in top)
+    return Headline(
+        f"share of the top {k} in the middle third ({where})",
+        share,
+        "share of all heads",
+        Estimate(inside / int(ranked.sum()), int(ranked.sum())),
+        hypergeometric_comparison(there, k, inside, int(ranked.sum())),
+    )
+
+
+def _little_overlap(kind: HeadKind, top: list[Head], others: list[Head] | None, focus: Verdict) -> Verdict:
+    """Whether fewer than half of the top heads are of another kind: shown by few shared ones, not by a test that finds
+    no more than chance."""
+    claim = f"A3.{kind}"
+    if not others:
+        return verdict(
+            claim, [], why=f"{kind} heads were not looked for" if others is None else f"it has no {kind} heads"
+        )
+    shared = overlap(top, others)
+    number = Headline(
+        f"share of the top {len(top)} that are {kind} heads",
+        binomial_estimate(shared, len(top)),
+        "half of them",
+        Estimate(0.5, len(top)),
+        binomial_comparison(shared, len(top), 0.5),
+    )
+    return verdict(claim, [(number, Sign.LOWER)], needs=focus)
 
 
 def overlap_text(row: dict[str, Any]) -> str:
@@ -108,18 +166,42 @@ def _listed(heads: list[Head], means: np.ndarray) -> str:
     return ", ".join(f"{head} {means[head]:.3f}" for head in heads)
 
 
-def _masses(heads: pd.DataFrame, seed: int) -> list[Headline]:
+def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:
+    """The mean mass from the answer to each segment, and whether the reasoning gets more than the prompt."""
     by_segment = masses_by_segment(heads)
-    even = heads.groupby("example", sort=False)["answer_reasoning_even"].first().to_numpy()
-    headlines = []
+    by_trace = heads.groupby("example", sort=False)
+    even = by_trace["answer_reasoning_even"].first().to_numpy()
+    headlines, to_reasoning = [], by_segment["answer_reasoning"].to_numpy()
     for s in Segment:
-        masses = bootstrap_mean(by_segment[f"answer_{s}"].to_numpy(), rng_for(seed, "mass", s))
-        control: tuple[str, Estimate] | tuple[None, None] = (None, None)
+        values = by_segment[f"answer_{s}"].to_numpy()
+        masses = bootstrap_mean(values, rng_for(seed, "mass", s))
         if s is Segment.REASONING:
             control = ("an even head", bootstrap_mean(even, rng_for(seed, "even")))
-        if masses.n:
-            headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control))
-    return headlines
+            compared = Comparison.paired(values, even, rng_for(seed, "mass", s, "even"))
+            headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control, compared))
+        elif masses.n:
+            headlines.append(Headline(f"mass answer->{s}, all heads", masses))
+    to_prompt = by_segment["answer_prompt"].to_numpy()
+    raw = Headline(
+        "mass answer->reasoning, all heads",
+        bootstrap_mean(to_reasoning, rng_for(seed, "mass", Segment.REASONING)),
+        "answer->prompt",
+        bootstrap_mean(to_prompt, rng_for(seed, "mass", Segment.PROMPT)),
+        Comparison.paired(to_reasoning, to_prompt, rng_for(seed, "reasoning or prompt")),
+    )
+    of_token = by_trace[["answer_reasoning_per_token", "answer_prompt_per_token"]].mean().astype(float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.log(of_token["answer_reasoning_per_token"] / of_token["answer_prompt_per_token"]).to_numpy()
+    ratio = np.where(np.isfinite(ratio), ratio, np.nan)
+    density = Headline(
+        "log ratio of the attention that a token of the reasoning and of the prompt gets from the answer",
+        bootstrap_mean(ratio, rng_for(seed, "density")),
+        "an even head",
+        Estimate(0.0, len(ratio)),
+        Comparison.paired(ratio, 0.0, rng_for(seed, "density", "test")),
+    )
+    headlines.append(density)
+    return headlines, verdict("A2", [(density, Sign.HIGHER), (raw, Sign.HIGHER)], least=[LEAST_DENSITY, LEAST_FOCUS])
 
 
 def _split_half(heads: pd.DataFrame, values: np.ndarray, k: int, random_sets: int, seed: int) -> list[Headline]:
@@ -127,69 +209,101 @@ def _split_half(heads: pd.DataFrame, values: np.ndarray, k: int, random_sets: in
     chosen = rank_heads(mean_over_examples(values[0::2]), k)
     again = rank_heads(mean_over_examples(values[1::2]), k)
     mass = head_array(heads, heads["answer_reasoning"])[1::2]
-    rng = rng_for(seed, "random heads")
-    sets = random_heads_like(np.array(chosen), mass.shape[2], random_sets, rng)
-    kept = [[Head(*map(int, place)) for place in one if place[0] >= 0] for one in sets]
-    by_set = np.stack([mean_over(mass, one) for one in kept if one]) if any(kept) else None
-    control = None if by_set is None else bootstrap_mean(by_set.mean(axis=0), rng_for(seed, "random heads", "interval"))
+    pool = [(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(values).all(axis=0))]
+    sets = sets_beside(np.array(chosen), pool, random_sets, rng_for(seed, "random heads"))
+    where = "the same layers" if sets.matched else "any layer (too few in their own)"
+    by_set = [mean_over(mass, [Head(*place) for place in one]) for one in sets.heads]
+    control = compared = None
+    own = mean_over(mass, chosen)
+    if by_set:
+        over_sets = np.array([np.nanmean(one) for one in by_set])
+        low, high = np.quantile(over_sets, [0.025, 0.975])
+        control = Estimate(float(over_sets.mean()), len(by_set), float(low), float(high))
+        compared = Comparison.with_draws(float(np.nanmean(own)), over_sets, sets.widening)
+    shared, n_ranked = overlap(chosen, again), int((~np.isnan(values[0])).sum())
     return [
         Headline(
             f"mass answer->reasoning, top {k} heads of the other half of the traces",
-            bootstrap_mean(mean_over(mass, chosen), rng_for(seed, "top heads")),
-            "random heads of the same layers",
+            bootstrap_mean(own, rng_for(seed, "top heads")),
+            f"sets of heads of {where}" if control else None,
             control,
+            compared,
         ),
         Headline(
             f"share of the top {k} heads that both halves of the traces agree on",
-            Estimate(overlap(chosen, again) / k, 1),
+            binomial_estimate(shared, k),
             "expected by chance",
-            Estimate(k / values[0].size, 1),
+            Estimate(k / n_ranked, n_ranked),
+            hypergeometric_comparison(shared, k, k, n_ranked),
         ),
     ]
 
 
-def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> list[Headline]:
-    """How far the top heads move along the reasoning and where they stop, beside all other heads that look there."""
+Numbers = list[tuple[Headline, Sign]]
+
+
+def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list[Headline], Numbers, Numbers]:
+    """How far the top heads move along the reasoning and where they stop, beside all other heads that look there: the
+    headlines, and the numbers that the two claims stand on."""
     places = pd.MultiIndex.from_frame(heads[["layer", "head"]])
     in_top = places.isin([tuple(head) for head in top])
-    headlines = []
-    rho = {name: _by_example(heads[rows], "trajectory") for name, rows in (("top", in_top), ("others", ~in_top))}
-    if len(rho["top"]):
-        headlines.append(
-            Headline(
-                f"trajectory (rank correlation) of the top {len(top)} heads",
-                bootstrap_mean(rho["top"], rng_for(seed, "trajectory")),
-                "other heads that look there",
-                bootstrap_mean(rho["others"], rng_for(seed, "trajectory", "others")),
-            )
+    headlines: list[Headline] = []
+    moves: Numbers = []
+    stops: Numbers = []
+    both = pd.DataFrame(
+        {name: _by_example(heads[rows], "trajectory") for name, rows in (("own", in_top), ("others", ~in_top))}
+    )
+    own, others = (both[name].to_numpy(dtype=float) for name in both)
+    if both["own"].notna().any():
+        name, rng = f"trajectory (rank correlation) of the top {len(top)} heads", rng_for(seed, "trajectory")
+        found = bootstrap_mean(own, rng)
+        beside = Headline(
+            name,
+            found,
+            "other heads that look there",
+            bootstrap_mean(others, rng_for(seed, "trajectory", "others")),
+            Comparison.paired(own, others, rng_for(seed, "trajectory", "paired")),
         )
+        still = Comparison.paired(own, 0.0, rng_for(seed, "trajectory", "still"))
+        headlines.append(beside)
+        moves = [
+            (beside, Sign.HIGHER),
+            (Headline(name, found, "no movement", Estimate(0.0, found.n), still), Sign.HIGHER),
+        ]
+    following = _by_example(heads[in_top], "trajectory_content"), _by_example(heads[in_top], "trajectory_place")
+    if following[0].notna().any():
+        content, place = (of.to_numpy(dtype=float) for of in following)
+        number = Headline(
+            f"trajectory of the top {len(top)} heads with the sentences in another order, by content",
+            bootstrap_mean(content, rng_for(seed, "content")),
+            "by place",
+            bootstrap_mean(place, rng_for(seed, "place")),
+            Comparison.paired(content, place, rng_for(seed, "content", "place")),
+        )
+        headlines.append(number)
+        moves.append((number, Sign.HIGHER))
     drawn, beaten = heads_that_move(heads, seed)
     if drawn:
         shared = overlap(beaten, top)
-        headlines.append(
-            Headline(
-                "heads that move forward, of those that look at the reasoning (sign flips, q < .05)",
-                binomial_estimate(len(beaten), drawn),
-                f"of the top {len(top)}",
-                Estimate(shared / len(top), len(top)),
-            )
-        )
+        name = "heads that move forward, of those that look at the reasoning (sign flips, q < .05)"
+        headlines.append(Headline(name, binomial_estimate(len(beaten), drawn)))
+        headlines.append(Headline(f"the same of the top {len(top)} heads", binomial_estimate(shared, len(top))))
     stopped = heads[in_top & heads["stops_expected"].notna()]
     if len(stopped):
-        sums = (
-            stopped.groupby("example", sort=False)[["stops", "stops_at_reflection", "stops_expected"]]
-            .sum()
-            .astype(float)
+        sums = stopped.groupby("example", sort=False)[["stops", "stops_at_reflection", "stops_expected"]].sum()
+        at, expected = (
+            (sums[column] / sums["stops"]).to_numpy(dtype=float) for column in ("stops_at_reflection", "stops_expected")
         )
-        headlines.append(
-            Headline(
-                f"share of the top {len(top)} heads' stops that lie at reflection words",
-                bootstrap_mean((sums["stops_at_reflection"] / sums["stops"]).to_numpy(), rng_for(seed, "stops")),
-                "shifted reflection words",
-                bootstrap_mean((sums["stops_expected"] / sums["stops"]).to_numpy(), rng_for(seed, "stops", "null")),
-            )
+        number = Headline(
+            f"share of the top {len(top)} heads' stops that lie at reflection words",
+            bootstrap_mean(at, rng_for(seed, "stops")),
+            "shifted reflection words",
+            bootstrap_mean(expected, rng_for(seed, "stops", "null")),
+            Comparison.paired(at, expected, rng_for(seed, "stops", "paired")),
         )
-    return headlines
+        headlines.append(number)
+        stops = [(number, Sign.HIGHER)]
+    return headlines, moves, stops
 
 
 def heads_that_move(heads: pd.DataFrame, seed: int) -> tuple[int, list[Head]]:
@@ -209,5 +323,5 @@ def heads_that_move(heads: pd.DataFrame, seed: int) -> tuple[int, list[Head]]:
     return len(rho), [row["head"] for row in rows if row["p_adjusted"] < 0.05]
 
 
-def _by_example(rows: pd.DataFrame, column: str) -> np.ndarray:
-    return rows.groupby("example", sort=False)[column].mean().dropna().to_numpy(dtype=float)
+def _by_example(rows: pd.DataFrame, column: str) -> pd.Series:
+    return rows.groupby("example", sort=False)[column].mean().astype(float)

@@ -8,12 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from interp.heads.reductions import AttendedPositions, AttentionRows, ReceivedAttention, SegmentMasses, even_mass
+from interp.heads.reductions import (
+    AttendedPositions,
+    AttentionRows,
+    ReceivedAttention,
+    ReceivedBySentences,
+    SegmentMasses,
+    even_mass,
+)
 from interp.heads.scores import Head
 from interp.heads.trajectories import reflection_positions, reflection_stops, stops, trajectory
 from interp.model.lens import Lens
 from interp.model.streaming import stream
 from interp.stats import or_null, rng_for
+from interp.text.sentences import reasoning_sentences, shuffled_sentences
 from interp.text.trace import Segment, Trace
 
 RECEIVER_GAP = 10
@@ -32,6 +40,8 @@ class HeadMeasures:
     permutations: int = 200
     min_mass: float = 0.05
     """Heads that give the reasoning less than this have no trajectory: there is too little to follow."""
+    shuffled: bool = False
+    """Also follow each head along the reasoning with its sentences in another order: one more pass."""
 
 
 def measure_heads(
@@ -45,16 +55,43 @@ def measure_heads(
     response = range(reasoning.start, answer.end)
     received = ReceivedAttention(response, response, *shape, gap=RECEIVER_GAP)
     look = AttendedPositions(range(answer.start, answer.end), range(reasoning.start, reasoning.end), *shape)
-    stream(lens, trace.measured_ids, masses, received, look, block_bytes=block_bytes)
+    by_sentence = ReceivedBySentences(reasoning_sentences(trace), *shape)
+    stream(lens, trace.measured_ids, masses, received, by_sentence, look, block_bytes=block_bytes)
 
     columns = _mass_columns(trace, masses)
     columns["kurtosis"] = received.kurtosis(MIN_QUERIES)
+    columns["kurtosis_sentences"] = by_sentence.kurtosis()
+    columns["answer_focus"] = look.focus.nanmean(-1).numpy()
     rows = []
     for layer, head in np.ndindex(*shape):
         row = {name: or_null(float(values[layer, head])) for name, values in columns.items()}
         rows.append({"example": trace.example, "layer": layer, "head": head, **row})
     _add_trajectories(rows, trace, look, options, seed)
+    if options.shuffled:
+        _add_shuffled(lens, rows, trace, options, seed, block_bytes)
     return rows
+
+
+def _add_shuffled(
+    lens: Lens, rows: list[dict[str, Any]], trace: Trace, options: HeadMeasures, seed: int, block_bytes: int | None
+) -> None:
+    """The trajectory of each head on the reasoning in another order, once by where a token is from and once by where it
+    stands: heads that read content follow the first, heads that drift along follow the second."""
+    other = shuffled_sentences(trace, rng_for(seed, "shuffled", trace.example))
+    if other is None:
+        return
+    reasoning, answer = trace[Segment.REASONING], trace[Segment.ANSWER]
+    shape, keys = (lens.n_layers, lens.n_heads), range(reasoning.start, reasoning.end)
+    look = AttendedPositions(range(answer.start, answer.end), keys, *shape, origin=other.origin)
+    stream(lens, other.ids, look, block_bytes=block_bytes)
+    mass = look.mass.mean(-1).numpy()
+    for row in rows:
+        place = row["layer"], row["head"]
+        if mass[place] < options.min_mass:
+            continue
+        for name, centres in (("trajectory_content", look.centre_of_origin), ("trajectory_place", look.centre)):
+            path = trajectory(centres[place].numpy(), reasoning, rng_for(seed, name), permutations=0)
+            row[name] = None if path is None else path.rho
 
 
 def _mass_columns(trace: Trace, masses: SegmentMasses) -> dict[str, np.ndarray]:

@@ -60,7 +60,9 @@ class HeadKind(StrEnum):
     TRAJECTORY = "trajectory"
     """How far the attended reasoning position moves along with the answer (interp/heads/trajectories.py)."""
     RECEIVER = "receiver"
-    """Kurtosis of the attention that tokens receive (Bogdan et al. 2025)."""
+    """Kurtosis of the attention that tokens receive: Paper B's version by token."""
+    RECEIVER_SENTENCES = "receiver_sentences"
+    """The same by sentence, as thought-anchors defines receiver heads (Bogdan et al. 2025)."""
     INDUCTION = "induction"
     """TransformerLens' head detector on repeated sequences."""
     RETRIEVAL = "retrieval"
@@ -69,7 +71,14 @@ class HeadKind(StrEnum):
 
 FLOOR = {HeadKind.INDUCTION: 0.1, HeadKind.RETRIEVAL: 0.1}
 """Heads below are not called so, even among the top k: a model may have none. Wu et al. use .1 for retrieval heads."""
-COLUMNS = {HeadKind.TRAJECTORY: "trajectory", HeadKind.RECEIVER: "kurtosis"}
+COLUMNS = {
+    HeadKind.TRAJECTORY: "trajectory",
+    HeadKind.RECEIVER: "kurtosis",
+    HeadKind.RECEIVER_SENTENCES: "kurtosis_sentences",
+}
+
+NEEDS = {HeadScore.LOG_RATIO: "answer_prompt_per_token", HeadScore.FOCUS: "answer_focus"}
+"""Columns of heads.parquet that not every run has."""
 
 Samples = Float[np.ndarray, "example layer head"]
 
@@ -79,9 +88,11 @@ def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame, layers: Sequence[
 
     Heads outside `layers` have NaN: they take no part in rankings.
     """
-    found: dict[str, Samples] = {score.value: head_array(heads, score_values(heads, score)) for score in HeadScore}
+    scores = [score for score in HeadScore if NEEDS.get(score, "answer_reasoning") in heads]  # runs of earlier versions
+    found: dict[str, Samples] = {score.value: head_array(heads, score_values(heads, score)) for score in scores}
     for kind, column in COLUMNS.items():
-        found[kind.value] = head_array(heads, heads[column].astype(float))
+        if column in heads:
+            found[kind.value] = head_array(heads, heads[column].astype(float))
     for kind_name, rows in probes.groupby("kind", sort=False):
         found[str(kind_name)] = head_array(rows, rows["value"])
     inside = {kind: within_layers(samples, layers) for kind, samples in found.items()}

@@ -5,6 +5,7 @@ Each takes in the weights of a layer block by block (`interp/model/streaming.py`
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -136,18 +137,69 @@ class ReceivedAttention:
         return np.where(spread > 1e-12, found, np.nan)
 
 
+class ReceivedBySentences:
+    """How much each sentence receives from later ones (thought-anchors, Bogdan et al. 2025).
+
+    For sentences i and j the mean of their block of the pattern; a sentence's value is the mean of these over all i at
+    least `apart` sentences behind it. Only that is kept: the blocks are linear in the pattern.
+    """
+
+    def __init__(self, sentences: Sequence[tuple[int, int]], n_layers: int, n_heads: int, apart: int = 4) -> None:
+        self.n = len(sentences)
+        self.rows = range(sentences[0][0], sentences[-1][1]) if sentences else range(0)
+        stop = sentences[-1][1] if sentences else 0
+        self._mean: Float[Tensor, "key sentence"] = torch.zeros(stop, self.n)
+        self._number = torch.full((stop,), -1)
+        for j, (start, end) in enumerate(sentences):
+            self._mean[start:end, j] = 1 / (end - start)
+            self._number[start:end] = j
+        self._counts = torch.tensor([max(0, self.n - j - apart) for j in range(self.n)])
+        self._apart = apart
+        self.sums: Float[Tensor, "layer head sentence"] = torch.zeros(n_layers, n_heads, self.n)
+
+    def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
+        last = min(first_row + pattern.shape[1], len(self._number))
+        if last <= first_row or not self.n:
+            return
+        rows = torch.arange(first_row, last)
+        number = self._number[rows]
+        weight = torch.where(number >= 0, self._mean[rows, number.clamp(min=0)], 0.0)
+        counted = weight[:, None] * (number[:, None] - torch.arange(self.n)[None] >= self._apart)
+        n_keys = min(pattern.shape[2], len(self._number))
+        received = pattern[:, : len(rows), :n_keys] @ self._mean[:n_keys].to(pattern)
+        self.sums[layer] += (received * counted.to(pattern)).sum(1).float().cpu()
+
+    def kurtosis(self) -> Float[np.ndarray, "layer head"]:
+        """Excess kurtosis over the sentences that have a later one far enough; NaN for fewer than four of them."""
+        known = (self._counts > 0).numpy()
+        values = (self.sums / self._counts.clamp(min=1)).numpy()[..., known]
+        if known.sum() < 4:
+            return np.full(values.shape[:2], np.nan)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            found = stats.kurtosis(values, axis=-1)
+        return np.where(np.ptp(values, axis=-1) > 1e-12, found, np.nan)
+
+
 class AttendedPositions:
     """Where within a range of keys each query looks.
 
     For each query in `rows`: `mass` = its attention to all of `keys`; `centre` = the centre of mass of that attention
-    and `peak` = the key that gets most of it, both as positions in the sequence. The centre is NaN for no mass.
+    and `peak` = the key that gets most of it, both as positions in the sequence. The centre is NaN for no mass. With
+    `origin` also `centre_of_origin`: the same of other positions that the keys count as. `focus` = 1 minus the entropy
+    of the attention within the keys as a share of an even head's, 0..1; NaN for no mass or a single key.
     """
 
-    def __init__(self, rows: range, keys: range, n_layers: int, n_heads: int) -> None:
+    def __init__(
+        self, rows: range, keys: range, n_layers: int, n_heads: int, origin: Sequence[int] | None = None
+    ) -> None:
         self.rows, self.keys = rows, keys
+        self.origin = None if origin is None else torch.tensor(origin)
         shape = (n_layers, n_heads, len(rows))
         self.mass: Float[Tensor, "layer head row"] = torch.zeros(shape)
         self.centre: Float[Tensor, "layer head row"] = torch.full(shape, torch.nan)
+        self.centre_of_origin: Float[Tensor, "layer head row"] = torch.full(shape, torch.nan)
+        self.focus: Float[Tensor, "layer head row"] = torch.full(shape, torch.nan)
         self.peak: Int[Tensor, "layer head row"] = torch.full(shape, -1, dtype=torch.int32)
 
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
@@ -161,6 +213,12 @@ class AttendedPositions:
         self.mass[place] = mass.float().cpu()
         self.centre[place] = (self.keys.start + seen @ steps / mass).float().cpu()
         self.peak[place] = (self.keys.start + seen.argmax(-1)).int().cpu()
+        if self.origin is not None:
+            self.centre_of_origin[place] = (seen @ self.origin.to(seen) / mass).float().cpu()
+        if seen.shape[-1] > 1:
+            shares = seen / mass[..., None]
+            entropy = -torch.xlogy(shares, shares).sum(-1)
+            self.focus[place] = (1 - entropy / math.log(seen.shape[-1])).float().cpu()
 
 
 class AttentionRows:

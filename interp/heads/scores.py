@@ -56,6 +56,12 @@ HEADS_TABLE = Table(
     Column("answer_first_tokens", FLOAT, "attention mass from `answer` to the first four tokens, 0..1", NOT_MEASURED),
     Column("answer_reasoning_even", FLOAT, "`answer_reasoning` of a head that attends evenly, 0..1", NOT_MEASURED),
     Column(
+        "answer_focus",
+        FLOAT,
+        "1 minus the entropy of `answer` tokens' attention within the reasoning as a share of an even head's, 0..1",
+        NOT_MEASURED,
+    ),
+    Column(
         "distance",
         FLOAT,
         "mean backward distance of attention from `reasoning` and `answer`, in tokens (Paper B, section 4.1)",
@@ -67,6 +73,13 @@ HEADS_TABLE = Table(
         "excess kurtosis over the response's tokens of the attention that each receives from later ones at a "
         "distance of 10 or more (receiver heads, Bogdan et al. 2025)",
         null="fewer than four tokens with ten such queries, or all receive the same",
+    ),
+    Column(
+        "kurtosis_sentences",
+        FLOAT,
+        "excess kurtosis over the reasoning's sentences of the mean attention that each receives from those at least "
+        "four later (thought-anchors, Bogdan et al. 2025)",
+        null="fewer than eight sentences, or all receive the same",
     ),
     Column("distance_no_sinks", FLOAT, "`distance` without attention to the first four tokens", null=NO_DISTANCE),
     Column("kurtosis_no_sinks", FLOAT, "`kurtosis` without attention to the first four tokens", null=NOT_MEASURED),
@@ -93,6 +106,18 @@ HEADS_TABLE = Table(
         FLOAT,
         "the same, permutation null; more optimistic",
         null=f"{NO_TRAJECTORY}, or nothing was permuted",
+    ),
+    Column(
+        "trajectory_content",
+        FLOAT,
+        "`trajectory` on the reasoning with its sentences in another order, by where each token stood before",
+        null=f"{NO_TRAJECTORY}, fewer than two sentences, or not measured",
+    ),
+    Column(
+        "trajectory_place",
+        FLOAT,
+        "the same by where each token stands now",
+        null=f"{NO_TRAJECTORY}, fewer than two sentences, or not measured",
     ),
     Column("stops", INT, "number of forward runs of the most attended reasoning position", null=TOO_LITTLE_MASS),
     Column("stops_at_reflection", INT, "how many of them end within 3 tokens of a reflection word", null=NO_STOP),
@@ -131,6 +156,12 @@ class HeadScore(StrEnum):
     """answer->reasoning minus what a head that spreads evenly over the same keys would give: controls for length."""
     PER_TOKEN = "per_token"
     """answer->reasoning divided by the number of reasoning tokens."""
+    LOG_RATIO = "log_ratio"
+    """Logarithm of the attention a token of the reasoning gets over that of a token of the prompt: an even head has 0
+    whatever the lengths."""
+    FOCUS = "focus"
+    """How far the attention within the reasoning is from an even head's (1 minus the share of its entropy), whatever
+    the length."""
 
 
 def usual_count(n_heads: int) -> int:
@@ -151,6 +182,12 @@ def score_values(heads: pd.DataFrame, score: HeadScore) -> pd.Series:
             return reasoning - heads["answer_reasoning_even"]
         case HeadScore.PER_TOKEN:
             return heads["answer_reasoning_per_token"]
+        case HeadScore.LOG_RATIO:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                ratio = np.log((heads["answer_reasoning_per_token"] / heads["answer_prompt_per_token"]).astype(float))
+            return ratio.where(np.isfinite(ratio))
+        case HeadScore.FOCUS:
+            return heads["answer_focus"]
 
 
 def head_array(heads: pd.DataFrame, values: pd.Series) -> Float[np.ndarray, "example layer head"]:

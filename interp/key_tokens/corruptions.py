@@ -10,12 +10,11 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import pairwise
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from interp.text.token_kinds import Boundary, boundary_positions
+from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
 
 _NUMBER = re.compile(r"\d+")
@@ -36,7 +35,13 @@ class Corruption(StrEnum):
     SHUFFLE = "shuffle_step"
     """The words of a sentence change places."""
     PARAPHRASE = "paraphrase_step"
-    """A sentence is put into a template that keeps its meaning: the control."""
+    """A sentence is put into a template. `Wait, {}` keeps the words and announces a correction all the same."""
+    INERT = "insert_inert"
+    """A sentence that says nothing is put before one: the control."""
+
+
+CONTROLS = (Corruption.INERT, Corruption.PARAPHRASE)
+"""Changes that leave the meaning as it was, the better control first."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +71,15 @@ def corruptions(
     rng: np.random.Generator,
     kinds: Sequence[Corruption],
     template: str,
+    inert: str,
 ) -> Iterator[Corrupted]:
-    """Every change of these kinds that the trace allows, in order of position. `template` has {} for the sentence."""
+    """Every change of these kinds that the trace allows, in order of position. `template` has {} for the sentence,
+    `inert` is the sentence that says nothing."""
     for kind in kinds:
         if kind in (Corruption.NUMBER, Corruption.NAME):
             yield from _words(trace, tokenizer, rng, kind)
         else:
-            yield from _steps(trace, tokenizer, rng, kind, template)
+            yield from _steps(trace, tokenizer, rng, kind, f"{inert} {{}}" if kind is Corruption.INERT else template)
 
 
 def _words(
@@ -120,20 +127,11 @@ def _replaced(
     return (*trace.token_ids[:first], *ids, *trace.token_ids[last + 1 : close])
 
 
-def sentences(trace: Trace) -> list[tuple[int, int]]:
-    """The sentences of the reasoning as positions, end exclusive."""
-    reasoning = trace[Segment.REASONING]
-    inside = range(reasoning.start, reasoning.end)
-    starts = [reasoning.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
-    borders = [reasoning.start, *starts, reasoning.end]
-    return [(a, b) for a, b in pairwise(borders) if b > a]
-
-
 def _steps(
     trace: Trace, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, kind: Corruption, template: str
 ) -> Iterator[Corrupted]:
     close = trace[Segment.ANSWER].start
-    for start, stop in sentences(trace):
+    for start, stop in reasoning_sentences(trace):
         old = trace.text[trace.offsets[start][0] : trace.offsets[stop - 1][1]]
         lead, tail = old[: len(old) - len(old.lstrip())], old[len(old.rstrip()) :]
         body = old.strip()

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from interp.grading.outcomes import is_correct
-from interp.key_tokens.corruptions import Corrupted, Corruption, sentences
+from interp.key_tokens.corruptions import CONTROLS, Corrupted, Corruption
 from interp.model.generate import Sampling, Written, continue_ids
 from interp.model.lens import Lens
 from interp.model.sites import Site
@@ -21,7 +22,8 @@ from interp.patching.exact import Patch, record, sweep
 from interp.patching.nld import Answers
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.runs.store import records
-from interp.stats import bootstrap_mean, or_null, rng_for, sign_flips
+from interp.stats import Comparison, adjust, bootstrap_mean, or_null, rng_for
+from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
 
 CORRUPTED_TABLE = Table(
@@ -33,7 +35,18 @@ CORRUPTED_TABLE = Table(
     Column("value", FLOAT, "mean over traces of the mean over their changes"),
     Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
     Column("high", FLOAT, "upper end of it", null="n < 2"),
-    Column("p", FLOAT, "two-sided sign-flip p-value of the difference from paraphrases, paired", null="n < 2, or none"),
+    Column(
+        "control", TEXT, "the harmless change that it is compared with, on the same traces", null="it is that, or none"
+    ),
+    Column("control_value", FLOAT, "its mean over the traces that have both", null="no control"),
+    Column("difference", FLOAT, "mean over those traces of this minus the control", null="no control"),
+    Column(
+        "difference_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="no control, or n < 2"
+    ),
+    Column("difference_high", FLOAT, "upper end of it", null="no control, or n < 2"),
+    Column("n_paired", INT, "number of traces that have both", null="no control"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="no control, or n < 2"),
+    Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the table", null="no control, or n < 2"),
     Column("n", INT, "number of traces"),
     Column("n_cases", INT, "number of changes"),
 )
@@ -156,7 +169,7 @@ def places(trace: Trace, case: Corrupted) -> dict[str, str]:
     """Which third of the reasoning a change lies in, and in which sentence from the end (4 = the fourth or earlier)."""
     reasoning = trace[Segment.REASONING]
     third = 1 + int(3 * (case.position - reasoning.start) / max(1, len(reasoning)))
-    steps = sentences(trace)
+    steps = reasoning_sentences(trace)
     within = next((i for i, (start, stop) in enumerate(steps) if start <= case.position < stop), len(steps) - 1)
     return {"third": str(min(3, third)), "step_from_end": str(min(4, len(steps) - within))}
 
@@ -168,8 +181,9 @@ def summary_rows(effects: pd.DataFrame, traces: dict[str, Trace], seed: int) -> 
     for group in ("third", "step_from_end"):
         cases[group] = [place[group] for place in where]
     rows = []
+    control = next((kind for kind in CONTROLS if (cases["intervention"] == kind).any()), None)
     for (kind, metric), part in cases.groupby(["intervention", "metric"], sort=False):
-        controls = cases[(cases["intervention"] == Corruption.PARAPHRASE) & (cases["metric"] == metric)]
+        controls = cases[(cases["intervention"] == control) & (cases["metric"] == metric)]
         pieces: list[tuple[str, str | None, pd.DataFrame]] = [("all", None, part)]
         for group in ("third", "step_from_end"):
             pieces += [(group, str(value), piece) for value, piece in part.groupby(group)]
@@ -181,18 +195,38 @@ def summary_rows(effects: pd.DataFrame, traces: dict[str, Trace], seed: int) -> 
             estimate = bootstrap_mean(
                 by_trace.to_numpy(dtype=float), rng_for(seed, "corrupted", kind, metric, group, value)
             )
-            p = None
-            if group == "all" and kind != Corruption.PARAPHRASE:
-                both = pd.DataFrame({"own": by_trace, "control": controls.groupby("example")["value"].mean()}).dropna()
-                if len(both) >= 2:
-                    p = sign_flips((both["own"] - both["control"]).to_numpy(), rng_for(seed, "signs", kind, metric))[0]
+            beside: dict[str, Any] = {}
+            if group == "all" and kind != control:
+                beside = _against(by_trace, controls, control, rng_for(seed, "signs", kind, metric))
             rows.append(
                 {
                     "kind": kind, "group": group, "value_of_group": value, "metric": metric, "value": estimate.value,
-                    "low": estimate.low, "high": estimate.high, "p": p, "n": estimate.n, "n_cases": len(piece),
+                    "low": estimate.low, "high": estimate.high, **beside, "n": estimate.n, "n_cases": len(piece),
                 }
             )  # fmt: skip
+    adjust(rows)
     return rows
+
+
+def _against(
+    own: pd.Series, controls: pd.DataFrame, control: Corruption | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """A kind of change and the harmless one on the traces that have both: others say nothing of the difference."""
+    both = pd.DataFrame({"own": own, "control": controls.groupby("example")["value"].mean()}).dropna()
+    compared = Comparison.paired(both["own"].to_numpy(dtype=float), both["control"].to_numpy(dtype=float), rng)
+    if compared is None:
+        return {}
+    found = compared.difference
+    ends = {"difference_low": found.low, "difference_high": found.high}
+    value = float(both["control"].mean())
+    return {
+        "control": control,
+        "control_value": value,
+        "difference": found.value,
+        **ends,
+        "n_paired": found.n,
+        "p": compared.p,
+    }
 
 
 def _places_of(trace: Trace, row: dict[str, Any]) -> dict[str, str]:

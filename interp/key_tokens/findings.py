@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from interp.key_tokens.corruptions import Corruption
 from interp.key_tokens.effects import ROLES
 from interp.runs.effects import over_examples
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate
+from interp.runs.verdicts import Sign, verdict
+from interp.stats import ComparedBy, Comparison, Estimate, or_null
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -25,7 +28,8 @@ NAMES = {
     Corruption.NAME: "a name swapped",
     Corruption.DELETE: "a step deleted",
     Corruption.SHUFFLE: "a step shuffled",
-    Corruption.PARAPHRASE: "a step paraphrased",
+    Corruption.PARAPHRASE: "a step put into a template",
+    Corruption.INERT: "a sentence without content put in",
 }
 
 
@@ -42,21 +46,37 @@ def findings(table: Tables) -> Findings[KeyTokensFacts]:
     headlines: list[Headline] = []
     lines: list[str] = []
     whole = corrupted[corrupted["group"] == "all"]
+    decides = verdict("A7", [], why="no number of the reasoning was changed beside a harmless change")
     for metric, label in METRICS.items():
-        rows = {row["kind"]: row for row in records(whole[whole["metric"] == metric])}
-        control = rows.get(Corruption.PARAPHRASE)
-        for kind in (kind for kind in Corruption if kind in rows):
-            against = None if control is None or kind is Corruption.PARAPHRASE else Estimate.of(control)
-            name = f"{label}: {NAMES[kind]}"
-            headlines.append(
-                Headline(name, Estimate.of(rows[kind]), NAMES[Corruption.PARAPHRASE] if against else None, against)
-            )
-            if not pd.isna(rows[kind]["p"]):
-                lines.append(f"{name} against paraphrases: sign flips p = {rows[kind]['p']:.2g}")
+        for row in records(whole[whole["metric"] == metric]):
+            name = f"{label}: {NAMES[Corruption(row['kind'])]}"
+            number = Headline(name, Estimate.of(row), *_against(row))
+            headlines.append(number)
+            if row["kind"] == Corruption.NUMBER and metric == "answer_changed" and number.comparison is not None:
+                decides = verdict("A7", [(number, Sign.HIGHER)])
+            if number.comparison is not None:
+                q = (
+                    f"sign flips p = {row['p']:.2g}, q = {row['p_adjusted']:.2g}"
+                    if or_null(row["p"]) is not None
+                    else ""
+                )
+                lines.append(
+                    f"{name} against {number.control_kind}: {row['difference']:+.3f}, {q} (n = {row['n_paired']:.0f})"
+                )
     for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
         lines += _by_place(corrupted, group, label)
     lines += _way(effects)
-    return Findings(headlines, KeyTokensFacts(int(effects["example"].nunique())), lines)
+    return Findings(headlines, KeyTokensFacts(int(effects["example"].nunique())), lines, verdicts=[decides])
+
+
+def _against(row: dict[str, Any]) -> tuple[str, Estimate, Comparison] | tuple[()]:
+    """The harmless change on the same traces, and the difference from it."""
+    if or_null(row["difference"]) is None:
+        return ()
+    n = int(row["n_paired"])
+    ends = (or_null(row["difference_low"]), or_null(row["difference_high"]))
+    compared = Comparison(ComparedBy.PAIRED, Estimate(row["difference"], n, *ends), or_null(row["p"]))
+    return f"{NAMES[Corruption(row['control'])]} in the same traces", Estimate(row["control_value"], n), compared
 
 
 def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:

@@ -14,8 +14,10 @@ from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
 from interp.patching.profiles import agreement, curves, head_effects
-from interp.runs.headlines import Findings, Headline
-from interp.stats import Estimate, bootstrap_mean, rng_for
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
+from interp.runs.verdicts import Sign, verdict
+from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
@@ -42,22 +44,44 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
     token, predicting = (curves(effects, role) for role in (Role.PHRASE_ANSWER, Role.PREDICTING))
     random = curves(effects, None, control="random_position")
 
-    def nld(name: str, values: pd.DataFrame, layer: int, control: pd.DataFrame | None, kind: str) -> None:
-        found = bootstrap_mean(values[layer].to_numpy(), rng_for(seed, "nld", name))
-        beside = None
-        if control is not None and layer in control and control[layer].notna().any():
-            beside = bootstrap_mean(control[layer].to_numpy(), rng_for(seed, "nld", name, "control"))
-        headlines.append(Headline(name, found, kind if beside else None, beside))
+    def nld(name: str, values: pd.Series, control: pd.Series | None, kind: str) -> Headline:
+        """Mean over pairs, compared pair by pair with the control."""
+        found = bootstrap_mean(values.to_numpy(), rng_for(seed, "nld", name))
+        beside = compared = None
+        if control is not None and control.notna().any():
+            beside = bootstrap_mean(control.to_numpy(), rng_for(seed, "nld", name, "control"))
+            both = values - control.reindex(values.index)
+            compared = Comparison.paired(both.to_numpy(), 0.0, rng_for(seed, "nld", name, "paired"))
+        headline = Headline(name, found, kind if beside else None, beside, compared)
+        headlines.append(headline)
+        return headline
 
+    first, last = int(predicting.columns.min()), int(predicting.columns.max())
+    unrelated = {
+        role: curves(effects, role, control="unrelated_pair") for role in (Role.PHRASE_ANSWER, Role.PREDICTING)
+    }
+    erasing = "the same of an unrelated pair: erasing alone"
+    prefers = _preferences(effects, seed)
+    carries = verdict("A5", [], why="no probing phrase states the answer in the reasoning")
+    elsewhere = verdict("A5.reasoning", [], why="no probing phrase states the answer in the reasoning")
     if not token.empty:
         peak = peak_layer(token)
-        unrelated_token = curves(effects, Role.PHRASE_ANSWER, control="unrelated_pair")
-        nld(f"NLD, the phrase's answer, layer {peak} (its peak)", token, peak, random, "random reasoning positions")
-        erasing = "activations of an unrelated pair (erasing alone gives about .5)"
-        nld(f"NLD, the phrase's answer, layer {peak}, against erasing", token, peak, unrelated_token, erasing)
-    last = int(predicting.columns.max())
-    unrelated_last = curves(effects, Role.PREDICTING, control="unrelated_pair")
-    nld(f"NLD, the predicting token, layer {last}", predicting, last, unrelated_last, "an unrelated pair")
+        beside = _at(unrelated[Role.PHRASE_ANSWER], first)
+        transfer = nld(f"NLD, the phrase's answer, layer {first}, against erasing", token[first], beside, erasing)
+        nld(
+            f"NLD, the phrase's answer, layer {peak} (its peak)",
+            token[peak],
+            _at(random, peak),
+            "random reasoning positions",
+        )
+        there = nld(
+            f"NLD, the phrase's answer, layer {first}", token[first], _at(random, first), "random reasoning positions"
+        )
+        carries = verdict("A5", [(transfer, Sign.HIGHER), *prefers])
+        elsewhere = verdict("A5.reasoning", [(there, Sign.HIGHER), *prefers])
+    beside = _at(unrelated[Role.PREDICTING], last)
+    at_last = nld(f"NLD, the predicting token, layer {last}", predicting[last], beside, "an unrelated pair")
+    verdicts = [carries, verdict("A5.last", [(at_last, Sign.HIGHER), *prefers]), elsewhere]
     if not token.empty:
         found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
         headlines.append(Headline("layer where the phrase's answer falls below half", found.token_falls))
@@ -85,7 +109,28 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         top_heads[str(role)] = top
     lines.insert(0, f"RFHs on the clean traces: {', '.join(map(str, rfhs))}")
     n_pairs = int(effects["example"].nunique())
-    return Findings(headlines, PatchingFacts(rfhs, top_heads, first_above, n_pairs), lines)
+    return Findings(headlines, PatchingFacts(rfhs, top_heads, first_above, n_pairs), lines, verdicts=verdicts)
+
+
+def _at(table: pd.DataFrame, layer: int) -> pd.Series | None:
+    return table.get(layer)
+
+
+def _preferences(effects: pd.DataFrame, seed: int) -> list[tuple[Headline, Sign]]:
+    """Whether both runs prefer their own answers: what NLD is normalised by. Where they do not (an untrained model, a
+    model that cannot do the task), it says nothing."""
+    found = []
+    denoised = effects[(effects["metric"] == "ld") & (effects["intervention"] == "patch_resid_pre")]
+    by_pair = denoised.groupby("example", sort=False)[["clean", "corrupted"]].first()
+    for side, sign in (("clean", Sign.HIGHER), ("corrupted", Sign.LOWER)):
+        values = by_pair[side].to_numpy(dtype=float)
+        rng = rng_for(seed, "preference", side)
+        mean, zero = bootstrap_mean(values, rng), Estimate(0.0, len(values))
+        number = Headline(
+            f"logit difference of the {side} run", mean, "no preference", zero, Comparison.paired(values, 0.0, rng)
+        )
+        found.append((number, sign))
+    return found
 
 
 def peak_layer(table: pd.DataFrame) -> int:
@@ -105,8 +150,17 @@ def _paths(effects: pd.DataFrame, layer: int, seed: int) -> list[Headline]:
         _ratio(through[layer], whole, rng_for(seed, "through")),
         "random heads of the same layers" if not random.empty else None,
         _ratio(random[layer], whole, rng_for(seed, "through", "random")) if not random.empty else None,
+        None
+        if random.empty
+        else Comparison.paired(*_shares(through[layer], random[layer], whole), rng_for(seed, "through", "paired")),
     )
     return [headline]
+
+
+def _shares(part: pd.Series, control: pd.Series, whole: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """By pair, both as shares of the mean whole effect: a single pair's effect may be near 0."""
+    mean = float(whole.mean())
+    return (part / mean).to_numpy(dtype=float), (control.reindex(part.index) / mean).to_numpy(dtype=float)
 
 
 def _ratio(part: pd.Series, whole: pd.Series, rng: np.random.Generator) -> Estimate:
@@ -138,6 +192,7 @@ def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
                     bootstrap_mean(recall, rng),
                     "chance",
                     Estimate(float(found["chance"].mean()), len(found)),
+                    Comparison.paired(recall, found["chance"].to_numpy(), rng_for(seed, "attribution", site, "paired")),
                 )
             )
     return headlines

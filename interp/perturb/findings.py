@@ -9,15 +9,18 @@ from typing import Any
 import pandas as pd
 
 from interp.perturb.overlap import Group
-from interp.runs.headlines import Findings, Headline
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate
+from interp.runs.verdicts import Sign, verdict
+from interp.stats import ComparedBy, Comparison, Estimate, or_null
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
     "jaccard": "Jaccard overlap of content words",
     "answer_changed": "share of rollouts with another answer",
     "correct_changed": "share of rollouts that are right instead of wrong or the other way round",
+    "unfinished": "share of rollouts that the limit cuts off",
 }
 
 
@@ -36,19 +39,23 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
     headlines: list[Headline] = []
     lines: list[str] = []
     score = perturbed["score"].iloc[0] if len(perturbed) else None
+    decides: list[tuple[Headline, Sign]] = []
     for metric, label in METRICS.items():
         rows = perturbed[(perturbed["score"] == score) & (perturbed["metric"] == metric)]
         by_group = {row["group"]: row for row in records(rows)}
         if Group.TOP not in by_group:
             continue
         top = by_group[Group.TOP]
-        bottom = by_group.get(Group.BOTTOM)
-        control = None if bottom is None else Estimate.of(bottom)
-        kind = None if bottom is None else f"bottom {k}"
-        headlines.append(Headline(f"{label}: top {k} by {_spoken(score)}", Estimate.of(top), kind, control))
-        for group in (Group.BOTTOM, Group.RANDOM, Group.POSITION_MATCHED, Group.ENTROPY_MATCHED):
-            if group in by_group and not pd.isna(by_group[group]["difference"]):
-                lines.append(_line(by_group[group], f"{label}, top {_spoken(score)} minus {group.replace('_', ' ')}"))
+        headlines.append(_beside_own(top, f"{label}: top {k} by {_spoken(score)}"))
+        for group in (g for g in Group if g is not Group.TOP and g in by_group):
+            number = _beside(top, by_group[group], f"{label}, net: top {k} by {_spoken(score)}", _named(group, k))
+            headlines.append(number)
+            if metric == "jaccard" and group is not Group.RANDOM:
+                decides.append((number, Sign.LOWER))
+            if or_null(by_group[group]["difference"]) is not None:
+                lines.append(
+                    _line(by_group[group], f"{label}, top {_spoken(score)} minus {group.replace('_', ' ')}, net")
+                )
     for row in records(predictors[predictors["metric"] == "jaccard"]):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
@@ -56,7 +63,34 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         about = f"rank correlation of {_spoken(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
     n = int(perturbed["n"].max()) if len(perturbed) else 0
-    return Findings(headlines, PerturbFacts(n, list(scores), k), lines)
+    return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[verdict("B5", decides)])
+
+
+def _beside_own(row: dict[str, Any], name: str) -> Headline:
+    """A group's effect beside that of forcing the traces' own tokens there."""
+    if or_null(row["net"]) is None:
+        return Headline(name, Estimate.of(row))
+    n = int(row["n"])
+    net = Estimate(row["net"], n, or_null(row["net_low"]), or_null(row["net_high"]))
+    compared = Comparison(ComparedBy.PAIRED, net, or_null(row["net_p"]))
+    return Headline(name, Estimate.of(row), "their own tokens forced", Estimate(row["own"], n), compared)
+
+
+def _beside(top: dict[str, Any], other: dict[str, Any], name: str, kind: str) -> Headline:
+    """The top group's net effect against another group's, problem by problem."""
+    values = [row["value"] if or_null(row["net"]) is None else row["net"] for row in (top, other)]
+    own, theirs = (Estimate(value, int(row["n"])) for value, row in zip(values, (top, other), strict=True))
+    compared = None
+    if or_null(other["difference"]) is not None:
+        ends = (or_null(other["difference_low"]), or_null(other["difference_high"]))
+        compared = Comparison(
+            ComparedBy.PAIRED, Estimate(other["difference"], int(other["n"]), *ends), or_null(other["p"])
+        )
+    return Headline(name, own, kind, theirs, compared)
+
+
+def _named(group: Group, k: int) -> str:
+    return f"bottom {k}" if group is Group.BOTTOM else f"{k} {group.replace('_', ' ')}"
 
 
 def _spoken(score: str | None) -> str:

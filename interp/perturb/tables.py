@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from scipy import stats
 
 from interp.perturb.overlap import Group, Scores
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import bootstrap_mean, rng_for, sign_flips
+from interp.stats import Comparison, bootstrap_mean, rng_for, sign_flips
 
 PERTURBED_TABLE = Table(
     "perturbed",
@@ -22,7 +22,12 @@ PERTURBED_TABLE = Table(
     Column("value", FLOAT, "mean over problems of the mean over the group's positions"),
     Column("low", FLOAT, "lower end of its 95 % bootstrap interval over problems", null="n < 2"),
     Column("high", FLOAT, "upper end of it", null="n < 2"),
-    Column("difference", FLOAT, "mean over problems of top minus this group", null="the top itself"),
+    Column("own", FLOAT, "the same where the trace's own token is forced", null="not measured"),
+    Column("net", FLOAT, "mean over problems of value minus own", null="not measured"),
+    Column("net_low", FLOAT, "lower end of its 95 % bootstrap interval over problems", null="not measured, or n < 2"),
+    Column("net_high", FLOAT, "upper end of it", null="not measured, or n < 2"),
+    Column("net_p", FLOAT, "two-sided sign-flip p-value of net being 0", null="not measured, or n < 2"),
+    Column("difference", FLOAT, "mean over problems of the net effect of top minus this group", null="the top itself"),
     Column("difference_low", FLOAT, "lower end of its 95 % interval", null="the top itself, or n < 2"),
     Column("difference_high", FLOAT, "upper end of it", null="the top itself, or n < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
@@ -43,18 +48,27 @@ PREDICTORS_TABLE = Table(
 )
 
 
-METRICS = ("jaccard", "edit_distance", "answer_changed", "correct_changed", "steps_changed")
+OWN_TOKEN = "own_token"
+"""Control: the trace's own token is forced and everything behind it is written anew."""
+METRICS = ("jaccard", "edit_distance", "answer_changed", "correct_changed", "steps_changed", "unfinished")
 MIN_POSITIONS = 8
 """Traces with fewer forked positions give no correlation."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One trace: the scores of its response's tokens and the mean effect of forcing each of them (NaN = not forced)."""
+    """One trace: the scores of its response's tokens, the mean effect of forcing others in place of each of them, and
+    that of forcing its own (NaN = not forced)."""
 
     example: str
     scores: Scores
     effects: dict[str, np.ndarray]
+    own: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def net(self, metric: str) -> np.ndarray:
+        """The effect of other tokens minus that of the trace's own, which rolling out alone has; as it is where that
+        was not measured."""
+        return self.effects[metric] - self.own[metric] if metric in self.own else self.effects[metric]
 
 
 def groups_of(scores: Scores, score: str, k: int, seed: int, example: str) -> dict[Group, list[int]]:
@@ -72,8 +86,12 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                 g: np.array([_mean(p.effects[metric][c[g]]) for p, c in zip(problems, chosen, strict=True)])
                 for g in Group
             }
+            nets = {
+                g: np.array([_mean(p.net(metric)[c[g]]) for p, c in zip(problems, chosen, strict=True)]) for g in Group
+            }
             for group, values in means.items():
                 rng = rng_for(seed, "perturbed", score, metric, group)
+                net = nets[group]
                 estimate = bootstrap_mean(values, rng)
                 if not estimate.n:
                     continue
@@ -81,10 +99,22 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                     "score": score, "group": group, "metric": metric, "value": estimate.value, "low": estimate.low,
                     "high": estimate.high, "n": estimate.n,
                 }  # fmt: skip
+                if all(metric in p.own for p in problems):
+                    row |= _net(values - net, net, rng)
                 if group is not Group.TOP:
-                    row |= _difference(means[Group.TOP] - values, rng)
+                    row |= _difference(nets[Group.TOP] - net, rng)
                 rows.append(row)
     return rows
+
+
+def _net(own: np.ndarray, net: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """A group's effects beside those of the traces' own tokens at the same places."""
+    compared = Comparison.paired(net, 0.0, rng)
+    if compared is None:
+        return {}
+    found = compared.difference
+    about = {"net": found.value, "net_low": found.low, "net_high": found.high, "net_p": compared.p}
+    return {"own": _mean(own), **about}
 
 
 def _mean(values: np.ndarray) -> float:
@@ -136,7 +166,7 @@ def predictor_rows(problems: Sequence[Problem], names: Sequence[str], seed: int)
 
 def _correlation(problem: Problem, score: str, metric: str, partial: bool) -> float:
     """Spearman's correlation over one trace's positions, given the position (and the entropy) if `partial`."""
-    x, y, entropy = problem.scores.values[score], problem.effects[metric], problem.scores.entropy
+    x, y, entropy = problem.scores.values[score], problem.net(metric), problem.scores.entropy
     known = ~(np.isnan(x) | np.isnan(y) | np.isnan(entropy))
     if known.sum() < MIN_POSITIONS:
         return float("nan")
@@ -171,10 +201,18 @@ def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str
             waad = part["waad"].to_numpy(dtype=float)
             values["waad_drop"] = np.abs(np.diff(waad, append=np.nan))
         first = int(part["position"].iloc[0])
-        measured = {metric: np.full(len(part), np.nan) for metric in METRICS}
-        means = by_example[example].groupby(["metric", "position"])["value"].mean().reset_index()
-        for metric, rows in means.groupby("metric"):
-            places = rows["position"].to_numpy(dtype=int) - first
-            measured[str(metric)][places] = rows["value"].to_numpy(dtype=float)
-        problems.append(Problem(str(example), Scores(values, entropy), measured))
+        forced = by_example[example]
+        own = forced["control"] == OWN_TOKEN
+        measured, at_own = (_by_position(forced[rows], first, len(part)) for rows in (~own, own))
+        problems.append(Problem(str(example), Scores(values, entropy), measured, at_own if own.any() else {}))
     return problems
+
+
+def _by_position(effects: pd.DataFrame, first: int, n: int) -> dict[str, np.ndarray]:
+    """The mean effect at each token of a response that begins at position `first`."""
+    measured = {metric: np.full(n, np.nan) for metric in METRICS}
+    means = effects.groupby(["metric", "position"])["value"].mean().reset_index()
+    for metric, rows in means.groupby("metric"):
+        places = rows["position"].to_numpy(dtype=int) - first
+        measured[str(metric)][places] = rows["value"].to_numpy(dtype=float)
+    return measured

@@ -9,12 +9,16 @@ from typing import Any
 import pandas as pd
 
 from interp.rhythm.couplings import Coupling
-from interp.runs.headlines import Findings, Headline
+from interp.rhythm.head_controls import SENTENCES, against_heads
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.stats import Estimate, bootstrap_mean, rng_for
+from interp.runs.verdicts import Sign, Verdict, verdict
+from interp.stats import ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
 
 Tables = Callable[[str], pd.DataFrame]
 
+STARTS = "share of WAAD peaks at sentence starts"
 NAMES = {
     Coupling.ENTROPY: "entropy at WAAD peaks, nats",
     Coupling.RECEIVER: "share of receiver-FAI peaks that are FAI peaks",
@@ -34,7 +38,10 @@ class RhythmFacts:
 def findings(table: Tables, seed: int, layers: str, sinks: str) -> Findings[RhythmFacts]:
     """What a run tells; its first set of heads is that of these layers and this handling of sinks."""
     tokens, couplings = table("tokens"), table("couplings")
-    headlines = _couplings(couplings) + _boundaries(table("boundaries"))
+    shifted, against = _couplings(couplings), _against_heads(table("head_controls"), seed)
+    boundaries = _boundaries(table("boundaries"))
+    headlines = [*shifted.values(), *against.values(), *boundaries]
+    starts = next((one for one in boundaries if one.name.startswith("precision of WAAD peaks for sentence")), None)
     by_trace = tokens.groupby("example", sort=False)
     for name, column in (("WAAD, tokens", "waad"), ("FAI to the end", "fai_to_end"), ("entropy, nats", "entropy")):
         means = by_trace[column].mean().to_numpy(dtype=float)
@@ -45,7 +52,8 @@ def findings(table: Tables, seed: int, layers: str, sinks: str) -> Findings[Rhyt
         headlines.append(Headline(f"share of tokens that are {name} peaks", estimate))
     lines = [_line(row) for row in records(_main(couplings))]
     lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
-    return Findings(headlines, RhythmFacts(int(tokens["example"].nunique()), layers, sinks), lines)
+    facts = RhythmFacts(int(tokens["example"].nunique()), layers, sinks)
+    return Findings(headlines, facts, lines, verdicts=_verdicts(shifted, against, starts))
 
 
 def _main(couplings: pd.DataFrame) -> pd.DataFrame:
@@ -60,13 +68,42 @@ def _main(couplings: pd.DataFrame) -> pd.DataFrame:
     return couplings[same & chosen].drop_duplicates("coupling")
 
 
-def _couplings(couplings: pd.DataFrame) -> list[Headline]:
-    headlines = []
+def _couplings(couplings: pd.DataFrame) -> dict[str, Headline]:
+    """Each coupling beside circular shifts of its values."""
+    headlines = {}
     for row in records(_main(couplings)):
-        n = int(row["n"])
-        null = Estimate(row["baseline"], n, row["null_low"], row["null_high"])
-        headlines.append(Headline(NAMES[Coupling(row["coupling"])], Estimate.of(row), "shifted in a circle", null))
+        n, null_low, null_high = int(row["n"]), or_null(row["null_low"]), or_null(row["null_high"])
+        null = Estimate(row["baseline"], n, null_low, null_high)
+        ends = [None if end is None else row["value"] - end for end in (null_high, null_low)]
+        above = Estimate(row["value"] - row["baseline"], n, *ends)
+        compared = Comparison(ComparedBy.NULL, above, or_null(row["p_shift"]))
+        name = NAMES[Coupling(row["coupling"])]
+        headlines[row["coupling"]] = Headline(name, Estimate.of(row), "shifted in a circle", null, compared)
     return headlines
+
+
+def _against_heads(table: pd.DataFrame, seed: int) -> dict[str, Headline]:
+    """How far each coupling exceeds its baseline, beside random heads of the same layers."""
+    found = {}
+    names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
+    for coupling, name in names.items():
+        if (one := against_heads(table, coupling, seed)) is not None:
+            whole = "" if one.all is None else f" (all heads: {one.all:+.3f})"
+            about = (f"{name}, above its baseline{whole}", one.chosen, "random heads of the same layers", one.random)
+            found[coupling] = Headline(*about, one.comparison)
+    return found
+
+
+def _verdicts(shifted: dict[str, Headline], heads: dict[str, Headline], starts: Headline | None) -> list[Verdict]:
+    """A claim of a coupling needs both: that it is no chance, and that other heads do not show it as well."""
+    claims = {"B2": Coupling.ENTROPY, "B3": Coupling.RECEIVER, "B4": Coupling.FOLLOWING, "B1": SENTENCES}
+    beside = {**shifted, **({SENTENCES: starts} if starts else {})}
+    found = []
+    for claim, coupling in claims.items():
+        pair = [of[coupling] for of in (beside, heads) if coupling in of]
+        missing = None if len(pair) == 2 else "no peak, or no random set of heads (experiment.random_sets)"
+        found.append(verdict(claim, [(one, Sign.HIGHER) for one in pair] if len(pair) == 2 else [], why=missing))
+    return found
 
 
 def _line(row: dict[str, Any]) -> str:
@@ -81,8 +118,10 @@ def _boundaries(boundaries: pd.DataFrame) -> list[Headline]:
     headlines = []
     for row in records(boundaries[boundaries["tolerance"] == 1]):
         name = f"{row['measure']} of WAAD peaks for {row['boundary']} starts, one token off at most"
-        chance = Estimate(row["chance"], int(row["n"]))
-        headlines.append(Headline(name, Estimate.of(row), "random places", chance))
+        n, low, high = int(row["n"]), or_null(row["low"]), or_null(row["high"])
+        ends = [None if end is None else end - row["chance"] for end in (low, high)]
+        compared = Comparison(ComparedBy.PAIRED, Estimate(row["value"] - row["chance"], n, *ends), or_null(row["p"]))
+        headlines.append(Headline(name, Estimate.of(row), "random places", Estimate(row["chance"], n), compared))
     return headlines
 
 

@@ -79,7 +79,12 @@ EFFECTS_TABLE = Table(
     Column("position_end", INT, "position after the last one", null=NOT_APPLICABLE),
     Column("segment", TEXT, "segment of the position", null=NOT_APPLICABLE),
     Column("token", TEXT, "text of the token at the position", null=NOT_APPLICABLE),
-    Column("role", TEXT, "what the position is for in a contrast pair: see `Role`", null="none of those"),
+    Column(
+        "role",
+        TEXT,
+        "a position in a contrast pair (`Role`), or where words of an answer are from (`AnswerRole`)",
+        null="none of those",
+    ),
     Column("heads_kind", TEXT, "which list the heads were taken from", null="not a list of heads"),
     Column("n_heads", INT, "how many heads, from the top of that list", null="not a list of heads"),
     Column("rows", TEXT, "`answer` or `all`: at which queries heads were cut", null=NOT_APPLICABLE),

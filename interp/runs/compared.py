@@ -15,6 +15,7 @@ from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.runs.directory import SUMMARY
 from interp.runs.headlines import Headline
 from interp.runs.store import read_json
+from interp.runs.verdicts import Verdict
 
 NUMBERS_TABLE = Table(
     "numbers",
@@ -63,6 +64,7 @@ class RunsCompared:
     """What they are compared by, or what they are all about."""
     by_run: bool = True
     """Their headline numbers are drawn run by run as well."""
+    verdicts: Sequence[Verdict] = ()
 
 
 PLAIN = ("model.name", "data.name", "experiment.strategy")

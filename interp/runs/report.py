@@ -17,9 +17,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from interp.runs.about import About
+from interp.runs.verdicts import Verdict
+from interp.stats import LEVEL, ComparedBy
 
-NULLS = frozenset({"random signs", "shifted in a circle"})
-"""Controls that are null distributions: their interval holds 95 % of what chance gives."""
+UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
 FIGURE_DOTS = 1.8
 """Dots of a figure to one pixel of the page."""
 LONG = 12
@@ -44,6 +45,7 @@ class Report:
     parts: Sequence[Part]
     environment: Mapping[str, Any]
     notes: Sequence[str] = field(default_factory=tuple)
+    verdicts: Sequence[Verdict] = ()
 
 
 def report_page(report: Report, about: Mapping[str, About]) -> str:
@@ -57,13 +59,14 @@ def report_page(report: Report, about: Mapping[str, About]) -> str:
         done=done,
         missing=missing,
         beside=list(_beside(done, about)),
+        verdicts=[(one.about, one.as_json()) for one in report.verdicts],
         lead=lead,
         figures_of=lambda part: _shown(part.directory / "figures", about[part.name]),
     )
 
 
 def sentence(headline: Mapping[str, Any]) -> str:
-    """A headline number in words: value, interval, n, control, and whether the intervals are apart. HTML."""
+    """A headline number in words: value, interval, n, control, and whether it differs from that. HTML."""
     return _macro("sentence", headline)
 
 
@@ -76,7 +79,7 @@ def _macro(name: str, *arguments: Any, **names: Any) -> str:
 def environment() -> Environment:
     """Escapes everything, and knows no name that it is not given."""
     made = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
-    made.globals |= {"verdict_of": _verdict, "long": LONG}
+    made.globals |= {"compared_in_words": compared_in_words, "long": LONG}
     return made
 
 
@@ -91,30 +94,17 @@ def lead_of(headlines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next((one for one in headlines if one["control"] is not None), headlines[0])
 
 
-def _verdict(headline: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Whether a headline number is apart from its control, or outside of what chance gives, and the word for it."""
-    control = headline["control"]
-    null = control["kind"] in NULLS
-    holds = outside(headline, control) if null else apart(headline, control)
-    if holds is None:
+def compared_in_words(headline: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Whether a headline number differs from its control, and the words for it; None without a comparison."""
+    found = headline.get("comparison")
+    if found is None or found["value"] is None:
         return None
-    return {"holds": holds, "word": ("outside" if holds else "inside") if null else ("apart" if holds else "not apart")}
-
-
-def apart(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool | None:
-    """Whether two intervals do not overlap; a control without interval is a point. None where there is no interval."""
-    if first["value"] is None or second["value"] is None or first["low"] is None:
-        return None
-    low = second["value"] if second["low"] is None else second["low"]
-    high = second["value"] if second["high"] is None else second["high"]
-    return bool(first["low"] > high or first["high"] < low)
-
-
-def outside(headline: Mapping[str, Any], null: Mapping[str, Any]) -> bool | None:
-    """Whether a value lies outside the middle 95 % of its null distribution; None where one of them is unknown."""
-    if headline["value"] is None or null["low"] is None:
-        return None
-    return bool(not null["low"] <= headline["value"] <= null["high"])
+    p = "" if found["p"] is None else f"p = {found['p']:.2g}, "
+    unit = UNITS[ComparedBy(found["test"])].format(n=found["n"])
+    if found["p"] is not None and found["p"] < LEVEL:
+        ends = "" if found["low"] is None else f" [{found['low']:+.3g}, {found['high']:+.3g}]"
+        return {"holds": True, "words": f"differs by {found['value']:+.3g}{ends}, {p}{unit}"}
+    return {"holds": False, "words": f"undecided with {unit} ({p}difference {found['value']:+.3g})"}
 
 
 def _beside(parts: Sequence[Part], about: Mapping[str, About]) -> Iterator[tuple[str, Mapping[str, Any]]]:

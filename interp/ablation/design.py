@@ -1,0 +1,159 @@
+"""What is cut in a run, and which random sets of heads stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.ablation.effects import Intervention, Labels
+from interp.ablation.interventions import Ablation, AblationKind, Knockout
+from interp.ablation.interventions import Rows as CutRows
+from interp.heads.scores import Head, usual_count
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.stats import Sets, rng_for, sets_beside
+from interp.text.trace import Segment
+
+RFH = "rfh"
+RANDOM = "random_heads"
+"""Control: heads of the same layers, as many in each."""
+ANY_LAYER = "random_heads_of_any_layer"
+"""Control where the layers of a list hold too few other heads for a test."""
+EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
+CUT = [edge for edge, (source, _) in EDGES.items() if source in (Segment.REASONING, Segment.ANSWER)]
+"""Those that can be cut."""
+ONLY = "only_"
+"""Before the name of a list: the edge is cut in all heads but these."""
+WRITTEN = 3
+"""Under so many of its random sets answers are written anew as well: that costs most."""
+FEWER = 10
+"""Beside lists that decide no claim stand so many times fewer sets: enough for a test at .05 and for the figures."""
+FEWEST = 40
+"""The same beside further kinds of ablation and rows, of RFHs alone: for the figures."""
+
+
+CUT_LISTS_TABLE = Table(
+    "cut_lists",
+    Column("half", INT, "0 or 1: which half of the traces was cut; the heads were ranked on the other"),
+    Column("heads_kind", TEXT, "as in `effects`"),
+    Column("n_heads", INT, "as in `effects`"),
+    Column("rank", INT, "place in the list, from 1"),
+    Column("layer", INT, "layer, from 0"),
+    Column("head", INT, "head, from 0"),
+    Column("widening", FLOAT, "how much more a list like its random sets would spread than they do", null="no sets"),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One intervention with its name, and whether answers are written anew under it."""
+
+    interventions: tuple[Intervention, ...]
+    labels: Labels
+    write: bool
+
+
+@dataclass(frozen=True)
+class Design:
+    """Which lists of heads, in which numbers and ways, and which edges are cut."""
+
+    doses: Sequence[int]
+    kinds: Sequence[AblationKind]
+    rows: Sequence[CutRows]
+    knockouts: Sequence[str]
+    renormalise: Sequence[bool]
+    window: int
+    """Layers of a window of knockouts; 0 = none."""
+    alone: Sequence[Head]
+    """Heads that are also cut one by one."""
+    random_sets: int
+    write: bool
+    seed: int
+    n_layers: int
+    n_heads: int
+
+    def steps(self, lists: Mapping[str, Sequence[Head]]) -> Iterator[Step]:
+        """Every intervention, each with its controls behind it."""
+        for name, heads in lists.items():
+            for n in (n for n in self.doses if n <= len(heads)):
+                decides = name == RFH and n == self.decisive(heads)
+                yield from self._dose(name, heads[:n], decides)
+        for head in self.alone:
+            labels = Labels(f"ablate_head_{self.kinds[0]}", rows=CutRows.ANSWER, layer=head.layer, head=head.head)
+            yield Step((Ablation(frozenset([head]), self.kinds[0], CutRows.ANSWER),), labels, write=False)
+        for edge in self.knockouts:
+            for scaled in self.renormalise:
+                yield from self._knockouts(edge, scaled, lists)
+
+    def random(self, heads: Sequence[Head], most: int) -> tuple[list[list[Head]], str]:
+        """Random sets of as many heads, and the name of that control: of the same layers where these hold enough."""
+        if not most:
+            return [], RANDOM
+        sets = self._beside(heads, most)
+        return [[Head(*place) for place in one] for one in sets.heads], RANDOM if sets.matched else ANY_LAYER
+
+    def _beside(self, heads: Sequence[Head], most: int) -> Sets:
+        return sets_beside(np.array(heads), self.every, most, rng_for(self.seed, "random heads", len(heads)))
+
+    def list_rows(self, lists: Mapping[str, Sequence[Head]], half: int) -> Iterator[dict[str, Any]]:
+        """The rows of cut_lists.parquet for one half of the traces."""
+        for name, heads in lists.items():
+            for n in (n for n in self.doses if n <= len(heads)):
+                decides = name == RFH and n == self.decisive(heads)
+                most = self.random_sets if decides else self.random_sets // FEWER
+                widening = self._beside(heads[:n], most).widening if most else None
+                for rank, head in enumerate(heads[:n], start=1):
+                    about = {"half": half, "heads_kind": name, "n_heads": n, "rank": rank}
+                    yield {**about, "layer": head.layer, "head": head.head, "widening": widening}
+
+    @property
+    def every(self) -> list[Head]:
+        return [Head(layer, h) for layer in range(self.n_layers) for h in range(self.n_heads)]
+
+    def decisive(self, heads: Sequence[Head]) -> int:
+        """How many of the list the claims are about: as many as a list of special heads has, or the smallest dose."""
+        usual = usual_count(self.n_layers * self.n_heads)
+        fitting = [n for n in self.doses if n <= len(heads)]
+        return max([n for n in fitting if n <= usual] or fitting[:1] or [0])
+
+    def _dose(self, name: str, heads: Sequence[Head], decides: bool) -> Iterator[Step]:
+        for i, kind in enumerate(self.kinds):
+            for j, rows in enumerate(self.rows):
+                fewer = FEWER if i == j == 0 else FEWEST
+                most = 0 if name != RFH and fewer == FEWEST else self.random_sets // fewer
+                sets, name_of_control = self.random(heads, self.random_sets if decides and i == j == 0 else most)
+                for draw, cut in [(None, list(heads)), *enumerate(sets)]:
+                    control = None if draw is None else name_of_control
+                    labels = Labels(f"ablate_head_{kind}", name, len(heads), rows, draw=draw, control=control)
+                    write = self.write and i == 0 and rows is CutRows.ANSWER and (draw is None or draw < WRITTEN)
+                    yield Step((Ablation(frozenset(cut), kind, rows),), labels, write)
+
+    def _knockouts(self, edge: str, scaled: bool, lists: Mapping[str, Sequence[Head]]) -> Iterator[Step]:
+        """The whole edge, windows of layers, the RFHs' edges and all but these, beside random sets'."""
+        source, destination = EDGES[edge]
+        name = f"knockout_{edge}" if scaled else f"knockout_{edge}_unscaled"
+
+        def cut(heads: Sequence[Head] | None) -> tuple[Intervention, ...]:
+            return (Knockout(source, destination, None if heads is None else frozenset(heads), scaled),)
+
+        yield Step(cut(None), Labels(name), write=self.write)
+        for first in range(self.n_layers - self.window + 1) if self.window else ():
+            inside = [Head(layer, h) for layer in range(first, first + self.window) for h in range(self.n_heads)]
+            yield Step(cut(inside), Labels(name, layer=first, layer_end=first + self.window), write=False)
+        if scaled != self.renormalise[0] or edge != self.knockouts[0]:
+            return  # sets of heads are cut for the first edge and in one way only
+        for n in (n for n in self.doses if n <= len(lists.get(RFH, []))):
+            top = lists[RFH][:n]
+            decides = n == self.decisive(lists[RFH])
+            sets, control = self.random(top, self.random_sets if decides else self.random_sets // FEWER)
+            for kind, of in ((RFH, lambda heads: heads), (f"{ONLY}{RFH}", lambda heads: _others(self.every, heads))):
+                yield Step(cut(of(top)), Labels(name, kind, n), write=False)
+                for draw, others in enumerate(sets):
+                    yield Step(cut(of(others)), Labels(name, kind, n, draw=draw, control=control), write=False)
+
+
+def _others(everything: Sequence[Head], heads: Sequence[Head]) -> list[Head]:
+    kept = set(heads)
+    return [head for head in everything if head not in kept]

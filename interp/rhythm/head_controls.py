@@ -1,0 +1,148 @@
+"""Do the couplings belong to the chosen heads, or would any heads of their layers show them? (Paper B, Table 2)
+
+Circular shifts ask whether two curves go together. They do for almost any heads, as attention follows the text. So each
+coupling is measured again with random local, global and receiver heads, as many in each layer, and with all heads. In
+coupling (2) heads that are both receivers and global are left out of the global ones: else a part is compared with its
+whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from interp.heads.scores import Head
+from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled, detect
+from interp.rhythm.head_sets import HeadSets
+from interp.rhythm.waad_fai import HeadCurves
+from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
+from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for, sets_beside
+
+SENTENCES = "waad_peaks_at_sentence_starts"
+"""Beside the couplings: share of WAAD peaks at most one token off the beginning of a sentence."""
+RANDOM, ALL = "random_heads", "all_heads"
+HEAD_CONTROLS_TABLE = Table(
+    "head_controls",
+    EXAMPLE,
+    Column("coupling", TEXT, f"as in `couplings`, or `{SENTENCES}`"),
+    Column("control", TEXT, f"`{RANDOM}` of the same layers, or `{ALL}`", null="the chosen heads"),
+    Column("draw", INT, "which random set", null="not random"),
+    Column("value", FLOAT, "value at events in this trace"),
+    Column("baseline", FLOAT, "value at all tokens, or at random places"),
+    Column("widening", FLOAT, "how much more a set like the random ones would spread than they do", null="not random"),
+)
+
+
+@dataclass(frozen=True)
+class Heads:
+    """One choice of heads; `apart`: global ones that are no receivers. Without receivers there is no coupling (2)."""
+
+    local: Sequence[Head]
+    far: Sequence[Head]
+    receiver: Sequence[Head] = ()
+    apart: Sequence[Head] = ()
+
+
+@dataclass(frozen=True)
+class ControlSets:
+    """The chosen heads and those that stand in for them."""
+
+    chosen: Heads
+    random: Sequence[Heads]
+    all: Heads
+    widening: float
+    """The largest of the three kinds' (interp/stats.py)."""
+
+
+def control_sets(sets: HeadSets, layers: Sequence[int], n_heads: int, draws: int, seed: int) -> ControlSets:
+    """Random sets for one set of chosen heads, of the same layers where these hold enough others."""
+
+    widenings = []
+
+    def alike(kind: str, heads: Sequence[Head]) -> list[list[Head]]:
+        pool = [(layer, head) for layer in layers for head in range(n_heads)]
+        found = sets_beside(np.array(heads), pool, draws, rng_for(seed, "head controls", kind))
+        widenings.append(found.widening)
+        # Local and global ones are paired at random.
+        order = rng_for(seed, "order", kind).permutation(len(found.heads))
+        return [[Head(*place) for place in found.heads[i]] for i in order]
+
+    drawn = [alike("local", sets.local), alike("global", sets.far), alike("receiver", sets.receiver)]
+    local, far, receivers = drawn
+    random = [Heads(*pair) for pair in zip(local, far, strict=False)]
+    # There may be fewer sets of receivers: none is used twice, or ranks would count it as two.
+    random = [
+        replace(one, receiver=receiver, apart=_without(sets.far, receiver)) if receiver else one
+        for one, receiver in zip_longest(random, receivers[: len(random)], fillvalue=None)
+        if one is not None
+    ]
+    chosen = Heads(sets.local, sets.far, sets.receiver, _without(sets.far, sets.receiver))
+    everything = [Head(layer, h) for layer in layers for h in range(n_heads)]
+    return ControlSets(chosen, random, Heads(everything, everything), max(widenings))
+
+
+def _without(heads: Sequence[Head], others: Sequence[Head]) -> Sequence[Head]:
+    left = [head for head in heads if head not in set(others)]
+    return left or heads
+
+
+def control_rows(
+    example: str,
+    curves: HeadCurves,
+    sets: ControlSets,
+    entropy: Float[np.ndarray, " token"],
+    sentence: Int[np.ndarray, " token"],
+    starts: Bool[np.ndarray, " token"],
+    peaks: Peaks,
+) -> Iterator[dict[str, Any]]:
+    """The rows of head_controls.parquet for one trace; none for a coupling that has no event in it."""
+    drawn = ((RANDOM, i, one) for i, one in enumerate(sets.random))
+    for control, draw, heads in ((None, None, sets.chosen), (ALL, None, sets.all), *drawn):
+        waad, fai = curves.over(heads.local, "waad"), curves.over(heads.far, "fai_to_end")
+        found: dict[str, tuple[float, float]] = {}
+        for coupling in (Coupling.ENTROPY, Coupling.FOLLOWING):
+            if (pair := coupled(coupling, Curves(waad, fai, fai, entropy, sentence), peaks)) is not None:
+                found[coupling] = (pair.observed, pair.baseline)
+        if heads.receiver:
+            receiver, far = (curves.over(of, "fai_to_end") for of in (heads.receiver, heads.apart))
+            if (pair := coupled(Coupling.RECEIVER, Curves(waad, far, receiver, entropy, sentence), peaks)) is not None:
+                found[Coupling.RECEIVER] = (pair.observed, pair.baseline)
+        if (detected := detect(peaks.of(waad), starts, 1)) is not None:
+            found[SENTENCES] = (detected.precision, detected.chance_precision)
+        for coupling_name, (value, baseline) in found.items():
+            about = {"example": example, "coupling": str(coupling_name), "control": control, "draw": draw}
+            widening = sets.widening if control == RANDOM else None
+            yield {**about, "value": value, "baseline": baseline, "widening": widening}
+
+
+@dataclass(frozen=True)
+class AgainstHeads:
+    """How far a coupling lies above its baseline with the chosen heads, with random ones, and how the two compare."""
+
+    chosen: Estimate
+    random: Estimate
+    all: float | None
+    comparison: Comparison
+
+
+def against_heads(table: pd.DataFrame, coupling: str, seed: int) -> AgainstHeads | None:
+    """One coupling from head_controls.parquet; None without random sets."""
+    rows = table[table["coupling"] == coupling]
+    above = rows["value"] - rows["baseline"]
+    own, random, whole = rows["control"].isna(), rows["control"] == RANDOM, rows["control"] == ALL
+    if not own.any() or not random.any():
+        return None
+    drawn = above[random].groupby(rows["draw"][random]).mean().to_numpy(dtype=float)
+    chosen = bootstrap_mean(above[own].to_numpy(dtype=float), rng_for(seed, "head controls", coupling))
+    compared = Comparison.with_draws(chosen.value, drawn, float(rows["widening"][random].iloc[0]))
+    if compared is None:
+        return None
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    beside = Estimate(float(drawn.mean()), len(drawn), float(low), float(high))
+    return AgainstHeads(chosen, beside, float(above[whole].mean()) if whole.any() else None, compared)

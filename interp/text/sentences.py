@@ -1,0 +1,43 @@
+"""The sentences of a reasoning, as they stand and in another order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from interp.text.token_kinds import Boundary, boundary_positions
+from interp.text.trace import Segment, Trace
+
+
+def reasoning_sentences(trace: Trace) -> list[tuple[int, int]]:
+    """The sentences of the reasoning as positions, end exclusive."""
+    reasoning = trace[Segment.REASONING]
+    inside = range(reasoning.start, reasoning.end)
+    starts = [reasoning.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
+    borders = [reasoning.start, *starts, reasoning.end]
+    return [(a, b) for a, b in pairwise(borders) if b > a]
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """A trace whose reasoning has its sentences in another order; all else stays where it was."""
+
+    ids: tuple[int, ...]
+    origin: tuple[int, ...]
+    """Where each token of the reasoning stood before."""
+
+
+def shuffled_sentences(trace: Trace, rng: np.random.Generator) -> Shuffled | None:
+    """The sentences of the reasoning in a random other order; None where there are fewer than two."""
+    steps = reasoning_sentences(trace)
+    if len(steps) < 2:
+        return None
+    order = rng.permutation(len(steps))
+    while (order == np.arange(len(steps))).all():
+        order = rng.permutation(len(steps))
+    origin = tuple(place for i in order for place in range(*steps[i]))
+    reasoning, ids = trace[Segment.REASONING], trace.measured_ids
+    moved = [ids[place] for place in origin]
+    return Shuffled((*ids[: reasoning.start], *moved, *ids[reasoning.end :]), origin)

@@ -1,0 +1,274 @@
+"""Comparisons with controls and the verdicts that follow from them: by hand, and over data without effect."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from experiments.patching import unrelated_pair
+from interp.heads.scores import Head
+from interp.rhythm.couplings import Coupling, Peaks
+from interp.rhythm.head_controls import SENTENCES, against_heads, control_rows, control_sets
+from interp.rhythm.head_sets import HeadSets
+from interp.rhythm.waad_fai import HeadCurves, Sinks
+from interp.runs.claims import CLAIMS
+from interp.runs.headlines import Headline, headline_of
+from interp.runs.verdicts import Outcome, Sign, Verdict, complete, decide, verdict
+from interp.stats import (
+    ComparedBy,
+    Comparison,
+    Estimate,
+    binomial_comparison,
+    hypergeometric_comparison,
+    rng_for,
+    sets_beside,
+)
+
+UNKNOWN = Estimate(float("nan"), 0)
+
+
+def number(difference: float, p: float | None) -> Headline:
+    return Headline("it", UNKNOWN, "its control", UNKNOWN, Comparison(ComparedBy.PAIRED, Estimate(difference, 9), p))
+
+
+def test_a_paired_difference_shows_where_two_intervals_overlap() -> None:
+    """Examples differ by far more than the effect, which all of them have."""
+    control = np.linspace(0.0, 10.0, 20)
+    own = control + 0.1 + 0.01 * np.resize([-1.0, 1.0], 20)
+    found = Comparison.paired(own, control, rng_for(0))
+    assert found is not None
+    assert found.difference.value == pytest.approx(0.1)
+    assert found.difference.low is not None
+    assert found.difference.low > 0.09
+    assert found.p is not None
+    assert found.p < 0.001
+
+
+def test_examples_without_both_values_are_left_out() -> None:
+    found = Comparison.paired(np.array([1.0, np.nan, 3.0]), np.array([0.0, 0.0, np.nan]), rng_for(0))
+    assert found == Comparison(ComparedBy.PAIRED, Estimate(1.0, 1), None)
+    assert Comparison.paired(np.array([np.nan]), 0.0, rng_for(0)) is None
+
+
+def test_seven_examples_cannot_decide_at_one_in_a_hundred_and_twenty_eight_but_five_cannot_at_all() -> None:
+    """All signs alike: p = 2 / 2 ** n."""
+    for n, p in ((5, 2 / 2**5), (7, 2 / 2**7)):
+        found = Comparison.paired(np.arange(1.0, n + 1), 0.0, rng_for(0))
+        assert found is not None
+        assert found.p == pytest.approx(p)
+        assert found.decided == (n == 7)
+
+
+def test_a_rank_among_sets_by_hand() -> None:
+    """19 sets around 0, the list far off: 1 of 20; a list at the last one: 3 of 20, as both ends are as far."""
+    sets = np.linspace(-1.0, 1.0, 19)
+    found = Comparison.with_draws(50.0, sets)
+    assert found is not None
+    assert found.p == pytest.approx(1 / 20)
+    assert found.difference.n == 19
+    assert found.difference.value == pytest.approx(50.0)
+    at_the_end = Comparison.with_draws(1.0, sets)
+    assert at_the_end is not None
+    assert at_the_end.p == pytest.approx(3 / 20)
+    wide = Comparison.with_draws(50.0, sets, 55.0)
+    assert wide is not None
+    assert wide.p == pytest.approx(3 / 20)
+
+
+def test_without_sets_or_value_there_is_no_comparison() -> None:
+    assert Comparison.with_draws(1.0, np.array([])) is None
+    assert Comparison.with_draws(float("nan"), np.array([1.0])) is None
+    (equal,) = [Comparison.with_draws(2.0, np.full(30, 2.0))]
+    assert equal is not None
+    assert equal.p == 1.0
+
+
+def test_shares_of_heads_by_hand() -> None:
+    """2 of 2 heads in the middle third of 24: chance 1/3 * 7/23. None of 2 is no exact zero."""
+    both = hypergeometric_comparison(2, 2, 8, 24)
+    assert both.p == pytest.approx(2 * (8 / 24) * (7 / 23))
+    assert not binomial_comparison(0, 2, 0.5).decided
+    six = binomial_comparison(0, 6, 0.5)
+    assert six.p == pytest.approx(2 / 2**6)
+    assert six.difference.value == -0.5
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "outcome"),
+    [
+        (0.2, 0.01, Outcome.AGREES),
+        (-0.2, 0.01, Outcome.OPPOSITE),
+        (0.2, 0.06, Outcome.UNDECIDED),
+        (0.2, None, Outcome.UNDECIDED),
+        (0.04, 0.001, Outcome.UNDECIDED),
+        (-0.04, 0.001, Outcome.UNDECIDED),
+    ],
+)
+def test_one_rule_for_all(difference: float, p: float | None, outcome: Outcome) -> None:
+    assert decide(number(difference, p), Sign.HIGHER, least=0.05) is outcome
+    turned = {Outcome.AGREES: Outcome.OPPOSITE, Outcome.OPPOSITE: Outcome.AGREES}
+    assert decide(number(difference, p), Sign.LOWER, least=0.05) is turned.get(outcome, outcome)
+
+
+def test_a_claim_needs_all_its_numbers() -> None:
+    good, bad, open_ = number(1.0, 0.01), number(-1.0, 0.01), number(1.0, 0.5)
+    claim = next(iter(CLAIMS))
+    assert verdict(claim, [(good, Sign.HIGHER), (good, Sign.HIGHER)]).outcome is Outcome.AGREES
+    mixed = verdict(claim, [(good, Sign.HIGHER), (open_, Sign.HIGHER)])
+    assert (mixed.outcome, mixed.decided_by) == (Outcome.UNDECIDED, open_)
+    against = verdict(claim, [(open_, Sign.HIGHER), (bad, Sign.HIGHER)])
+    assert (against.outcome, against.decided_by) == (Outcome.OPPOSITE, bad)
+    assert verdict(claim, []).outcome is Outcome.NOT_TESTED
+
+
+def test_a_claim_says_nothing_without_the_one_it_stands_on() -> None:
+    missing = verdict("A3", [(number(1.0, 0.5), Sign.HIGHER)])
+    found = verdict("A4", [(number(1.0, 0.001), Sign.HIGHER)], needs=missing)
+    assert found.outcome is Outcome.UNDECIDED
+    assert found.why is not None
+    assert "A3 is undecided" in found.why
+
+
+def test_every_claim_gets_one_verdict_and_json_keeps_it() -> None:
+    own = verdict("A1", [(number(1.0, 0.001), Sign.HIGHER)])
+    listed = complete([own], {"heads": "broken"})
+    assert [one.claim for one in listed] == list(CLAIMS)
+    assert listed[0] == own
+    why = {one.claim: one.why for one in listed[1:]}
+    assert why["A3"] == "broken"
+    assert why["B2"] == "experiment=rhythm was not run"
+    again = Verdict.from_json(own.as_json())
+    assert (again.claim, again.outcome) == (own.claim, own.outcome)
+    assert again.decided_by is not None
+    assert again.decided_by.comparison == number(1.0, 0.001).comparison
+
+
+def test_headlines_survive_summary_json() -> None:
+    one = Headline(
+        "it", Estimate(1.0, 3, 0.5, 1.5), "control", Estimate(0.0, 3), Comparison(ComparedBy.SETS, UNKNOWN, 0.5)
+    )
+    assert headline_of(one.as_json()).estimate == one.estimate
+    assert headline_of({**one.as_json(), "comparison": None}).comparison is None
+
+
+def _paired(rng: np.random.Generator) -> Comparison | None:
+    shared = 3 * rng.normal(size=12)
+    return Comparison.paired(shared + rng.normal(size=12), shared + rng.normal(size=12), rng)
+
+
+def _sets(rng: np.random.Generator) -> Comparison | None:
+    """The list is a set like the others, whatever heads do."""
+    effects = rng.normal(size=(4, 12))
+    heads = np.array([(layer, rng.integers(12)) for layer in range(4)])
+    sets = sets_beside(heads, [(a, b) for a in range(4) for b in range(12)], 60, rng)
+    own = np.mean([effects[place] for place in map(tuple, heads)])
+    drawn = np.array([np.mean([effects[place] for place in one]) for one in sets.heads])
+    return Comparison.with_draws(float(own), drawn, sets.widening)
+
+
+def _shared_heads(rng: np.random.Generator) -> Comparison | None:
+    return hypergeometric_comparison(len(set(rng.permutation(60)[:10]) & set(range(20))), 10, 20, 60)
+
+
+@pytest.mark.parametrize("kind", [_paired, _sets, _shared_heads])
+def test_without_effect_at_most_one_claim_in_twenty_agrees(
+    kind: Callable[[np.random.Generator], Comparison | None],
+) -> None:
+    outcomes = []
+    for seed in range(400):
+        compared = kind(np.random.default_rng(seed))
+        outcomes.append(decide(Headline("it", UNKNOWN, "control", UNKNOWN, compared), Sign.HIGHER))
+    assert outcomes.count(Outcome.AGREES) <= 0.05 * len(outcomes)
+    assert outcomes.count(Outcome.OPPOSITE) <= 0.05 * len(outcomes)
+
+
+def test_an_effect_of_known_size_is_found() -> None:
+    """Three standard errors: more than four times in five."""
+    found = 0
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        compared = Comparison.paired(rng.normal(3 / 5, 1.0, 25), 0.0, rng)
+        found += decide(Headline("it", UNKNOWN, "control", UNKNOWN, compared), Sign.HIGHER) is Outcome.AGREES
+    assert found > 75
+
+
+@given(st.integers(0, 10_000), st.integers(1, 6), st.integers(2, 6), st.integers(1, 4))
+@settings(max_examples=60, deadline=None)
+def test_sets_are_alike_different_and_never_the_list(seed: int, size: int, n_heads: int, n_layers: int) -> None:
+    rng = np.random.default_rng(seed)
+    places = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    own = [places[i] for i in rng.permutation(len(places))[: min(size, len(places))]]
+    sets = sets_beside(np.array(own), places, 30, rng)
+    assert len({tuple(one) for one in sets.heads}) == len(sets.heads) <= 30
+    for one in sets.heads:
+        assert len(set(one)) == len(own)
+        assert not set(one) & set(own)
+        assert not sets.matched or sorted(layer for layer, _ in one) == sorted(layer for layer, _ in own)
+
+
+def test_small_models_are_compared_over_all_layers() -> None:
+    """Two layers of three heads hold four matched sets of two: too few, so any two of the four other heads stand in."""
+    two = np.array([(0, 0), (1, 1)])
+    small = sets_beside(two, [(layer, head) for layer in range(2) for head in range(3)], 200, rng_for(0))
+    assert (small.matched, len(small.heads)) == (False, 6)
+    assert small.widening == pytest.approx(np.sqrt((1 / 2 + 1 / 4) / (1 / 2 - 1 / 4)))
+    wider = sets_beside(two, [(layer, head) for layer in range(2) for head in range(6)], 200, rng_for(0))
+    assert (wider.matched, len(wider.heads)) == (True, 25)
+    assert wider.widening == pytest.approx(np.sqrt((1 + 1 / 5) / (1 - 1 / 5)))
+
+
+def curves_where(special: set[Head], seed: int, n: int = 80) -> tuple[HeadCurves, np.ndarray, np.ndarray]:
+    """Heads with noise for curves; those that are special have WAAD peaks where entropy and sentences rise."""
+    rng = np.random.default_rng(seed)
+    starts = np.zeros(n, dtype=bool)
+    starts[5::8] = True
+    entropy = starts + 0.1 * rng.random(n)
+    waad = rng.random((2, 8, n))
+    for layer, head in special:
+        waad[layer, head] = 5 * starts + 0.1 * rng.random(n)
+    fai = rng.random((2, 8, n))
+    return HeadCurves(waad, fai, fai, np.zeros((2, 8)), np.zeros((2, 8))), entropy, starts
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_couplings_of_the_chosen_heads_alone_stand_out(special: bool) -> None:
+    """The same coupling in all heads says nothing of those that were chosen."""
+    local = [Head(0, 1), Head(1, 2)]
+    every = {Head(a, b) for a in range(2) for b in range(8)}
+    sets = HeadSets("all", Sinks.KEPT, local, [Head(0, 5), Head(1, 5)], [Head(0, 7)])
+    controls = control_sets(sets, range(2), 8, 40, 0)
+    rows = []
+    for i in range(5):
+        curves, entropy, starts = curves_where(set(local) if special else every, i)
+        sentence = np.cumsum(starts)
+        rows += control_rows(str(i), curves, controls, entropy, sentence, starts, Peaks())
+    table = pd.DataFrame(rows)
+    for coupling in (Coupling.ENTROPY, SENTENCES):
+        found = against_heads(table, coupling, 0)
+        assert found is not None
+        assert found.chosen.value > 0.1
+        assert found.comparison.decided == special
+    receivers = against_heads(table, Coupling.RECEIVER, 0)
+    assert receivers is not None
+    assert not receivers.comparison.decided
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        ([(1, 2), (3, 4), (5, 6)], [1, 2, 0]),
+        ([(1, 2), (2, 3), (4, 5)], [2, 2, 0]),
+        ([(1, 2), (2, 1), (1, 3)], [None, None, None]),
+        ([(1, 2)], [None]),
+    ],
+)
+def test_an_unrelated_pair_names_neither_answer(answers: list[tuple[int, int]], expected: list[int | None]) -> None:
+    pairs: Any = [
+        SimpleNamespace(clean=SimpleNamespace(answer_id=a), corrupted=SimpleNamespace(answer_id=b)) for a, b in answers
+    ]
+    assert [unrelated_pair(pairs, i) for i in range(len(pairs))] == expected
