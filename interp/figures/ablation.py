@@ -22,9 +22,18 @@ COLOURS = {
     "induction": style.ORANGE,
     "retrieval": style.GREEN,
     "receiver": style.PURPLE,
+    "receiver_sentences": style.PURPLE,
+    "greedy": style.RED,
     "trajectory": style.RED,
 }
-LINES = {"rfh": "o-", "induction": "s--", "retrieval": "^-.", "receiver": "D:", "trajectory": "v-"}
+LINES = {
+    "rfh": "o-",
+    "induction": "s--",
+    "retrieval": "^-.",
+    "receiver": "D:",
+    "receiver_sentences": "d--",
+    "trajectory": "v-",
+}
 AXES = {
     "ld": "logit difference, cut minus clean",
     "kl": "KL(clean || cut), nats",
