@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from interp.errors import UserError
+from interp.heads.ranking import middle_third
 from interp.heads.scores import (
     Head,
     HeadScore,
@@ -62,6 +64,24 @@ def test_figure_2_of_the_paper(authors_heads: pd.DataFrame) -> None:
     assert len(masses) == 100
     for segment, published in PUBLISHED_FIG_2.items():
         assert masses[f"answer_{segment}"].mean() == pytest.approx(published, abs=0.0006)
+
+
+LLAMA_8B = [(8, 11), (10, 31), (0, 22), (13, 6), (16, 1), (13, 18), (13, 5), (8, 9), (13, 4), (8, 1)]
+QWEN_7B = [(16, 0), (19, 15), (14, 7), (1, 1), (17, 18), (22, 7), (17, 19), (17, 14), (16, 14), (14, 0)]
+
+
+@pytest.mark.parametrize(
+    ("heads", "n_layers", "inside", "p"),
+    [(LLAMA_8B, 32, 6, 0.09), (QWEN_7B, 28, 7, 0.02), (PUBLISHED_RFHS, 28, 5, 0.19)],
+)
+def test_the_published_heads_in_the_middle_third(
+    heads: list[tuple[int, int]], n_layers: int, inside: int, p: float
+) -> None:
+    """One-sided, against the share of layers, as `interp.runs.claims` says."""
+    middle = middle_third(n_layers)
+    assert sum(layer in middle for layer, _ in heads) == inside
+    found = stats.binomtest(inside, 10, len(middle) / n_layers, alternative="greater").pvalue
+    assert found == pytest.approx(p, abs=0.005)
 
 
 def small_frame() -> pd.DataFrame:
