@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from interp.heads.ranking import (
     HeadKind,
@@ -106,6 +107,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     for row in records(overlaps[overlaps["first"] == score]):
         if row["second"] in lists and row["n_second"]:
             lines.append(f"shared with the {row['second']} heads: {overlap_text(row)}")
+    lines += _two_receivers(samples, k)
     recalled = (
         table("probes").dropna(subset="recalled").groupby("example", sort=False)["recalled"].first().astype(float)
     )
@@ -118,6 +120,24 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     scores = [or_null(float(means[head])) for head in top]
     facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
     return Findings(headlines, facts, lines, verdicts=verdicts)
+
+
+def _two_receivers(samples: Mapping[str, Samples], k: int) -> list[str]:
+    """How far the two definitions of receiver heads agree: by token (Paper B) and by sentence (thought-anchors)."""
+    kinds = (HeadKind.RECEIVER, HeadKind.RECEIVER_SENTENCES)
+    if not all(kind in samples for kind in kinds):
+        return []
+    by_token, by_sentence = (mean_over_examples(samples[kind]) for kind in kinds)
+    known = ~(np.isnan(by_token) | np.isnan(by_sentence))
+    if known.sum() < 3:
+        return []
+    rho = stats.spearmanr(by_token[known], by_sentence[known]).statistic
+    shared = overlap(rank_heads(by_token, k), rank_heads(by_sentence, k))
+    expected = k * k / int(known.sum())
+    return [
+        f"receiver heads by token and by sentence: rank correlation over heads {rho:+.2f}, {shared} of the top {k} "
+        f"shared (by chance {expected:.1f})"
+    ]
 
 
 def _middle(values: Samples, means: np.ndarray, top: list[Head], options: FindingsOptions) -> Headline:
