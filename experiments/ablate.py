@@ -271,6 +271,7 @@ def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
 def draw(table: Tables, facts: AblateFacts) -> Drawings:
     """Doses, single heads, windows of layers, whole segments."""
     effects, heads = table("effects"), table("heads")
+    effects = effects[effects["role"].isna()]  # figures are of whole answers
     model = str(effects["model"].iloc[0])
     shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
     yield "ablate_doses", partial(figures.doses, effects, model)

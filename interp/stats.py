@@ -49,6 +49,11 @@ class Estimate:
         value = or_null(row["value"])
         return cls(float("nan") if value is None else value, int(row["n"]), or_null(row["low"]), or_null(row["high"]))
 
+    def above(self, value: float) -> Estimate:
+        """The same minus a number that is known exactly."""
+        ends = (None if end is None else end - value for end in (self.low, self.high))
+        return Estimate(self.value - value, self.n, *ends)
+
 
 class ComparedBy(StrEnum):
     """How a measurement is compared with its control."""
@@ -89,6 +94,15 @@ class Comparison:
             return None
         p = sign_flips(difference, rng)[0] if len(difference) >= 2 else None
         return cls(ComparedBy.PAIRED, bootstrap_mean(difference, rng), p)
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any], name: str, p: str = "p", n: str = "n") -> Comparison | None:
+        """A paired one from a row of a table with the columns `name`, `name`_low and `name`_high; None where it is
+        null."""
+        if or_null(row[name]) is None:
+            return None
+        columns = {"value": row[name], "n": row[n], "low": row[f"{name}_low"], "high": row[f"{name}_high"]}
+        return cls(ComparedBy.PAIRED, Estimate.of(columns), or_null(row[p]))
 
     @classmethod
     def with_draws(cls, own: float, drawn: Float[np.ndarray, " draw"], widening: float = 1.0) -> Comparison | None:
@@ -151,18 +165,18 @@ def binomial_estimate(successes: int, n: int) -> Estimate:
 
 
 def random_heads_like(
-    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator, *, others_only: bool = True
+    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator
 ) -> Int[np.ndarray, "draws k 2"]:
     """Sets of random heads, each with as many heads in every layer as `heads` has: the control matched by layer.
 
-    `others_only`: heads of the set itself are never drawn; in a layer where too few others are left, all of them are
-    drawn and the set stays that much smaller: the missing places are -1. Otherwise any head of the layer may be drawn,
-    and every set is full.
+    Heads of the set itself are never drawn; in a layer where too few others are left, all of them are drawn and the set
+    stays that much smaller: the missing places are -1. For what is drawn anew for every example; sets that all examples
+    share are those of `sets_beside`.
     """
     drawn = np.full((draws, len(heads), 2), -1)
     for layer in np.unique(heads[:, 0]):
         places = np.flatnonzero(heads[:, 0] == layer)
-        pool = np.setdiff1d(np.arange(n_heads), heads[places, 1]) if others_only else np.arange(n_heads)
+        pool = np.setdiff1d(np.arange(n_heads), heads[places, 1])
         for draw in range(draws):
             chosen = rng.permutation(pool)[: len(places)]
             drawn[draw, places[: len(chosen)], 0] = layer
@@ -173,9 +187,7 @@ def random_heads_like(
 def binomial_comparison(successes: int, n: int, expected: float) -> Comparison:
     """A share of n against a given one, by the exact binomial test."""
     found = binomial_estimate(successes, n)
-    ends = [None if end is None else end - expected for end in (found.low, found.high)]
-    p = float(stats.binomtest(successes, n, expected).pvalue)
-    return Comparison(ComparedBy.NULL, Estimate(found.value - expected, n, *ends), p)
+    return Comparison(ComparedBy.NULL, found.above(expected), float(stats.binomtest(successes, n, expected).pvalue))
 
 
 def hypergeometric_comparison(shared: int, drawn: int, marked: int, total: int) -> Comparison:
@@ -221,9 +233,9 @@ def sets_beside(heads: Int[np.ndarray, "k 2"], pool: Sequence[Place], most: int,
         return Sets(matched, True, _widening(parts))
     anywhere = [(others, len(own))]
     found = _sets(anywhere, most, rng)
-    return (
-        Sets(found, False, _widening(anywhere)) if len(found) > len(matched) else Sets(matched, True, _widening(parts))
-    )
+    if len(found) > len(matched):
+        return Sets(found, False, _widening(anywhere))
+    return Sets(matched, True, _widening(parts))
 
 
 def _widening(parts: Sequence[tuple[Sequence[Place], int]]) -> float:

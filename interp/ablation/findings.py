@@ -45,12 +45,13 @@ def findings(
 ) -> Findings[AblateFacts]:
     """What a run tells; `halves`: heads were ranked on other traces than they were cut on."""
     effects = table("effects").merge(_widenings(table("cut_lists")), on=["heads_kind", "n_heads"], how="left")
-    doses, verdicts = _doses(effects)
-    headlines = [*doses, *_edges(effects), *_knockouts(effects, seed), *_by_role(effects, seed)]
+    whole = effects[effects["role"].isna()]
+    doses, verdicts = _doses(whole)
+    headlines = [*doses, *_edges(whole), *_knockouts(whole, seed), *_by_role(effects, seed)]
     lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
     if not halves:
         lines.append("heads were ranked on the traces that they are cut on: their effects are flattered")
-    lines += _tests(effects) + _single(effects)
+    lines += _tests(whole) + _single(whole)
     facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
     return Findings(headlines, facts, lines, verdicts=verdicts)
 
@@ -64,9 +65,7 @@ def _widenings(cut: pd.DataFrame) -> pd.DataFrame:
 
 def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
     """Rows of ablated lists of heads, controls included."""
-    return effects[
-        effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna() & effects["role"].isna()
-    ]
+    return effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
 
 
 def decisive(rows: pd.DataFrame) -> int:
@@ -127,7 +126,7 @@ def _edges(effects: pd.DataFrame) -> list[Headline]:
     """The edges of the RFHs alone, and of all heads but these, at the largest dose."""
     headlines = []
     rows = effects[effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].notna()]
-    rows = rows[(rows["metric"] == "ld") & rows["role"].isna()]
+    rows = rows[rows["metric"] == "ld"]
     for (intervention, kind), part in rows.groupby(["intervention", "heads_kind"], sort=False):
         here = part[part["n_heads"] == decisive(part)]
         edge, n = str(intervention).removeprefix("knockout_").replace("_", "->", 1), int(here["n_heads"].iloc[0])
@@ -142,7 +141,7 @@ def _knockouts(effects: pd.DataFrame, seed: int) -> list[Headline]:
     whole = effects[
         effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
     ]
-    whole = whole[~whole["intervention"].str.endswith("_unscaled") & whole["role"].isna()]  # the figure has both
+    whole = whole[~whole["intervention"].str.endswith("_unscaled")]  # the figure has both
     headlines = []
     for name, rows in whole.groupby("intervention", sort=False):
         edge = str(name).removeprefix("knockout_").replace("_", "->", 1)
@@ -221,7 +220,7 @@ def _tests(effects: pd.DataFrame) -> list[str]:
 
 def _single(effects: pd.DataFrame) -> list[str]:
     """The heads that matter most alone."""
-    alone = effects[effects["head"].notna() & (effects["metric"] == "ld") & effects["role"].isna()]
+    alone = effects[effects["head"].notna() & (effects["metric"] == "ld")]
     if alone.empty:
         return []
     means = alone.groupby(["layer", "head"])["value"].mean().reset_index()

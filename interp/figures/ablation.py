@@ -52,11 +52,9 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
-    """Each effect against the number of ablated heads, one column for each kind of ablation and rows; the grey band is
-    random heads of the RFHs' layers, all with 95 % intervals over traces. None if no list of heads was ablated."""
-    rows = effects[
-        effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna() & effects["role"].isna()
-    ]
+    """Each effect against the number of ablated heads, one column for each kind of ablation and rows, with 95 % intervals
+    over traces; the grey band holds 95 % of the random sets beside the RFHs. None if no list of heads was ablated."""
+    rows = effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
     if rows.empty:
         return None
     columns = list(rows[["intervention", "rows"]].drop_duplicates().itertuples(index=False, name=None))
@@ -135,9 +133,7 @@ def single_heads(
 
 def windows(effects: pd.DataFrame, model: str) -> Figure | None:
     """Attention edges cut in a window of layers, against its first layer; dotted: cut in all layers. None without."""
-    cut = effects[
-        effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["role"].isna()
-    ]
+    cut = effects[effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna()]
     inside = cut[cut["layer"].notna()]
     if inside.empty:
         return None
@@ -181,10 +177,7 @@ def _edges(rows: pd.DataFrame) -> list[str]:
 def whole(effects: pd.DataFrame, model: str) -> Figure | None:
     """What whole knockouts do: tokens flipped and answers that stay the same. None without."""
     cut = effects[
-        effects["intervention"].str.startswith("knockout_")
-        & effects["heads_kind"].isna()
-        & effects["layer"].isna()
-        & effects["role"].isna()
+        effects["intervention"].str.startswith("knockout_") & effects["heads_kind"].isna() & effects["layer"].isna()
     ]
     metrics = [m for m in ("flipped", "same_answer", "correct") if (cut["metric"] == m).any()]
     if cut.empty or not metrics:

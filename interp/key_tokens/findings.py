@@ -15,7 +15,7 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
-from interp.stats import ComparedBy, Comparison, Estimate, or_null
+from interp.stats import Comparison, Estimate, or_null
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -71,12 +71,11 @@ def findings(table: Tables) -> Findings[KeyTokensFacts]:
 
 def _against(row: dict[str, Any]) -> tuple[str, Estimate, Comparison] | tuple[()]:
     """The harmless change on the same traces, and the difference from it."""
-    if or_null(row["difference"]) is None:
+    compared = Comparison.of(row, "difference", n="n_paired")
+    if compared is None:
         return ()
-    n = int(row["n_paired"])
-    ends = (or_null(row["difference_low"]), or_null(row["difference_high"]))
-    compared = Comparison(ComparedBy.PAIRED, Estimate(row["difference"], n, *ends), or_null(row["p"]))
-    return f"{NAMES[Corruption(row['control'])]} in the same traces", Estimate(row["control_value"], n), compared
+    control = Estimate(row["control_value"], compared.difference.n)
+    return f"{NAMES[Corruption(row['control'])]} in the same traces", control, compared
 
 
 def _by_place(corrupted: pd.DataFrame, group: str, label: str) -> list[str]:

@@ -13,7 +13,7 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
-from interp.stats import ComparedBy, Comparison, Estimate, or_null
+from interp.stats import Comparison, Estimate, or_null
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -70,23 +70,15 @@ def _beside_own(row: dict[str, Any], name: str) -> Headline:
     """A group's effect beside that of forcing the traces' own tokens there."""
     if or_null(row["net"]) is None:
         return Headline(name, Estimate.of(row))
-    n = int(row["n"])
-    net = Estimate(row["net"], n, or_null(row["net_low"]), or_null(row["net_high"]))
-    compared = Comparison(ComparedBy.PAIRED, net, or_null(row["net_p"]))
-    return Headline(name, Estimate.of(row), "their own tokens forced", Estimate(row["own"], n), compared)
+    own = Estimate(row["own"], int(row["n"]))
+    return Headline(name, Estimate.of(row), "their own tokens forced", own, Comparison.of(row, "net", "net_p"))
 
 
 def _beside(top: dict[str, Any], other: dict[str, Any], name: str, kind: str) -> Headline:
     """The top group's net effect against another group's, problem by problem."""
     values = [row["value"] if or_null(row["net"]) is None else row["net"] for row in (top, other)]
     own, theirs = (Estimate(value, int(row["n"])) for value, row in zip(values, (top, other), strict=True))
-    compared = None
-    if or_null(other["difference"]) is not None:
-        ends = (or_null(other["difference_low"]), or_null(other["difference_high"]))
-        compared = Comparison(
-            ComparedBy.PAIRED, Estimate(other["difference"], int(other["n"]), *ends), or_null(other["p"])
-        )
-    return Headline(name, own, kind, theirs, compared)
+    return Headline(name, own, kind, theirs, Comparison.of(other, "difference"))
 
 
 def _named(group: Group, k: int) -> str:

@@ -118,10 +118,9 @@ def _boundaries(boundaries: pd.DataFrame) -> list[Headline]:
     headlines = []
     for row in records(boundaries[boundaries["tolerance"] == 1]):
         name = f"{row['measure']} of WAAD peaks for {row['boundary']} starts, one token off at most"
-        n, low, high = int(row["n"]), or_null(row["low"]), or_null(row["high"])
-        ends = [None if end is None else end - row["chance"] for end in (low, high)]
-        compared = Comparison(ComparedBy.PAIRED, Estimate(row["value"] - row["chance"], n, *ends), or_null(row["p"]))
-        headlines.append(Headline(name, Estimate.of(row), "random places", Estimate(row["chance"], n), compared))
+        found, chance = Estimate.of(row), Estimate(row["chance"], int(row["n"]))
+        compared = Comparison(ComparedBy.PAIRED, found.above(chance.value), or_null(row["p"]))
+        headlines.append(Headline(name, found, "random places", chance, compared))
     return headlines
 
 
