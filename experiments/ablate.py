@@ -137,7 +137,7 @@ def _lists(
         kind = options.score if name == RFH else name
         if kind in samples:
             found[name] = top_heads(mean_over_examples(samples[kind]), most, kind)
-    if GREEDY in options.lists and reference is not None:
+    if GREEDY in options.lists and reference is not None and options.score in samples:
         first = rank_heads(mean_over_examples(samples[options.score]), min(MOST_ALONE, n_heads))
         found[GREEDY] = _greedy(session, options, ranked_on, first, min(most, MOST_GREEDY), reference)
     return found

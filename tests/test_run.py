@@ -68,6 +68,8 @@ def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, 
     environment = json.loads((out / "environment.json").read_text())
     assert summary["headlines"] or experiment in ("figures", "export", "index")
     assert all({"name", "value", "n", "low", "high", "control", "comparison"} == h.keys() for h in summary["headlines"])
+    names = [h["name"] for h in summary["headlines"]]
+    assert len(set(names)) == len(names), "numbers of several runs are compared by name"
     assert environment["options"]["experiment"]["name"] == experiment
     assert environment["seed"] == 0
     assert (out / ".hydra" / "config.yaml").is_file()

@@ -144,6 +144,7 @@ def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
         ("experiment.positions=some", "experiment.positions=some is not known"),
         ("experiment.k=0", "experiment.k=0 must be at least 1"),
         ("experiment.rollout_temperature=-1", "must not be negative"),
+        ("experiment.rollout_draws=3", "experiment.rollout_draws above 1 needs experiment.rollout_temperature above 0"),
         ("experiment.layers=roof", "layers=roof is not known"),
         ("experiment.share=0", "experiment.share=0 must be greater than 0"),
     ],

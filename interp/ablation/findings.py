@@ -87,7 +87,7 @@ def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Compa
         return None, None, None
     low, high = np.quantile(sets, [0.025, 0.975])
     compared = Comparison.with_draws(float(own["value"].mean()), sets, _widening_of(own))
-    kind = SETS[str(drawn["control"].iloc[0])]
+    kind = SETS[ANY_LAYER if (drawn["control"] == ANY_LAYER).any() else RANDOM]  # the halves may differ
     return kind, Estimate(float(sets.mean()), len(sets), float(low), float(high)), compared
 
 

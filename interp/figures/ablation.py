@@ -52,8 +52,9 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
-    """Each effect against the number of ablated heads, one column for each kind of ablation and rows, with 95 % intervals
-    over traces; the grey band holds 95 % of the random sets beside the RFHs. None if no list of heads was ablated."""
+    """Each effect against the number of ablated heads, one column for each kind of ablation and rows, with 95 %
+    intervals over traces; the grey band holds 95 % of the random sets beside the RFHs. None if no list of heads was
+    ablated."""
     rows = effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
     if rows.empty:
         return None

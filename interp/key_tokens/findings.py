@@ -55,14 +55,10 @@ def findings(table: Tables) -> Findings[KeyTokensFacts]:
             if row["kind"] == Corruption.NUMBER and metric == "answer_changed" and number.comparison is not None:
                 decides = verdict("A7", [(number, Sign.HIGHER)])
             if number.comparison is not None:
-                q = (
-                    f"sign flips p = {row['p']:.2g}, q = {row['p_adjusted']:.2g}"
-                    if or_null(row["p"]) is not None
-                    else ""
-                )
-                lines.append(
-                    f"{name} against {number.control_kind}: {row['difference']:+.3f}, {q} (n = {row['n_paired']:.0f})"
-                )
+                p = or_null(row["p"])
+                tested = "" if p is None else f", sign flips p = {p:.2g}, q = {row['p_adjusted']:.2g}"
+                about = f"{name} against {number.control_kind}: {row['difference']:+.3f}{tested}"
+                lines.append(f"{about} (n = {row['n_paired']:.0f})")
     for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
         lines += _by_place(corrupted, group, label)
     lines += _way(effects)

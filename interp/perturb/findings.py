@@ -48,7 +48,8 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         top = by_group[Group.TOP]
         headlines.append(_beside_own(top, f"{label}: top {k} by {_spoken(score)}"))
         for group in (g for g in Group if g is not Group.TOP and g in by_group):
-            number = _beside(top, by_group[group], f"{label}, net: top {k} by {_spoken(score)}", _named(group, k))
+            name = f"{label}, net: top {k} by {_spoken(score)}, beside {_named(group, k)}"
+            number = _beside(top, by_group[group], name, _named(group, k))
             headlines.append(number)
             if metric == "jaccard" and group is not Group.RANDOM:
                 decides.append((number, Sign.LOWER))

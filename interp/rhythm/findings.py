@@ -50,7 +50,7 @@ def findings(table: Tables, seed: int, layers: str, sinks: str) -> Findings[Rhyt
         shares = by_trace[column].mean().to_numpy(dtype=float)
         estimate = bootstrap_mean(shares, rng_for(seed, "share", column))
         headlines.append(Headline(f"share of tokens that are {name} peaks", estimate))
-    lines = [_line(row) for row in records(_main(couplings))]
+    lines = [_line(row) for row in records(_main(couplings))] + _all_heads(table("head_controls"), seed)
     lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
     facts = RhythmFacts(int(tokens["example"].nunique()), layers, sinks)
     return Findings(headlines, facts, lines, verdicts=_verdicts(shifted, against, starts))
@@ -88,15 +88,25 @@ def _against_heads(table: pd.DataFrame, seed: int) -> dict[str, Headline]:
     names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
     for coupling, name in names.items():
         if (one := against_heads(table, coupling, seed)) is not None:
-            whole = "" if one.all is None else f" (all heads: {one.all:+.3f})"
-            about = (f"{name}, above its baseline{whole}", one.chosen, "random heads of the same layers", one.random)
+            about = (f"{name}, above its baseline", one.chosen, "random heads of the same layers", one.random)
             found[coupling] = Headline(*about, one.comparison)
     return found
 
 
+def _all_heads(table: pd.DataFrame, seed: int) -> list[str]:
+    """The same couplings of the mean over all heads."""
+    names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
+    found = {name: against_heads(table, coupling, seed) for coupling, name in names.items()}
+    return [
+        f"{name}, above its baseline: chosen heads {one.chosen.value:+.3f}, all heads {one.all:+.3f}"
+        for name, one in found.items()
+        if one is not None and one.all is not None
+    ]
+
+
 def _verdicts(shifted: dict[str, Headline], heads: dict[str, Headline], starts: Headline | None) -> list[Verdict]:
     """A claim of a coupling needs both: that it is no chance, and that other heads do not show it as well."""
-    claims = {"B2": Coupling.ENTROPY, "B3": Coupling.RECEIVER, "B4": Coupling.FOLLOWING, "B1": SENTENCES}
+    claims = {"B1": SENTENCES, "B2": Coupling.ENTROPY, "B3": Coupling.RECEIVER, "B4": Coupling.FOLLOWING}
     beside = {**shifted, **({SENTENCES: starts} if starts else {})}
     found = []
     for claim, coupling in claims.items():
