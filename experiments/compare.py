@@ -39,6 +39,7 @@ class CompareOptions(Options):
 
     name: Text
     kind: Annotated[str, one_of([*HeadScore, *HeadKind])]
+    published: Text | None
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,16 @@ class CompareFacts:
 
 def gather(session: Session, options: CompareOptions) -> None:
     """Gathers the runs, and compares them as their experiment says."""
-    runs = _runs(session)
+    runs = _runs(session, 1 if options.published else 2)
     log.info("comparing %s", ", ".join(str(one.directory) for one in runs))
     numbers, further = number_rows(runs), experiment(runs[0].experiment).compare
-    compared = further(runs, options.kind) if further else RunsCompared({}, _side_by_side(numbers, len(runs)))
+    if options.published and further is None:
+        raise UserError(f"experiment.published names masses of heads: these are runs of {runs[0].experiment}")
+    compared = (
+        further(runs, options.kind, options.published)
+        if further
+        else RunsCompared({}, _side_by_side(numbers, len(runs)))
+    )
     session.store.write_closing("compared", numbers=numbers, **compared.tables)
     session.memo["compared"] = runs, compared
 
@@ -92,10 +99,11 @@ def _side_by_side(rows: list[dict[str, Any]], n_runs: int) -> list[Headline]:
 
 def plan(session: Session, options: CompareOptions) -> Plan:
     """No model is needed."""
-    return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {len(_runs(session))} runs are enough")
+    n_runs = len(_runs(session, 1 if options.published else 2))
+    return Plan(0, 0, 0, 0, 10.0, f"nothing: the tables of {n_runs} runs are enough")
 
 
-def _runs(session: Session) -> list[Run]:
+def _runs(session: Session, at_least: int) -> list[Run]:
     """The finished runs that `runs` names, all of one experiment."""
     asked = session.cfg.runs
     if asked is None:
@@ -104,8 +112,9 @@ def _runs(session: Session) -> list[Run]:
     found = [(Path(one), pattern) for pattern in patterns for one in sorted(glob.glob(pattern))]  # noqa: PTH207 - may be absolute
     matched = {directory: pattern for directory, pattern in found if (directory / ENVIRONMENT).is_file()}
     fitting = _fitting(matched)
-    if len(fitting) < 2:
-        raise UserError(f"runs={asked} names {len(fitting)} runs that compare: at least two are needed")
+    if len(fitting) < at_least:
+        needed = "two are" if at_least == 2 else "one is"
+        raise UserError(f"runs={asked} names {len(fitting)} runs that compare: at least {needed} needed")
     directories = list(fitting)
     options = list(fitting.values())
     names = [one["experiment"]["name"] for one in options]

@@ -24,12 +24,15 @@ from interp.grading.findings import EvaluateFacts, findings
 from interp.grading.judge import Judge, JudgeOptions
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
-from interp.grading.responses import graded, graded_trace, samples_of
+from interp.grading.responses import demanded_answer, graded, graded_trace, samples_of
 from interp.model.generate import Backend, Response
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.text.prompts import Condition, render
 from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, parse_ids, split_text
+
+DEMANDED_TOKENS = 32
+"""So long may an answer be whose beginning is forced (model.prompt.demand): longer ones are no answers at once."""
 
 
 class JudgeSettings(Options):
@@ -88,20 +91,27 @@ def _respond(
 ) -> list[tuple[dict[str, Any], Response]]:
     """One answer to each question of a batch: its row, and what the model wrote."""
     tokenizer, markers = session.tokenizer, session.model_options.markers
-    prompts = [render(q.text, tokenizer, markers, session.prompt_style, condition, q.earlier) for q in batch]
-    responses = session.generator(prompts, session.generation, session.seed, "evaluate", condition, sample, first)
+    style, sampling = session.prompt_style, session.generation
+    demand = style.demand if condition is Condition.WITHOUT_REASONING else ""
+    if demand:
+        sampling = replace(sampling, max_new_tokens=min(DEMANDED_TOKENS, sampling.max_new_tokens))
+    prompts = [render(q.text, tokenizer, markers, style, condition, q.earlier) for q in batch]
+    responses = session.generator(prompts, sampling, session.seed, "evaluate", condition, sample, first)
+    texts = [decode_response(tokenizer, response.ids) for response in responses]
+    found = [demanded_answer(demand, text) if demand else None for text in texts]
     rows = [
         graded(
             question,
             condition,
-            decode_response(tokenizer, response.ids),
+            text if answer is None else answer,
             session.grading,
-            finished=response.finished,
+            finished=response.finished or answer is not None,
             n_tokens=len(response.ids),
+            n_forced=len(response.forced),
             writer=session.model_options.name,
             sample=sample,
         )
-        for question, response in zip(batch, responses, strict=True)
+        for question, response, text, answer in zip(batch, responses, texts, found, strict=True)
     ]
     return list(zip(rows, responses, strict=True))
 
@@ -116,7 +126,7 @@ def _traces(session: Session, question: Question, response: Response) -> list[di
         )  # fmt: skip
     except TraceError:
         return []
-    return [trace_row(trace)] if response.finished else []
+    return [trace_row(trace, response.forced_positions)] if response.finished else []
 
 
 def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:

@@ -91,7 +91,7 @@ def rank(session: Session, options: HeadsOptions) -> None:
             "b-ranking",
             ranking=[row for kind, values in samples.items() for row in ranking_rows(values, kind, *how)],
             layers=[row for kind, values in samples.items() for row in layer_rows(values, kind, *how)],
-            overlaps=overlap_rows(tops, _n_ranked(session, options)),
+            overlaps=overlap_rows(tops, _n_ranked(session, options), session.shape.n_heads),
         )
     for i, row in enumerate(records(store.table("traces").head(options.maps))):
         if not store.has_closing(f"c-map-{i:02d}"):

@@ -152,7 +152,7 @@ def test_the_page_stands_alone_and_escapes_what_models_wrote() -> None:
 
 
 def test_overlaps_say_what_chance_gives() -> None:
-    rows = overlap_rows({"a": [Head(0, 0)], "b": [Head(0, 0)], "c": []}, 100)
+    rows = overlap_rows({"a": [Head(0, 0)], "b": [Head(0, 0)], "c": []}, 100, 10)
     axis = figures.overlaps(pd.DataFrame(rows), "m").axes[0]
     assert sorted(t.get_text() for t in axis.texts) == ["1\n(0.0)", "none", "none"]
     assert next(t for t in axis.texts if t.get_text() != "none").get_weight() == "bold"

@@ -92,10 +92,10 @@ def test_heads_below_the_floor_are_not_called_so() -> None:
 def test_overlap_by_hand() -> None:
     """Two lists of 2 and 3 of 10 heads that share 2: 8 of the 120 ways to draw 3 contain both."""
     lists = {"a": [Head(0, 0), Head(0, 1)], "b": [Head(0, 1), Head(0, 0), Head(0, 5)], "none": []}
-    rows = {(row["first"], row["second"]): row for row in overlap_rows(lists, 10)}
+    rows = {(row["first"], row["second"]): row for row in overlap_rows(lists, 10, 10)}
     row = rows["a", "b"]
     assert (row["shared"], row["expected"]) == (2, pytest.approx(0.6))
-    assert row["p"] == pytest.approx(8 / comb(10, 3))
+    assert row["p"] == row["p_within_layers"] == pytest.approx(8 / comb(10, 3)), "there is one layer"
     assert row["p_adjusted"] == row["p"], "one pair with a p-value"
     assert rows["a", "none"]["p"] is None
 
@@ -107,7 +107,7 @@ def test_p_values_of_random_heads_are_uniform() -> None:
     p = []
     for _ in range(500):
         a, b = ([all_heads[i] for i in generator.choice(256, 40, replace=False)] for _ in range(2))
-        p.append(overlap_rows({"a": a, "b": b}, 256)[0]["p"])
+        p.append(overlap_rows({"a": a, "b": b}, 256, 16)[0]["p"])
     for level in (0.05, 0.2, 0.5):
         assert np.mean(np.array(p) <= level) < level + 3 * np.sqrt(level * (1 - level) / 500)
     assert np.mean(np.array(p) <= 0.5) > 0.25

@@ -118,6 +118,7 @@ def from_response(
         session.grading,
         finished=response.finished,
         n_tokens=len(response.ids),
+        n_forced=len(response.forced),
         writer=lens.name,
     )
     tables: dict[str, list[dict[str, Any]]] = {"answers": [answer]}
@@ -136,7 +137,8 @@ def from_response(
     reason = left_out(session, trace, needs)
     if reason:
         return Example(index, question.id, None, reason, tables)
-    return Example(index, question.id, trace, None, {**tables, "traces": [trace_row(trace)]})
+    rows = [trace_row(trace, response.forced_positions)]
+    return Example(index, question.id, trace, None, {**tables, "traces": rows})
 
 
 def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> str | None:

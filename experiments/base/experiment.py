@@ -95,8 +95,8 @@ class Experiment(Generic[O, F]):
     in_paper: InPaper | None = None
     comparable: bool = True
     """Its runs can be set side by side by their headline numbers."""
-    compare: Callable[[Sequence[Run], str], RunsCompared] | None = None
-    """What else runs of it are compared by."""
+    compare: Callable[[Sequence[Run], str, str | None], RunsCompared] | None = None
+    """What else runs of it are compared by: the kind of head asked for, and a file of published numbers."""
     draw_compared: Callable[[Tables, Mapping[str, Tables], str], Drawings] | None = None
     """Figures of such a comparison, out of its tables, those of the runs by label, and what it is about."""
     smallest: Sequence[str] = ()

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
 from experiments.base.tracking import Tracker
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
-from interp.text.prompts import PromptStyle, PromptTemplate
+from interp.model.thoughts import ThoughtRule
+from interp.text.prompts import PromptStyle, PromptTemplate, WorkedExample
 from interp.text.trace import ThinkMarkers
 
 
@@ -29,15 +31,41 @@ class MarkerOptions(Options):
         return self
 
 
+class ExampleOptions(Options):
+    """A worked example in the prompt."""
+
+    question: Text
+    reasoning: Text
+    answer: Text
+
+
 class PromptOptions(Options):
     """The `prompt` of a model."""
 
     template: Annotated[PromptTemplate, Lax]
     instruction: Text
     system: Text | None
-    finished_thought: Text
+    finished_thought: Text | None
+    demand: Text
+    examples: list[Annotated[WorkedExample, By(ExampleOptions)]]
     separator: Text
     arguments: dict[str, Any]
+
+
+def _pattern(value: str) -> str:
+    """A regular expression, or a ValueError that says what is wrong with it."""
+    try:
+        re.compile(value)
+    except re.error as error:
+        raise ValueError(f"is no regular expression: {error}") from error
+    return value
+
+
+class ThoughtOptions(Options):
+    """The `thought` of a model: when one that is open is closed by force."""
+
+    tokens: AtLeastOne | None
+    end: Annotated[Text, AfterValidator(_pattern)] | None
 
 
 class ModelOptions(Options):
@@ -54,9 +82,18 @@ class ModelOptions(Options):
     trust_remote_code: bool
     markers: Annotated[ThinkMarkers, By(MarkerOptions)]
     prompt: Annotated[PromptStyle, By(PromptOptions)]
+    thought: ThoughtOptions
     threads: Threads | None
     max_new_tokens: AtLeastOne
     reasons: bool
+
+    def thought_rule(self) -> ThoughtRule | None:
+        """When thoughts are closed by force; None = never."""
+        if self.thought.tokens is None:
+            return None
+        separator, opened, closed = self.prompt.separator, self.markers.open, self.markers.close
+        text = f"{separator}{closed}{separator * 2}"
+        return ThoughtRule(self.thought.tokens, self.thought.end, opened, closed, text)
 
 
 class RunOptions(Options):

@@ -140,7 +140,18 @@ class Session:
 
     @cached_property
     def generation(self) -> GenerationOptions:
-        return GenerationOptions(**dict(typed(SamplingOptions, self.cfg.generation, "generation")))
+        sampling = typed(SamplingOptions, self.cfg.generation, "generation")
+        thought = self.model_options.thought_rule()
+        if thought is not None and sampling.backend is not Backend.HUGGING_FACE:
+            raise UserError(
+                f"generation.backend={sampling.backend} cannot close thoughts: set model.thought.tokens=null"
+            )
+        if thought is not None and thought.tokens >= sampling.max_new_tokens:
+            raise UserError(
+                f"model.thought.tokens={thought.tokens} leaves no room for an answer within "
+                f"generation.max_new_tokens={sampling.max_new_tokens}"
+            )
+        return GenerationOptions(**dict(sampling), thought=thought)
 
     @cached_property
     def data_options(self) -> DataOptions:

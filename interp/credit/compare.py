@@ -26,8 +26,10 @@ ARM_OPTIONS = frozenset(
 IGNORED = frozenset({"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every"})
 
 
-def compare(runs: Sequence[Run], _: str) -> RunsCompared:
-    """Tables `study` and `study_curves`."""
+def compare(runs: Sequence[Run], _: str, published: str | None = None) -> RunsCompared:
+    """Tables `study` and `study_curves`. Raises UserError for runs that do not compare."""
+    if published is not None:
+        raise UserError("experiment.published names attention masses of heads: these are trainings")
     names = arms([run.options for run in runs])
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
     twice = [place for place, n in places.items() if n > 1]
@@ -37,8 +39,8 @@ def compare(runs: Sequence[Run], _: str) -> RunsCompared:
         Training(name, int(run.options["seed"]), run.table("training"), _share(run))
         for name, run in zip(names, runs, strict=True)
     ]
-    published = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
-    rows = study_rows(trainings, published)
+    beside = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
+    rows = study_rows(trainings, beside)
     headlines = [
         Headline(
             f"held-out accuracy, {row['arm']}",

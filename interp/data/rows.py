@@ -17,11 +17,12 @@ TRACES_TABLE = Table(
     Column("offsets", pa.list_(IDS), "for each token the characters of `text` that it stands for, end exclusive"),
     Column("segments", SPANS, "the six segments with their positions, end exclusive"),
     Column("source", TEXT, "where the trace comes from: `generated` or a file"),
+    Column("forced", IDS, "positions of tokens that the model did not choose: what closed its thought"),
 )
 
 
-def trace_row(trace: Trace) -> dict[str, Any]:
-    """The row of traces.parquet."""
+def trace_row(trace: Trace, forced: range = range(0)) -> dict[str, Any]:
+    """The row of traces.parquet; `forced` are positions of the whole sequence."""
     return {
         "example": trace.example,
         "text": trace.text,
@@ -29,4 +30,5 @@ def trace_row(trace: Trace) -> dict[str, Any]:
         "offsets": [list(pair) for pair in trace.offsets],
         "segments": [{"segment": s.segment, "start": s.start, "end": s.end} for s in trace.spans],
         "source": trace.source,
+        "forced": list(forced),
     }

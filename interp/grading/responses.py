@@ -29,6 +29,7 @@ ANSWERS_TABLE = Table(
     Column("reasoning_words", INT, "number of words that the model wrote as reasoning"),
     Column("answer_words", INT, "number of words after it"),
     Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
+    Column("n_forced", INT, "how many of them were forced, to close the thought", null="the text was given"),
     Column("finished", BOOL, "whether generation ended by itself"),
 )
 
@@ -51,6 +52,7 @@ def graded(
     *,
     finished: bool,
     n_tokens: int | None = None,
+    n_forced: int | None = None,
     writer: str | None = None,
     sample: int = 0,
 ) -> dict[str, Any]:
@@ -89,8 +91,26 @@ def graded(
         "reasoning_words": len(reasoning.split()),
         "answer_words": len(answer.split()),
         "n_tokens": n_tokens,
+        "n_forced": n_forced,
         "finished": finished,
     }
+
+
+def demanded_answer(demand: str, text: str) -> str | None:
+    r"""The answer whose beginning was forced, and nothing of what follows it; None where it does not end.
+
+    It ends with the brace that the demand opens (`\boxed{`), else with the line: models go on and reason behind it.
+    """
+    whole = demand + text
+    if demand.count("{") <= demand.count("}"):
+        line, ended, _ = text.partition("\n")
+        return demand + line if ended else None
+    depth = 0
+    for place, sign in enumerate(whole):
+        depth += (sign == "{") - (sign == "}")
+        if place >= len(demand) and depth == 0:
+            return whole[: place + 1]
+    return None
 
 
 OPEN = (Outcome.NO_ANSWER, Outcome.EMPTY, Outcome.UNCLOSED)

@@ -12,11 +12,12 @@ from scipy import stats
 
 from interp.errors import UserError, nearest
 from interp.heads.findings import overlap_text
+from interp.heads.published import beside_published, load_published
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head
 from interp.runs.compared import Run, RunsCompared
 from interp.runs.headlines import Headline
-from interp.stats import Estimate
+from interp.stats import Estimate, adjust
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class _Ranked:
         return self.ranking.sort_values(["layer", "head"])["value"].to_numpy(dtype=float)
 
 
-def compare(runs: Sequence[Run], kind: str) -> RunsCompared:
-    """Overlaps of the top heads and rank correlations of all heads' scores between runs on models of one shape.
+def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> RunsCompared:
+    """Overlaps of the top heads and rank correlations of all heads' scores between runs on models of one shape; each
+    run beside published masses, if a file is named.
 
     Heads of models of different shapes do not correspond: such pairs are left out, and said so.
     """
@@ -50,10 +52,17 @@ def compare(runs: Sequence[Run], kind: str) -> RunsCompared:
     rows, headlines, apart = [], [], 0
     for shape in dict.fromkeys(one.shape for one in ranked):
         alike = [one for one in ranked if one.shape == shape]
-        rows += overlap_rows({one.label: one.top for one in alike}, shape[0] * shape[1])
+        rows += overlap_rows({one.label: one.top for one in alike}, *_sizes(shape))
         found = [_correlation(first, second) for first, second in combinations(alike, 2)]
         headlines += [headline for headline in found if headline is not None]
         apart += len(alike) * (len(ranked) - len(alike))
+    if published:
+        masses = load_published(published)
+        for run in runs:
+            numbers, overlaps = beside_published(run.label, run.table("heads"), masses)
+            headlines += numbers
+            rows += overlaps
+    adjust(rows)
     lines = [
         f"{row['first']} and {row['second']}: top heads in both: {overlap_text(row)}"
         for row in rows
@@ -62,6 +71,11 @@ def compare(runs: Sequence[Run], kind: str) -> RunsCompared:
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
     return RunsCompared({"overlaps": rows}, headlines, lines, kind)
+
+
+def _sizes(shape: tuple[int, int]) -> tuple[int, int]:
+    """Heads in all, heads in a layer."""
+    return shape[0] * shape[1], shape[1]
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:

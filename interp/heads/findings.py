@@ -179,7 +179,7 @@ def _little_overlap(kind: HeadKind, top: list[Head], others: list[Head] | None, 
 def overlap_text(row: dict[str, Any]) -> str:
     """A row of overlaps.parquet in words."""
     p = f"p = {row['p']:.2g}, {row['p_adjusted']:.2g} after Benjamini-Hochberg"
-    return f"{row['shared']} (by chance {row['expected']:.2f}, {p})"
+    return f"{row['shared']} (by chance {row['expected']:.2f}, {p}, {row['p_within_layers']:.2g} within layers)"
 
 
 def _listed(heads: list[Head], means: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from enum import StrEnum
 from itertools import combinations
 from typing import Any
@@ -51,6 +51,12 @@ OVERLAPS_TABLE = Table(
     Column("expected", FLOAT, "the same by chance"),
     Column("p", FLOAT, "hypergeometric probability of so many or more by chance", null="a list is empty"),
     Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the table", null="a list is empty"),
+    Column(
+        "p_within_layers",
+        FLOAT,
+        "the same as p if each list kept as many heads in every layer: lists that prefer the same layers share heads",
+        null="a list is empty",
+    ),
 )
 
 
@@ -242,11 +248,12 @@ def _nanmean(values: Float[np.ndarray, "draw layer head"]) -> Float[np.ndarray, 
     return np.where(known, values, 0.0).sum(axis=2) / np.where(known.any(axis=2), known.sum(axis=2), np.nan)
 
 
-def overlap_rows(lists: Mapping[str, Sequence[Head]], n_heads: int) -> list[dict[str, Any]]:
+def overlap_rows(lists: Mapping[str, Sequence[Head]], n_heads: int, per_layer: int) -> list[dict[str, Any]]:
     """Every pair of lists: how many heads they share, and whether that is more than chance.
 
     `p`: hypergeometric, one-sided: so many or more shared if the second list were drawn from all `n_heads` heads;
-    `p_adjusted`: Benjamini-Hochberg over the pairs. Pairs with an empty list have neither.
+    `p_adjusted`: Benjamini-Hochberg over the pairs. `p_within_layers`: the second list drawn anew within its layers of
+    `per_layer` heads each. Pairs with an empty list have none of them.
     """
     rows: list[dict[str, Any]] = []
     for first, second in combinations(lists, 2):
@@ -257,6 +264,16 @@ def overlap_rows(lists: Mapping[str, Sequence[Head]], n_heads: int) -> list[dict
         p = float(stats.hypergeom.sf(shared - 1, n_heads, len(a), len(b))) if a and b else None
         expected = len(a) * len(b) / n_heads
         row = {"first": first, "second": second, "n_first": len(a), "n_second": len(b), "n_heads": n_heads}
-        rows.append({**row, "shared": shared, "expected": expected, "p": p})
+        within = _p_within_layers(a, b, per_layer) if a and b else None
+        rows.append({**row, "shared": shared, "expected": expected, "p": p, "p_within_layers": within})
     adjust(rows)
     return rows
+
+
+def _p_within_layers(a: Set[Head], b: Set[Head], per_layer: int) -> float:
+    """Probability of sharing so many or more: the shared heads of the layers are independent hypergeometric numbers."""
+    chances = np.ones(1)
+    for layer in {head.layer for head in a} & {head.layer for head in b}:
+        n_a, n_b = (sum(head.layer == layer for head in heads) for heads in (a, b))
+        chances = np.convolve(chances, stats.hypergeom.pmf(np.arange(min(n_a, n_b) + 1), per_layer, n_a, n_b))
+    return float(min(1.0, chances[len(a & b) :].sum()))

@@ -7,22 +7,31 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Cache, GenerationConfig, PreTrainedModel
+from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from interp.model.lens import Lens
 
 
 @torch.no_grad()
 def decoded(
-    lens: Lens, rows: Sequence[Sequence[int]], config: GenerationConfig, past_key_values: Cache | None = None
+    lens: Lens,
+    rows: Sequence[Sequence[int]],
+    config: GenerationConfig,
+    past_key_values: Cache | None = None,
+    processors: Sequence[LogitsProcessor] = (),
 ) -> Any:
-    """What `generate` returns for token sequences side by side; `past_key_values` holds all but their last tokens."""
+    """What `generate` returns for token sequences side by side; `past_key_values` holds all but their last tokens, and
+    `processors` may change what is chosen."""
     batch = lens.tokenizer.pad({"input_ids": [list(row) for row in rows]}, padding_side="left", return_tensors="pt")
     ids, mask = batch["input_ids"].to(lens.device), batch["attention_mask"].to(lens.device)
     cache = {} if past_key_values is None else {"past_key_values": past_key_values}
     with plain_decoding(lens.hf):
         return lens.hf.generate(  # type: ignore[operator]
-            input_ids=ids, attention_mask=mask, generation_config=config, **cache
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=config,
+            logits_processor=LogitsProcessorList(processors),
+            **cache,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from interp.grading.outcomes import extract_answer
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
 from interp.model.prefixes import batches_are_right
+from interp.model.thoughts import ThoughtCloser, ThoughtRule
 from interp.stats import seed_for
 from interp.text.trace import decode_response, end_ids
 
@@ -26,6 +27,8 @@ class Sampling:
     temperature: float = 0.0
     max_new_tokens: int = 256
     top_p: float = 1.0
+    thought: ThoughtRule | None = None
+    """When a thought that the prompt opens is closed by force; None = never."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,13 @@ class Response:
     prompt_ids: tuple[int, ...]
     ids: tuple[int, ...]
     finished: bool
+    forced: range = range(0)
+    """The places in `ids` of tokens that the model did not choose: what closed its thought."""
+
+    @property
+    def forced_positions(self) -> range:
+        """The same in the whole sequence, the prompt included."""
+        return range(self.forced.start + len(self.prompt_ids), self.forced.stop + len(self.prompt_ids))
 
 
 class Backend(StrEnum):
@@ -68,6 +78,8 @@ class Continuation:
 
     ids: tuple[int, ...]
     finished: bool
+    forced: range = range(0)
+    """The places in `ids` of tokens that were forced."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +107,10 @@ def generate(lens: Lens, prompts: Sequence[str], sampling: Sampling, seed: int, 
     The random stream depends on (seed, labels) alone.
     """
     rows = [lens.tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+    if sampling.thought is not None and not all(p.rstrip().endswith(sampling.thought.opened) for p in prompts):
+        sampling = replace(sampling, thought=None)  # no thought is opened: there is none to close
     found = continue_ids(lens, rows, sampling, seed, *labels)
-    return [Response(tuple(row), new.ids, new.finished) for row, new in zip(rows, found, strict=True)]
+    return [Response(tuple(row), new.ids, new.finished, new.forced) for row, new in zip(rows, found, strict=True)]
 
 
 @torch.no_grad()
@@ -129,13 +143,18 @@ def continue_ids(
         pad_token_id=lens.tokenizer.pad_token_id,
         **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
     )
+    width = max(map(len, rows))
+    closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width) if sampling.thought else None
     with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
-        out = decoded(lens, rows, config, past_key_values)
+        out = decoded(lens, rows, config, past_key_values, [closer] if closer else [])
     found = []
-    for row in out[:, max(map(len, rows)) :].tolist():
-        stop = next((i + 1 for i, token in enumerate(row) if token in ends), None)
-        found.append(Continuation(tuple(row[:stop]), finished=stop is not None))
+    for i, row in enumerate(out[:, width:].tolist()):
+        stop = next((place + 1 for place, token in enumerate(row) if token in ends), None)
+        ids, forced = tuple(row[:stop]), range(0)
+        if closer is not None and i in closer.forced:
+            forced = range(closer.forced[i], min(closer.forced[i] + len(closer.text), len(ids)))
+        found.append(Continuation(ids, stop is not None, forced))
     return found
 
 

@@ -104,7 +104,7 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         top = rank_heads(by_head, len(rfhs))
         listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
         lines.append(f"heads with most effect at the {role.replace('_', ' ')} token: {listed}")
-        (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size)
+        (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
         lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
     lines.insert(0, f"RFHs on the clean traces: {', '.join(map(str, rfhs))}")

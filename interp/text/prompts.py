@@ -36,6 +36,15 @@ class PromptTemplate(StrEnum):
 
 
 @dataclass(frozen=True)
+class WorkedExample:
+    """A question with its reasoning and answer, as an earlier turn."""
+
+    question: str
+    reasoning: str
+    answer: str
+
+
+@dataclass(frozen=True)
 class PromptStyle:
     """How a model is asked."""
 
@@ -44,7 +53,12 @@ class PromptStyle:
     instruction: str = ""
     """Appended to the question."""
     system: str | None = None
-    finished_thought: str = "Okay, I think I have finished thinking."
+    finished_thought: str | None = "Okay, I think I have finished thinking."
+    """The reasoning where it is suppressed; None = no think tags there."""
+    demand: str = ""
+    """How an answer without reasoning begins: forced, such as the start of a box, so that none is written before."""
+    examples: tuple[WorkedExample, ...] = ()
+    """Earlier turns with the reasoning between the tags, for models that do not write them by themselves."""
     separator: str = "\n"
     """Between a think tag and what stands beside it."""
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -71,6 +85,10 @@ def render(
     """
     content = f"{question} {style.instruction}".strip()
     messages = [{"role": "system", "content": style.system}] if style.system else []
+    for example in style.examples if condition is Condition.WITH_REASONING else ():
+        messages.append({"role": "user", "content": f"{example.question} {style.instruction}".strip()})
+        thought = style.separator.join((markers.open, example.reasoning, markers.close))
+        messages.append({"role": "assistant", "content": f"{thought}{style.separator * 2}{example.answer}"})
     messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
     if style.template is PromptTemplate.RAW:
@@ -86,8 +104,10 @@ def render(
         case Condition.WITH_REASONING:
             return f"{before}{markers.open}{style.separator}"
         case Condition.WITHOUT_REASONING:
+            if style.finished_thought is None:
+                return before + style.demand
             thought = style.separator.join((markers.open, style.finished_thought, markers.close))
-            return f"{before}{thought}{style.separator}"
+            return f"{before}{thought}{style.separator}{style.demand}"
         case Condition.NO_TAGS:
             return before
 

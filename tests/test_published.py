@@ -1,0 +1,90 @@
+"""Runs beside published attention masses: traces are matched, correlations found, other shapes and files refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.errors import UserError
+from interp.heads.published import beside_published, load_published
+
+IDS = ("test/a/1.json", "test/a/2.json", "test/b/1.json")
+
+
+def write(path: Path, reasoning: np.ndarray, answer: np.ndarray, ids: tuple[str, ...] = IDS) -> str:
+    np.savez(path, ids=np.array(ids), answer_reasoning=reasoning, answer_answer=answer)
+    return str(path)
+
+
+def rows(reasoning: np.ndarray, answer: np.ndarray, ids: tuple[str, ...] = IDS) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {"example": f"writer/{one}/with_reasoning", "layer": layer, "head": head,
+             "answer_reasoning": reasoning[i, layer, head], "answer_answer": answer[i, layer, head]}
+            for i, one in enumerate(ids) for layer in range(reasoning.shape[1]) for head in range(reasoning.shape[2])
+        ]
+    )  # fmt: skip
+
+
+@pytest.fixture
+def masses() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.uniform(0, 0.5, (3, 5, 8)), generator.uniform(0, 0.5, (3, 5, 8))
+
+
+def test_the_same_masses_correlate_fully_whatever_the_order_of_traces(
+    masses: tuple[np.ndarray, np.ndarray], tmp_path: Path
+) -> None:
+    published = load_published(write(tmp_path / "p.npz", *masses))
+    order = [2, 0]
+    found = rows(masses[0][order], masses[1][order], tuple(IDS[i] for i in order))
+    headlines, overlaps = beside_published("run", found, published)
+    assert len(headlines) == 9
+    for headline in headlines:
+        assert headline.estimate.value == pytest.approx(1.0)
+        assert headline.estimate.n == 2
+    assert [(row["n_first"], row["shared"]) for row in overlaps] == [(10, 10), (20, 20)]
+
+
+def test_profiles_of_layers_alone_do_not_correlate_within_layers(tmp_path: Path) -> None:
+    """Heads at random on a slope over layers that both models share: what 'within layers' takes away."""
+    generator = np.random.default_rng(1)
+    slope = np.linspace(0, 1, 20)[None, :, None]
+    ours, theirs = (slope + generator.normal(0, 0.05, (3, 20, 16)) for _ in range(2))
+    nothing = np.zeros_like(ours)
+    published = load_published(write(tmp_path / "p.npz", theirs, nothing + generator.normal(0, 1e-6, nothing.shape)))
+    headlines, overlaps = beside_published(
+        "run", rows(ours, nothing + generator.normal(0, 1e-6, nothing.shape)), published
+    )
+    value = {headline.name: headline.estimate.value for headline in headlines}
+    assert value["run with published difference"] > 0.95
+    assert abs(value["run with published difference, within layers"]) < 0.2
+    assert overlaps[0]["p"] < 0.01 < overlaps[0]["p_within_layers"], "shared layers are no shared heads"
+
+
+def test_what_does_not_correspond_is_refused(masses: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    published = load_published(write(tmp_path / "p.npz", *masses))
+    with pytest.raises(UserError, match="run has 4 x 8 heads and the published model 5 x 8"):
+        beside_published("run", rows(masses[0][:, :4], masses[1][:, :4]), published)
+    with pytest.raises(UserError, match="1 of the 3 published traces"):
+        beside_published("run", rows(masses[0][:1], masses[1][:1], IDS[:1]), published)
+    twice = pd.concat([rows(*masses), rows(*masses).assign(example=lambda d: "other" + d["example"])])
+    with pytest.raises(UserError, match="several times"):
+        beside_published("run", twice, published)
+    (tmp_path / "text.npz").write_text("no archive")
+    with pytest.raises(UserError, match="cannot read published masses"):
+        load_published(str(tmp_path / "text.npz"))
+    np.savez(tmp_path / "other.npz", ids=np.array(IDS))
+    with pytest.raises(UserError, match="has no answer_reasoning, answer_answer"):
+        load_published(str(tmp_path / "other.npz"))
+    with pytest.raises(UserError, match="shape"):
+        load_published(write(tmp_path / "flat.npz", masses[0][0], masses[1][0]))
+
+
+def test_the_authors_file_is_read(published_masses: Path) -> None:
+    published = load_published(str(published_masses))
+    assert published.reasoning.shape == (100, 28, 12)
+    assert np.unravel_index(published.difference.mean(0).argmax(), (28, 12)) == (16, 2)
