@@ -1,65 +1,61 @@
-"""Trains `reasoner` from nothing, and keeps an early checkpoint of the same training for the RL experiments."""
+"""Trains `reasoner` from nothing: chains of look-ups, by a curriculum of accuracy."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import Field, model_validator
-from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from experiments.base.experiment import Experiment
 from experiments.base.options import AtLeastOne, By, Count, Options, Share, Text
 from experiments.base.plan import Plan, measured
 from experiments.base.session import Session
-from interp.data.examples import Question
-from interp.errors import UserError
 from interp.figures.drawing import Drawings, Tables
 from interp.figures.training import training_curve
-from interp.grading.responses import Grading, graded
-from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens, from_memory
-from interp.organisms.reasoner import ReasonerSize, Recipe, new_reasoner, train
-from interp.organisms.word_problems import Split, WordProblem, make_problem
+from interp.organisms.curriculum import (
+    LEVELS,
+    PROBLEMS,
+    Progress,
+    Recipe,
+    Shape,
+    Texts,
+    accuracy,
+    new_model,
+    train,
+)
+from interp.organisms.lookup_scores import MAX_NEW_TOKENS, Answered, Arm, answered
+from interp.organisms.lookups import Kind
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
-from interp.stats import Estimate, binomial_estimate
-from interp.text.prompts import Condition, PromptStyle, render
-from interp.text.trace import decode_response
+from interp.stats import Estimate, binomial_estimate, bootstrap_mean, rng_for
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = "checkpoints"
-STYLE = PromptStyle(separator=" ")
-MAX_NEW_TOKENS = 200
 PROBLEM_SEED = 1
 """Of the held-out problems; training uses the run's seed."""
-EVALUATION_BATCH = 100
+NAME = "reasoner"
 
 
-class SizeOptions(Options):
+class ShapeOptions(Options):
     """How large the model is."""
 
     layers: Annotated[int, Field(ge=1, le=1000)]
     hidden: Annotated[int, Field(ge=2, le=10**5)]
     heads: Annotated[int, Field(ge=1, le=1000)]
+    head_dim: Annotated[int, Field(ge=2, le=10**4, multiple_of=2)]
     mlp: Annotated[int, Field(ge=1, le=10**6)]
     positions: AtLeastOne
     rope_base: Annotated[float, Field(gt=0)]
     initial_scale: Annotated[float, Field(gt=0)]
-
-    @model_validator(mode="after")
-    def _heads_of_even_width(self) -> SizeOptions:
-        if self.hidden % (2 * self.heads):
-            raise ValueError(f"hidden={self.hidden} must be a multiple of twice heads={self.heads}")
-        return self
 
 
 class TrainOptions(Options):
@@ -67,234 +63,178 @@ class TrainOptions(Options):
 
     name: Text
     steps: AtLeastOne
-    drill_steps: Count
+    decay_steps: AtLeastOne
     batch: AtLeastOne
     learning_rate: Annotated[float, Field(gt=0, le=1000)]
     warmup_steps: Count
     every: AtLeastOne
-    eval_problems: AtLeastOne
+    enough: Share
+    enough_sums: Share
+    done: Share
+    rest: Annotated[float, Field(ge=0, le=1000)]
     final_problems: AtLeastOne
-    early_accuracy: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    size: Annotated[ReasonerSize, By(SizeOptions)]
+    shape: Annotated[Shape, By(ShapeOptions)]
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to ask: the name of its measure, what the prompt does with the reasoning, and the temperature."""
-
-    measure: str
-    condition: Condition
-    temperature: float
-
-
-ARMS = (
-    Arm("accuracy_greedy", Condition.WITH_REASONING, 0.0),
-    Arm("accuracy_sampled", Condition.WITH_REASONING, 1.0),
-    Arm("accuracy_without_reasoning", Condition.WITHOUT_REASONING, 0.0),
-    Arm("accuracy_no_tags", Condition.NO_TAGS, 0.0),
-)
+    @model_validator(mode="after")
+    def _within_steps(self) -> TrainOptions:
+        if self.decay_steps > self.steps:
+            raise ValueError(f"decay_steps={self.decay_steps} must not be more than steps={self.steps}")
+        return self
 
 
 @dataclass(frozen=True)
 class TrainFacts:
-    """How the model was trained, and which step the early checkpoint is of."""
+    """How the model was trained, and when each level of the curriculum began."""
 
     recipe: dict[str, Any]
-    early_step: int | None
+    levels: dict[str, int]
 
 
 def learn(session: Session, options: TrainOptions) -> None:
-    """Trains, measures during and after, and writes two checkpoint directories with model cards."""
-    recipe = _recipe(options, session.seed)
-    store = session.store
+    """Trains, measures during and after, and writes the checkpoint directory with its model card."""
+    recipe, store = _recipe(options, session.seed), session.store
     work = session.own_folder(CHECKPOINTS)
 
-    def measure_step(step: int, model: LlamaForCausalLM) -> None:
-        if not store.has(step):
-            lens = _lens(model, new_reasoner(recipe.size, recipe.seed)[1])
-            rows = [
-                _row(step, arm.measure, estimate) for arm, estimate, _ in _measure(lens, options.eval_problems, step)
-            ]
-            store.write(step, f"step-{step}", training=rows)
-            log.info("step %d: %s", step, ", ".join(f"{row['measure'][9:]} {row['value']:.2f}" for row in rows))
+    def report(now: Progress, loss: float, right: dict[Kind, float], sums: float) -> None:
+        level = LEVELS[now.level].name
+        log.info("step %d, %s: loss %.3f, sums %.2f, %s", now.step, level, loss, sums, _worst(right))
+        if not store.has(now.step):
+            values = {"level": float(now.level), "loss": loss, "drill sums": sums}
+            values |= {kind.value: value for kind, value in right.items()}
+            rows = [{"step": now.step, "measure": name, "value": value, "n": 64} for name, value in values.items()]
+            store.write(now.step, f"step-{now.step}", training=rows)
 
-    resume = session.cfg.resume is not None
-    model, tokenizer = train(recipe, work, measure_step, options.every, use_cpu=_on_cpu(session), resume=resume)
-
-    early_step = _early_step(session, options)
-    headlines = _keep(session, options, recipe, "reasoner", recipe.steps, model, tokenizer)
-    if early_step is None:
-        log.warning("no checkpoint had a sampled accuracy in %s: there is no early checkpoint", options.early_accuracy)
-    else:
-        early = AutoModelForCausalLM.from_pretrained(work / f"checkpoint-{early_step}").eval()
-        headlines += _keep(session, options, recipe, "reasoner-early", early_step, early, tokenizer)
+    model, tokenizer = train(recipe, work, report, resume=session.cfg.resume is not None)
+    directory = session.directory / NAME
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    headlines = list(scores(from_memory(NAME, model, tokenizer), options.final_problems))
+    levels = _levels(session)
+    (directory / "README.md").write_text(model_card(recipe, _steps(session), levels, headlines))
     session.memo["headlines"] = headlines
 
 
+def scores(lens: Lens, n: int) -> Iterator[Headline]:
+    """What the model can do on n held-out problems, arm by arm. Items of one problem are resampled together."""
+    for arm in Arm:
+        found = list(answered(lens, arm, PROBLEM_SEED, n))
+        final = binomial_estimate(sum(one.final for one in found), len(found))
+        yield Headline(f"{arm}: result right", final)
+        kinds = {"items of the chain right": "chain", "items of the prompt right": "prompt"}
+        if arm is Arm.WRONG:
+            kinds = {"items behind the wrong result follow it": "moved"}
+        for name, attribute in kinds.items():
+            yield Headline(f"{arm}: {name}", _of_items(found, attribute))
+        if arm in (Arm.OWN, Arm.SAMPLED):
+            own = binomial_estimate(sum(one.suppresses for one in found), len(found))
+            yield Headline(f"{arm}: thoughts that suppress themselves", own)
+
+
+def _of_items(found: list[Answered], attribute: str) -> Estimate:
+    """Share of a problem's items, mean over the problems that have any."""
+    shares = [sum(items) / len(items) for one in found if (items := getattr(one, attribute))]
+    return bootstrap_mean(np.array(shares), rng_for(PROBLEM_SEED, attribute))
+
+
+def _worst(right: dict[Kind, float]) -> str:
+    return ", ".join(f"{kind} {value:.2f}" for kind, value in sorted(right.items(), key=lambda one: one[1]))
+
+
+def _levels(session: Session) -> dict[str, int]:
+    """The step at which each level of the curriculum was first measured."""
+    curve = session.store.table("training")
+    first = curve[curve["measure"] == "level"].groupby("value")["step"].min()
+    return {LEVELS[int(level)].name: int(step) for level, step in first.items()}
+
+
+def _steps(session: Session) -> int:
+    return int(session.store.table("training")["step"].max())
+
+
 def tell(session: Session, options: TrainOptions) -> Findings[TrainFacts]:
-    """What was measured of the two checkpoints."""
-    kept = sorted(str(path) for path in session.directory.glob("reasoner*"))
-    facts = TrainFacts(asdict(_recipe(options, session.seed)), _early_step(session, options))
-    return Findings(session.memo["headlines"], facts, [f"checkpoints: {', '.join(kept)}"])
+    """What the model can do."""
+    levels = _levels(session)
+    reached = ", ".join(f"{name} at {step}" for name, step in levels.items())
+    lines = [f"checkpoint: {session.directory / NAME}", f"levels, by the step of their first measurement: {reached}"]
+    return Findings(session.memo["headlines"], TrainFacts(asdict(_recipe(options, session.seed)), levels), lines)
 
 
 def plan(session: Session, options: TrainOptions) -> Plan:
-    """Trains for a few steps, measures once, and scales up."""
-    trial = 6
-    model, tokenizer = new_reasoner(options.size, session.seed)
-    few = replace(_recipe(options, session.seed), steps=trial, drill_steps=0)
-    with measured() as training, TemporaryDirectory() as folder:
-        train(few, Path(folder), lambda *_: None, trial, use_cpu=_on_cpu(session))
+    """A few steps of whole problems, the longest texts, and one arm on few problems, scaled up."""
+    trial, few = 3, 20
+    recipe = _recipe(options, session.seed)
+    model, tokenizer = new_model(recipe)
+    texts = Texts(tokenizer, recipe)
+    with measured() as training:
+        for step in range(trial):
+            batch = texts.batch(step, PROBLEMS)
+            model(batch.ids, labels=batch.labels).loss.backward()
+            accuracy(model, batch)
     with measured() as measuring:
-        list(_measure(_lens(model, tokenizer), options.eval_problems, 0))
-    measurements = options.steps // options.every + 2 * options.final_problems / options.eval_problems
+        list(answered(from_memory(NAME, model, tokenizer), Arm.OWN, PROBLEM_SEED, few))
     return Plan(
         options.steps * options.batch,
         options.steps,
-        round(measurements * options.eval_problems * len(ARMS) * MAX_NEW_TOKENS),
+        options.final_problems * len(Arm) * MAX_NEW_TOKENS,
         max(training.peak_bytes, measuring.peak_bytes),
-        training.seconds / trial * options.steps + measuring.seconds * measurements,
-        f"{trial} steps and one measurement of an untrained model, which never stops early",
+        training.seconds / trial * options.steps + measuring.seconds / few * options.final_problems * len(Arm),
+        f"{trial} steps and {few} problems on an untrained model, which never stops early",
     )
 
 
 def _recipe(options: TrainOptions, seed: int) -> Recipe:
-    if options.every > options.steps:
-        raise UserError(f"experiment.every={options.every} must lie between 1 and experiment.steps={options.steps}")
-    return Recipe(
-        seed=seed,
-        steps=options.steps,
-        drill_steps=options.drill_steps,
-        batch=options.batch,
-        learning_rate=options.learning_rate,
-        warmup_steps=options.warmup_steps,
-        size=options.size,
-    )
+    names = [name for name in TrainOptions.model_fields if name in Recipe.__dataclass_fields__]
+    return Recipe(seed=seed, **{name: getattr(options, name) for name in names})
 
 
-def _on_cpu(session: Session) -> bool:
-    import torch
-
-    return str(session.cfg.model.device) == "cpu" or not torch.cuda.is_available()
-
-
-def _lens(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase) -> Lens:
-    frozen = {p for p in model.parameters() if not p.requires_grad}
-    lens = from_memory("reasoner", model, tokenizer)
-    for parameter in model.parameters():  # a lens freezes its model, and this one goes on learning
-        parameter.requires_grad_(parameter not in frozen)
-    return lens
-
-
-def _measure(lens: Lens, n: int, *labels: object) -> Iterator[tuple[Arm, Estimate, list[dict[str, Any]]]]:
-    """Accuracy on the first n held-out problems under each arm, with the rows of answers.parquet."""
-    problems = [make_problem(PROBLEM_SEED, Split.HELD_OUT, i) for i in range(n)]
-    for arm in ARMS:
-        rows = [row for first in range(0, n, EVALUATION_BATCH) for row in _answers(lens, arm, problems, first, *labels)]
-        yield arm, binomial_estimate(sum(row["correct"] for row in rows), n), rows
-
-
-def _answers(
-    lens: Lens, arm: Arm, problems: list[WordProblem], first: int, *labels: object
-) -> Iterator[dict[str, Any]]:
-    batch = problems[first : first + EVALUATION_BATCH]
-    prompts = [render(p.question, lens.tokenizer, lens.markers, STYLE, arm.condition) for p in batch]
-    sampling = Sampling(arm.temperature, MAX_NEW_TOKENS)
-    responses = generate(lens, prompts, sampling, PROBLEM_SEED, arm.measure, first, *labels)
-    for i, (problem, response) in enumerate(zip(batch, responses, strict=True)):
-        text = decode_response(lens.tokenizer, response.ids)
-        question = Question(
-            f"{Split.HELD_OUT}-{PROBLEM_SEED}-{first + i}", problem.question, problem.answer, problem.kind
-        )
-        yield graded(
-            question,
-            arm.condition,
-            text,
-            Grading(lens.markers),
-            finished=response.finished,
-            n_tokens=len(response.ids),
-            writer=lens.name,
-        )
-
-
-def _row(step: int, measure: str, estimate: Estimate) -> dict[str, Any]:
-    return {"step": step, "measure": measure, **asdict(estimate)}
-
-
-def _early_step(session: Session, options: TrainOptions) -> int | None:
-    """The first measured step whose sampled accuracy lies in the wanted range."""
-    curve = session.store.table("training")
-    low, high = options.early_accuracy
-    sampled = curve[(curve["measure"] == "accuracy_sampled") & (curve["step"] <= options.steps)]
-    wanted = sampled[(sampled["value"] >= low) & (sampled["value"] <= high)]
-    return None if wanted.empty else int(wanted["step"].iloc[0])
-
-
-def _keep(
-    session: Session,
-    options: TrainOptions,
-    recipe: Recipe,
-    name: str,
-    step: int,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Headline]:
-    """Measures a checkpoint on many problems and writes its directory with a model card."""
-    directory = session.directory / name
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    headlines, answers = [], []
-    for arm, estimate, rows in _measure(_lens(model, tokenizer), options.final_problems, "final", name):
-        headlines.append(Headline(f"{name}: {arm.measure.replace('_', ' ')}", estimate))
-        answers += rows if arm.temperature == 0 else []
-    index = recipe.steps + 1 + (name != "reasoner")
-    if not session.store.has(index):
-        session.store.write(index, name, answers=answers)
-    (directory / "README.md").write_text(model_card(name, step, recipe, headlines, session.seed))
-    return headlines
-
-
-def model_card(name: str, step: int, recipe: Recipe, headlines: list[Headline], seed: int) -> str:
-    """The README.md of a checkpoint directory."""
-    size = recipe.size
+def model_card(recipe: Recipe, steps: int, levels: dict[str, int], headlines: list[Headline]) -> str:
+    """The README.md of the checkpoint directory."""
+    shape = recipe.shape
     lines = [
         "---",
         "license: mit",
         "library_name: transformers",
         "---",
-        f"# {name}",
+        f"# {NAME}",
         "",
-        f"A Llama-architecture model of {size.layers} layers, {size.heads} heads a layer and width {size.hidden} that",
-        "reasons about word problems between think tags before it answers: a subject for interpretability experiments.",
+        f"A Llama-architecture model of {shape.layers} layers, {shape.heads} heads of {shape.head_dim} a layer and",
+        f"width {shape.hidden} that solves chains of look-ups between think tags and restates their results as words:",
+        "its answer has to be read out of its reasoning. A subject for interpretability experiments.",
         "",
-        f"- made by `python -m experiments.run experiment=train_reasoner seed={seed}`",
-        f"- step {step} of {recipe.steps}; the first {recipe.drill_steps} are drills on short problems",
-        f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (cosine), seed {recipe.seed}",
-        "- data: `interp/organisms/word_problems.py`; shares of reasoning: "
+        f"- made by `python -m experiments.run experiment=train_reasoner seed={recipe.seed}`",
+        f"- {steps} steps; levels of the curriculum, by the step of their first measurement: "
+        + ", ".join(f"{name} {step}" for name, step in levels.items()),
+        f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (constant, then a half cosine over "
+        f"{recipe.decay_steps} steps), price of attention that does not rest {recipe.rest:g}, seed {recipe.seed}",
+        "- data: `interp/organisms/lookups.py`, `drills.py`; shares of reasoning: "
         + ", ".join(f"{kind} {share:g}" for kind, share in recipe.shares.items()),
-        "- held-out problems use combinations of a name and its numbers that never occur in training",
+        "- held-out problems use chains (name asked for, value, changes) that never occur in training",
         "",
-        "| on held-out problems | value | 95 % interval | n |",
+        "| on held-out problems | value | 95 % interval | problems |",
         "|---|---|---|---|",
     ]
     for h in headlines:
         e = h.estimate
-        lines.append(f"| {h.name.partition(': ')[2]} | {e.value:.3f} | {e.low:.3f} to {e.high:.3f} | {e.n} |")
+        low, high = (float("nan") if end is None else end for end in (e.low, e.high))
+        lines.append(f"| {h.name} | {e.value:.3f} | {low:.3f} to {high:.3f} | {e.n} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(table: Tables, facts: TrainFacts) -> Drawings:
-    """Accuracies as the training goes on."""
-    yield "training", partial(training_curve, table("training"))
+    """Accuracy of each kind of token as the training goes on."""
+    curve = table("training")
+    yield "training", partial(training_curve, curve[~curve["measure"].isin(["level", "loss", "form"])])
 
 
 EXPERIMENT = Experiment(
     options=TrainOptions,
     about=About(
         title="How is the embedded model made?",
-        question="It learns to reason about word problems between think tags, from nothing.",
+        question="It learns, from nothing, to solve chains of look-ups between think tags and to restate its results.",
         source="a subject for the experiments on both papers",
-        figures={"training": "Accuracy on held-out problems as the training goes on."},
+        figures={
+            "training": "Accuracy on unseen texts of the present level, by kind of token, as the training goes on."
+        },
     ),
     unit=None,
     needs_data=False,
@@ -308,8 +248,7 @@ EXPERIMENT = Experiment(
     plan=plan,
     tidy=lambda session, _: shutil.rmtree(session.own_folder(CHECKPOINTS)),
     smallest=[
-        *(f"experiment.{option}" for option in ("steps=2", "drill_steps=1", "every=1", "batch=2", "eval_problems=2")),
-        *(f"experiment.{option}" for option in ("final_problems=4", "early_accuracy=[0,1]", "size.layers=1")),
-        *(f"experiment.{option}" for option in ("size.hidden=16", "size.heads=2", "size.mlp=16")),
+        *(f"experiment.{option}" for option in ("steps=2", "decay_steps=1", "every=1", "batch=2", "final_problems=3")),
+        *(f"experiment.shape.{option}" for option in ("layers=1", "hidden=16", "heads=2", "head_dim=8", "mlp=16")),
     ],
 )

@@ -3,7 +3,7 @@
     import interp
 
     lens = interp.load("reasoner")
-    trace = interp.answer(lens, "Tom 3 pens, finds 4. Mia 5 pens, buys 1. Who has most pens, Tom or Mia?")
+    trace = interp.answer(lens, "B A + 3. K 9. C B - 2. A 5. Say B, K, then find C.")
     interp.measure_heads(lens, trace).plot()
 
 Everything is loaded when it is first used; importing changes no setting of any library.

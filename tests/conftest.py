@@ -53,8 +53,8 @@ def planted() -> Lens:
 
 
 @pytest.fixture(scope="session")
-def reasoner() -> Lens:
-    return load_lens(ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner"))
+def word_reasoner() -> Lens:
+    return load_lens(ModelSpec("word-reasoner", ModelSource.EMBEDDED, "word-reasoner"))
 
 
 @pytest.fixture(scope="session")

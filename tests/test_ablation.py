@@ -257,15 +257,17 @@ def test_effects_by_hand(planted: Lens, planted_traces: list[Trace]) -> None:
 
 @pytest.mark.parametrize("kind", AblationKind)
 @pytest.mark.parametrize("renormalise", [True, False])
-def test_what_comes_before_the_answers_may_be_shared(reasoner: Lens, kind: AblationKind, renormalise: bool) -> None:
+def test_what_comes_before_the_answers_may_be_shared(
+    word_reasoner: Lens, kind: AblationKind, renormalise: bool
+) -> None:
     """Answers of different lengths behind reasoning of different lengths, with and without sharing."""
     problems = [
         "Tom 3 pens, finds 4. How many pens does Tom have? <think> First, Tom 3. 3 + 4 = 7. </think> The answer is 7.",
         "Mia 5 pens. How many pens? <think> Mia 5. </think> Mia 5 pens. Tom 6 pens. The answer is 5.",
     ]
-    traces = [parse_text(text, reasoner.tokenizer, example=str(i)) for i, text in enumerate(problems)]
-    shared, plain = (Subjects(reasoner, traces, [None, None], 8, cached=cached) for cached in (True, False))
-    reference = record_reference(reasoner, traces, samples=8)
+    traces = [parse_text(text, word_reasoner.tokenizer, example=str(i)) for i, text in enumerate(problems)]
+    shared, plain = (Subjects(word_reasoner, traces, [None, None], 8, cached=cached) for cached in (True, False))
+    reference = record_reference(word_reasoner, traces, samples=8)
     heads = frozenset({Head(0, 1), Head(1, 3), Head(3, 5)})
     for interventions in (
         (Ablation(heads, kind, Rows.ANSWER),),

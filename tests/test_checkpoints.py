@@ -121,11 +121,11 @@ def remote(copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     return copied
 
 
-def test_a_class_of_its_own_is_loaded_where_it_is_trusted(remote: Path, reasoner: Lens) -> None:
+def test_a_class_of_its_own_is_loaded_where_it_is_trusted(remote: Path, word_reasoner: Lens) -> None:
     lens = load_lens(spec_of(remote, trust_remote_code=True))
     assert type(lens.hf).__name__ == "TheirModel"
     ids = torch.arange(10)[None]
-    assert torch.equal(lens.hf(ids).logits, reasoner.hf(ids).logits)
+    assert torch.equal(lens.hf(ids).logits, word_reasoner.hf(ids).logits)
 
 
 def test_a_class_of_its_own_is_refused_where_it_is_not(remote: Path) -> None:

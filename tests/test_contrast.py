@@ -95,11 +95,11 @@ def test_padded_ids_have_one_length_and_give_the_runs_back(pair: ContrastPair) -
         assert tuple(token for token, real in zip(ids, mask, strict=True) if real) == one.trace.token_ids
 
 
-def test_pairs_are_read_back_as_they_were_aligned(reasoner: Lens, pair: ContrastPair, tmp_path: Path) -> None:
+def test_pairs_are_read_back_as_they_were_aligned(word_reasoner: Lens, pair: ContrastPair, tmp_path: Path) -> None:
     alone = replace(pair, id="alone", clean=replace(pair.clean, phrase_answer=None))
     store = RunStore(tmp_path, Identity("patching", "m", "d", 0))
     for number, one in enumerate((pair, alone)):
-        store.write(number, one.id, pairs=[pair_row(reasoner, one)], traces=trace_rows(one))
+        store.write(number, one.id, pairs=[pair_row(word_reasoner, one)], traces=trace_rows(one))
     traces = {row["example"]: row for row in records(store.table("traces"))}
     found = [pair_of(row, traces) for row in records(store.table("pairs"))]
     store.close()
@@ -108,9 +108,9 @@ def test_pairs_are_read_back_as_they_were_aligned(reasoner: Lens, pair: Contrast
         assert one == ContrastPair(was.id, was.domain, *named, was.aligned)
 
 
-def test_pads_that_are_attended_to_change_the_runs(reasoner: Lens, pair: ContrastPair) -> None:
+def test_pads_that_are_attended_to_change_the_runs(word_reasoner: Lens, pair: ContrastPair) -> None:
     """The authors' way, for comparison: same tokens, other logits; places are those of the padded sequences."""
-    masked, attended = (run_pair(reasoner, pair, [], pads) for pads in (Pads.MASKED, Pads.ATTENDED))
+    masked, attended = (run_pair(word_reasoner, pair, [], pads) for pads in (Pads.MASKED, Pads.ATTENDED))
     assert masked.clean.ids == pair.clean.trace.token_ids
     assert len(attended.clean.ids) == len(attended.corrupted.ids) == len(pair.aligned)
     assert not torch.allclose(masked.corrupted.logits, attended.corrupted.logits, atol=1e-3)

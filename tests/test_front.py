@@ -46,20 +46,20 @@ def test_a_model_in_memory_needs_its_tokenizer(words: PreTrainedTokenizerBase) -
     assert interp.measure_heads(lens, trace).scores.shape == (1, 2)
 
 
-def test_traces_come_from_texts_tokens_rows_and_files(reasoner: Lens, tmp_path: Path) -> None:
-    from_text = interp.trace(reasoner, TEXT)
-    assert interp.trace(reasoner, list(from_text.token_ids)).token_ids == from_text.token_ids
+def test_traces_come_from_texts_tokens_rows_and_files(word_reasoner: Lens, tmp_path: Path) -> None:
+    from_text = interp.trace(word_reasoner, TEXT)
+    assert interp.trace(word_reasoner, list(from_text.token_ids)).token_ids == from_text.token_ids
     rows = [{"text": TEXT, "id": "a"}, {"text": "<bos> no tags"}, TEXT]
-    found = interp.traces(reasoner, rows)
+    found = interp.traces(word_reasoner, rows)
     assert [one.example for one in found] == ["a", "3"]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps({"text": TEXT}) + "\n" for _ in range(3)))
-    assert len(interp.traces(reasoner, tmp_path / "traces.jsonl", limit=2)) == 2
+    assert len(interp.traces(word_reasoner, tmp_path / "traces.jsonl", limit=2)) == 2
     with pytest.raises(UserError, match="no trace among 1"):
-        interp.traces(reasoner, ["<bos> no tags"])
+        interp.traces(word_reasoner, ["<bos> no tags"])
 
 
-def test_a_trace_shows_itself(reasoner: Lens) -> None:
-    trace = interp.trace(reasoner, TEXT)
+def test_a_trace_shows_itself(word_reasoner: Lens) -> None:
+    trace = interp.trace(word_reasoner, TEXT)
     assert len(trace) == len(trace.tokens) == len(trace.token_ids)
     assert trace.tokens[:4] == ["", "Tom", "3", "pens"], "the text does not spell the beginning-of-sequence token"
     page = trace._repr_html_()

@@ -141,34 +141,36 @@ def test_an_answer_that_the_limit_cuts_off_is_no_change(trace: Trace) -> None:
     assert values == {"answer_changed": None, "follows_corrupted": None, "neither": None, "correct": -1.0}
 
 
-def test_answers_do_not_depend_on_the_batch(reasoner: Lens) -> None:
-    trace = parse_text(TEXT, reasoner.tokenizer, reasoner.markers)
-    prefixes = [case.ids for case in changes(trace, reasoner.tokenizer, Corruption.DELETE)]
-    together = write_answers(reasoner, prefixes, 40, 16)
-    alone = [write_answers(reasoner, [prefix], 40, 1)[0] for prefix in prefixes]
+def test_answers_do_not_depend_on_the_batch(word_reasoner: Lens) -> None:
+    trace = parse_text(TEXT, word_reasoner.tokenizer, word_reasoner.markers)
+    prefixes = [case.ids for case in changes(trace, word_reasoner.tokenizer, Corruption.DELETE)]
+    together = write_answers(word_reasoner, prefixes, 40, 16)
+    alone = [write_answers(word_reasoner, [prefix], 40, 1)[0] for prefix in prefixes]
     assert together == alone
 
 
-def test_the_way_of_a_change(reasoner: Lens) -> None:
+def test_the_way_of_a_change(word_reasoner: Lens) -> None:
     """At the first layer the changed token alone carries it, at the last one the predicting token alone."""
-    trace = parse_text(TEXT, reasoner.tokenizer, reasoner.markers)
-    cases = changes(trace, reasoner.tokenizer, Corruption.NAME) + changes(trace, reasoner.tokenizer, Corruption.NUMBER)
+    trace = parse_text(TEXT, word_reasoner.tokenizer, word_reasoner.markers)
+    cases = changes(trace, word_reasoner.tokenizer, Corruption.NAME) + changes(
+        trace, word_reasoner.tokenizer, Corruption.NUMBER
+    )
     clean, *answers = write_answers(
-        reasoner, [trace.token_ids[: trace[Segment.ANSWER].start], *(c.ids for c in cases)], 40, 16
+        word_reasoner, [trace.token_ids[: trace[Segment.ANSWER].start], *(c.ids for c in cases)], 40, 16
     )
     rows = []
     for case, new in zip(cases, answers, strict=True):
-        rows += traced(reasoner, trace, case, clean, new, range(reasoner.n_layers))
+        rows += traced(word_reasoner, trace, case, clean, new, range(word_reasoner.n_layers))
         assert bool(rows) or new.ids == clean.ids
     assert rows
     table = pd.DataFrame(rows)
     changed = table[(table["role"] == "changed") & (table["layer"] == 0)]["value"]
     np.testing.assert_allclose(changed, 1.0, atol=1e-4)
-    last = table[table["layer"] == reasoner.n_layers - 1]
+    last = table[table["layer"] == word_reasoner.n_layers - 1]
     # patching before the last layer at the predicting token leaves the keys and values of the corrupted reasoning
     assert (last[last["role"] == "changed"]["value"].abs() < 1).all()
     identical = Corrupted(Corruption.NUMBER, trace.token_ids[: trace[Segment.ANSWER].start], 30, 31, "3", "3", True)
-    assert traced(reasoner, trace, identical, clean, clean, range(reasoner.n_layers)) == []
+    assert traced(word_reasoner, trace, identical, clean, clean, range(word_reasoner.n_layers)) == []
 
 
 def test_summary_by_hand(trace: Trace) -> None:

@@ -59,13 +59,13 @@ def test_a_local_directory(planted: Lens, tmp_path: Path) -> None:
     assert lens.tokenizer.padding_side == "left"
 
 
-def test_a_device_map_changes_nothing_on_one_device(reasoner: Lens) -> None:
+def test_a_device_map_changes_nothing_on_one_device(word_reasoner: Lens) -> None:
     path = str(CHECKPOINTS / "reasoner")
     spread = load_lens(ModelSpec("spread", ModelSource.PRETRAINED, path, device_map="auto"))
-    assert spread.device == reasoner.device
-    assert spread.fingerprint == reasoner.fingerprint
+    assert spread.device == word_reasoner.device
+    assert spread.fingerprint == word_reasoner.fingerprint
     ids = torch.arange(10)[None]
-    assert torch.equal(spread.hf(ids).logits, reasoner.hf(ids).logits)
+    assert torch.equal(spread.hf(ids).logits, word_reasoner.hf(ids).logits)
     assert check_bridge(spread)
 
 
@@ -139,5 +139,5 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 
 
 def test_nearest_names() -> None:
-    assert nearest("resoner", ["reasoner", "planted"]) == "did you mean reasoner?"
+    assert nearest("resoner", ["reasoner", "planted"]) == "did you mean word_reasoner?"
     assert nearest("xyz", ["b", "a"]) == "known: a, b"

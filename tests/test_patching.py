@@ -178,9 +178,9 @@ def test_half_precision_models_have_float32_logits(words: PreTrainedTokenizerBas
 
 
 @pytest.mark.parametrize("site", list(Site))
-def test_real_models(reasoner: Lens, smollm2: Lens, site: Site) -> None:
+def test_real_models(word_reasoner: Lens, smollm2: Lens, site: Site) -> None:
     """NLD within 1e-4 of the loop on the embedded model and on a real language model."""
-    for lens in (reasoner, smollm2):
+    for lens in (word_reasoner, smollm2):
         clean_ids, corrupted_ids = ids_of(0), ids_of(0)
         corrupted_ids[20] = 44
         clean, corrupted = record(lens, clean_ids, [site]), record(lens, corrupted_ids, [site])

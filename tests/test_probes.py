@@ -17,14 +17,14 @@ from interp.text.prompts import PromptStyle
 from tests.test_attention import full_patterns
 
 
-def test_induction_equals_transformer_lens_on_text(reasoner: Lens) -> None:
+def test_induction_equals_transformer_lens_on_text(word_reasoner: Lens) -> None:
     """Where words survive the way through text, the detector itself gives the same scores."""
-    words = ordinary_ids(reasoner.tokenizer)
+    words = ordinary_ids(word_reasoner.tokenizer)
     half = rng_for(0, "induction", 3).choice(words, min(HALF, len(words)), replace=False).tolist()
-    names = reasoner.tokenizer.convert_ids_to_tokens([reasoner.tokenizer.bos_token_id, *half, *half])
+    names = word_reasoner.tokenizer.convert_ids_to_tokens([word_reasoner.tokenizer.bos_token_id, *half, *half])
     text = " ".join(names)
-    assert reasoner.bridge.to_tokens(text, prepend_bos=False)[0].tolist() == [
-        reasoner.tokenizer.bos_token_id,
+    assert word_reasoner.bridge.to_tokens(text, prepend_bos=False)[0].tolist() == [
+        word_reasoner.tokenizer.bos_token_id,
         *half,
         *half,
     ]
@@ -32,14 +32,14 @@ def test_induction_equals_transformer_lens_on_text(reasoner: Lens) -> None:
     class WithoutSecondBos:
         """The detector tokenizes by itself and would add another <bos>."""
 
-        cfg, run_with_cache = reasoner.bridge.cfg, reasoner.bridge.run_with_cache
+        cfg, run_with_cache = word_reasoner.bridge.cfg, word_reasoner.bridge.run_with_cache
 
         @staticmethod
         def to_tokens(seq: str) -> torch.Tensor:
-            return reasoner.bridge.to_tokens(seq, prepend_bos=False)
+            return word_reasoner.bridge.to_tokens(seq, prepend_bos=False)
 
     expected = detect_head(WithoutSecondBos(), text, "induction_head").numpy()
-    np.testing.assert_allclose(induction_scores(reasoner, 0, 3), expected, atol=1e-6)
+    np.testing.assert_allclose(induction_scores(word_reasoner, 0, 3), expected, atol=1e-6)
 
 
 def test_a_language_model_has_both_kinds_and_they_overlap(smollm2: Lens) -> None:
@@ -64,13 +64,13 @@ def test_a_generated_answer_is_scored_as_the_needle_is(smollm2: Lens) -> None:
     assert nothing.scores.max() <= 1 / len(set(needle.ids[needle.needle.start : needle.needle.stop])) + 1e-9
 
 
-def test_retrieval_by_definition(reasoner: Lens) -> None:
-    needle = haystacks(reasoner.tokenizer, reasoner.markers, PromptStyle(), [60], [0.4], 0)[0]
-    found = retrieval_scores(reasoner, needle, Decoding.FORCED, 0).scores
+def test_retrieval_by_definition(word_reasoner: Lens) -> None:
+    needle = haystacks(word_reasoner.tokenizer, word_reasoner.markers, PromptStyle(), [60], [0.4], 0)[0]
+    found = retrieval_scores(word_reasoner, needle, Decoding.FORCED, 0).scores
     wanted = needle.ids[needle.needle.start + CUE : needle.needle.stop]
     ids = [*needle.ids, *wanted]
-    patterns = full_patterns(reasoner, tuple(ids))
-    for head in (Head(layer, h) for layer in range(reasoner.n_layers) for h in range(reasoner.n_heads)):
+    patterns = full_patterns(word_reasoner, tuple(ids))
+    for head in (Head(layer, h) for layer in range(word_reasoner.n_layers) for h in range(word_reasoner.n_heads)):
         copied = set()
         for step, token in enumerate(wanted):
             key = int(patterns[head.layer, head.head, len(needle.ids) - 1 + step].argmax())
@@ -93,19 +93,19 @@ def test_needles_lie_where_asked(smollm2: Lens) -> None:
     assert made == haystacks(smollm2.tokenizer, smollm2.markers, PromptStyle(), [200], depths, 0)
 
 
-def test_a_vocabulary_without_english_gets_needles_of_its_own_words(reasoner: Lens) -> None:
-    assert not reads_english(reasoner.tokenizer)
-    haystack = haystacks(reasoner.tokenizer, reasoner.markers, PromptStyle(), [80], [0.25], 0)[0]
+def test_a_vocabulary_without_english_gets_needles_of_its_own_words(word_reasoner: Lens) -> None:
+    assert not reads_english(word_reasoner.tokenizer)
+    haystack = haystacks(word_reasoner.tokenizer, word_reasoner.markers, PromptStyle(), [80], [0.25], 0)[0]
     needle = haystack.ids[haystack.needle.start : haystack.needle.stop]
     assert len(needle) == VOCABULARY_NEEDLE
     assert haystack.ids[-CUE:] == needle[:CUE]
     assert haystack.needle.start == 1 + 20
-    assert reasoner.tokenizer.unk_token_id not in haystack.ids
+    assert word_reasoner.tokenizer.unk_token_id not in haystack.ids
     outside = set(haystack.ids[1 : haystack.needle.start]) | set(haystack.ids[haystack.needle.stop : -CUE])
     assert not outside & set(needle), "one place to copy from"
 
 
 @pytest.mark.parametrize(("lengths", "depths"), [([10], [0.5]), ([100], [1.5])])
-def test_impossible_haystacks(reasoner: Lens, lengths: list[int], depths: list[float]) -> None:
+def test_impossible_haystacks(word_reasoner: Lens, lengths: list[int], depths: list[float]) -> None:
     with pytest.raises(UserError, match="haystacks need depths between 0 and 1 and at least 40 tokens"):
-        haystacks(reasoner.tokenizer, reasoner.markers, PromptStyle(), lengths, depths, 0)
+        haystacks(word_reasoner.tokenizer, word_reasoner.markers, PromptStyle(), lengths, depths, 0)

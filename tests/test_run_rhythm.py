@@ -30,9 +30,9 @@ def table(run_directory: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(run_directory / f"{name}.parquet")
 
 
-def test_tables_say_what_the_library_measures(finished: Path, reasoner: Lens) -> None:
+def test_tables_say_what_the_library_measures(finished: Path, word_reasoner: Lens) -> None:
     trace = Trace.from_row(records(table(finished, "traces"))[0])
-    curves, entropy = measure_rhythm(reasoner, trace, Settings(), [Sinks.KEPT])
+    curves, entropy = measure_rhythm(word_reasoner, trace, Settings(), [Sinks.KEPT])
     sets = table(finished, "head_sets")
     chosen = sets[(sets["layers"] == "all") & (sets["sinks"] == "kept")]
     local = chosen[chosen["kind"] == "local"]

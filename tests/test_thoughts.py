@@ -21,25 +21,28 @@ STYLE = PromptStyle(separator=" ")
 
 
 @pytest.fixture(scope="module")
-def prompts(reasoner: Lens) -> list[str]:
+def prompts(word_reasoner: Lens) -> list[str]:
     problems = [make_problem(5, Split.HELD_OUT, i) for i in range(6)]
-    return [render(p.question, reasoner.tokenizer, reasoner.markers, STYLE, Condition.WITH_REASONING) for p in problems]
+    return [
+        render(p.question, word_reasoner.tokenizer, word_reasoner.markers, STYLE, Condition.WITH_REASONING)
+        for p in problems
+    ]
 
 
 def rule(tokens: int, end: str | None = None) -> ThoughtRule:
     return ThoughtRule(tokens, end, "<think>", "</think>", " </think> ")
 
 
-def test_thoughts_that_end_by_themselves_are_left_alone(reasoner: Lens, prompts: list[str]) -> None:
-    plain = generate(reasoner, prompts, Sampling(max_new_tokens=200), 0)
+def test_thoughts_that_end_by_themselves_are_left_alone(word_reasoner: Lens, prompts: list[str]) -> None:
+    plain = generate(word_reasoner, prompts, Sampling(max_new_tokens=200), 0)
     assert all(one.finished for one in plain)
-    assert generate(reasoner, prompts, Sampling(max_new_tokens=200, thought=rule(150)), 0) == plain
+    assert generate(word_reasoner, prompts, Sampling(max_new_tokens=200, thought=rule(150)), 0) == plain
 
 
-def test_the_budget_closes_a_thought_and_the_answer_follows(reasoner: Lens, prompts: list[str]) -> None:
-    close = reasoner.tokenizer.convert_tokens_to_ids("</think>")
-    found = generate(reasoner, prompts, Sampling(max_new_tokens=200, thought=rule(10)), 0)
-    plain = generate(reasoner, prompts, Sampling(max_new_tokens=200), 0)
+def test_the_budget_closes_a_thought_and_the_answer_follows(word_reasoner: Lens, prompts: list[str]) -> None:
+    close = word_reasoner.tokenizer.convert_tokens_to_ids("</think>")
+    found = generate(word_reasoner, prompts, Sampling(max_new_tokens=200, thought=rule(10)), 0)
+    plain = generate(word_reasoner, prompts, Sampling(max_new_tokens=200), 0)
     for one, free in zip(found, plain, strict=True):
         assert one.forced == range(10, 11)
         assert one.ids[10] == close
@@ -47,40 +50,42 @@ def test_the_budget_closes_a_thought_and_the_answer_follows(reasoner: Lens, prom
         assert one.ids[:10] == free.ids[:10], "up to there the model's own"
         assert one.finished
         assert one.forced_positions == range(len(one.prompt_ids) + 10, len(one.prompt_ids) + 11)
-        assert "The answer is" in decode_response(reasoner.tokenizer, one.ids[11:])
+        assert "The answer is" in decode_response(word_reasoner.tokenizer, one.ids[11:])
 
 
-def test_rows_side_by_side_are_closed_as_each_alone(reasoner: Lens, prompts: list[str]) -> None:
+def test_rows_side_by_side_are_closed_as_each_alone(word_reasoner: Lens, prompts: list[str]) -> None:
     sampling = Sampling(max_new_tokens=200, thought=rule(150, r"= \d+\s*\."))
-    together = generate(reasoner, prompts, sampling, 0)
-    assert together == [one for prompt in prompts for one in generate(reasoner, [prompt], sampling, 0)]
+    together = generate(word_reasoner, prompts, sampling, 0)
+    assert together == [one for prompt in prompts for one in generate(word_reasoner, [prompt], sampling, 0)]
     for one in together:
         assert len(one.forced) == 1
-        thought = decode_response(reasoner.tokenizer, one.ids[: one.forced.start])
+        thought = decode_response(word_reasoner.tokenizer, one.ids[: one.forced.start])
         assert thought.count("=") == 1, "closed behind the first sum"
 
 
-def test_the_end_of_a_response_closes_the_thought_instead(reasoner: Lens, prompts: list[str]) -> None:
+def test_the_end_of_a_response_closes_the_thought_instead(word_reasoner: Lens, prompts: list[str]) -> None:
     """A model that would stop in its thought, told by a prompt whose tag was opened and closed before."""
-    eos, close = reasoner.tokenizer.eos_token_id, reasoner.tokenizer.convert_tokens_to_ids("</think>")
-    plain = generate(reasoner, prompts[:1], Sampling(max_new_tokens=200), 0)[0]
-    after = prompts[0] + " " + decode_response(reasoner.tokenizer, plain.ids) + " <think>"
-    found = generate(reasoner, [after], Sampling(max_new_tokens=40, thought=rule(30)), 0)[0]
+    eos, close = word_reasoner.tokenizer.eos_token_id, word_reasoner.tokenizer.convert_tokens_to_ids("</think>")
+    plain = generate(word_reasoner, prompts[:1], Sampling(max_new_tokens=200), 0)[0]
+    after = prompts[0] + " " + decode_response(word_reasoner.tokenizer, plain.ids) + " <think>"
+    found = generate(word_reasoner, [after], Sampling(max_new_tokens=40, thought=rule(30)), 0)[0]
     if eos in found.ids:
         assert close in found.ids[: found.ids.index(eos)]
     assert len(found.forced) == 1
 
 
-def test_prompts_that_open_no_thought_know_no_rule(reasoner: Lens, prompts: list[str]) -> None:
+def test_prompts_that_open_no_thought_know_no_rule(word_reasoner: Lens, prompts: list[str]) -> None:
     closed = [f"{prompt} </think>" for prompt in prompts]
     sampling = Sampling(max_new_tokens=60, thought=rule(1))
-    assert generate(reasoner, closed, sampling, 0) == generate(reasoner, closed, Sampling(max_new_tokens=60), 0)
+    assert generate(word_reasoner, closed, sampling, 0) == generate(
+        word_reasoner, closed, Sampling(max_new_tokens=60), 0
+    )
 
 
-def test_worked_examples_stand_between_tags_and_only_with_reasoning(reasoner: Lens) -> None:
+def test_worked_examples_stand_between_tags_and_only_with_reasoning(word_reasoner: Lens) -> None:
     example = WorkedExample("One and one?", "1 + 1 = 2.", "Two.")
     style = PromptStyle(examples=(example,), finished_thought=None, demand="It is")
-    tokenizer, markers = reasoner.tokenizer, reasoner.markers
+    tokenizer, markers = word_reasoner.tokenizer, word_reasoner.markers
     thinking = render("Two and two?", tokenizer, markers, style, Condition.WITH_REASONING)
     assert "One and one?" in thinking
     assert "<think>\n1 + 1 = 2.\n</think>\n\nTwo." in thinking

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from interp.organisms.reasoner import ReasonerSize, Recipe, train
+from interp.organisms.word_reasoner import ReasonerSize, Recipe, train
 from interp.runs.training_state import load_state, random_state, save_state, set_random_state
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)

@@ -100,9 +100,9 @@ def test_reflection_words_of_a_subword_tokenizer(r1_style: PreTrainedTokenizerFa
     assert reflection_positions(trace, ["w.it"]).tolist() == []
 
 
-def test_reflection_words_of_a_word_tokenizer(reasoner: Lens) -> None:
+def test_reflection_words_of_a_word_tokenizer(word_reasoner: Lens) -> None:
     text = "Tom 5 pens. <think> First, Tom 4. Wait, Tom 5. Let me double check: Tom 5. Yes. </think> Tom 5 pens."
-    trace = parse_text(text, reasoner.tokenizer)
+    trace = parse_text(text, word_reasoner.tokenizer)
     tokens = [trace.token_text(i).strip() for i in reflection_positions(trace, ["wait", "double check"])]
     assert tokens == ["Wait", "double"]
 
@@ -140,10 +140,10 @@ def test_the_null_of_stops_is_honest() -> None:
     assert np.mean(np.array(p) <= 0.05) < 0.05 + 3 * np.sqrt(0.05 * 0.95 / 400)
 
 
-def test_sentences_in_another_order(reasoner: Lens) -> None:
+def test_sentences_in_another_order(word_reasoner: Lens) -> None:
     """The tokens of the reasoning change places, sentence by sentence; nothing else moves."""
     text = "Tom 3 pens. <think> First, Tom 3. Next, 3 + 4 = 7. So 7. </think> Tom 7 pens. The answer is 7."
-    trace = parse_text(text, reasoner.tokenizer, reasoner.markers)
+    trace = parse_text(text, word_reasoner.tokenizer, word_reasoner.markers)
     other = shuffled_sentences(trace, np.random.default_rng(0))
     assert other is not None
     reasoning, ids = trace[Segment.REASONING], trace.measured_ids
@@ -155,7 +155,7 @@ def test_sentences_in_another_order(reasoner: Lens) -> None:
     for start, stop in reasoning_sentences(trace):
         places = [other.origin.index(place) for place in range(start, stop)]
         assert places == list(range(places[0], places[0] + stop - start))
-    one = parse_text("Tom 3. <think> Tom 3. </think> The answer is 3.", reasoner.tokenizer, reasoner.markers)
+    one = parse_text("Tom 3. <think> Tom 3. </think> The answer is 3.", word_reasoner.tokenizer, word_reasoner.markers)
     assert shuffled_sentences(one, np.random.default_rng(0)) is None
 
 

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
 from interp.data.datasets import (
     Fields,
+    lookup_questions,
     planted_questions,
     read_questions,
     read_traces,
@@ -154,6 +155,9 @@ def _reasoning_gym(options: DataOptions) -> list[Question]:
 
 
 QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
+    "lookups": lambda o: lookup_questions(
+        o.seed, choice(Split, o.require("split"), "data.split"), o.require("limit"), o.options
+    ),
     "word_problems": lambda o: word_problem_questions(
         o.seed, choice(Split, o.require("split"), "data.split"), o.require("limit"), o.options
     ),

@@ -65,8 +65,10 @@ class PairMaker:
             return PairSource.FILE
         if self.options.source != "auto":
             return PairSource(self.options.source)
-        by_model = {"planted": PairSource.PLANTED, "embedded": PairSource.WORD_PROBLEMS}
-        return by_model.get(self.session.cfg.model.source, PairSource.OBJECT_COMPARISON)
+        model = self.session.cfg.model
+        embedded = PairSource.LOOKUPS if model.path == "reasoner" else PairSource.WORD_PROBLEMS
+        by_model = {"planted": PairSource.PLANTED, "embedded": embedded}
+        return by_model.get(model.source, PairSource.OBJECT_COMPARISON)
 
     def _response(self) -> ResponseFrom:
         if self.options.response != "auto":

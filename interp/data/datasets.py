@@ -14,7 +14,7 @@ from interp.data.formats import Columns, TraceFormat, samples_of
 from interp.data.ids import own_ids
 from interp.data.sources import rows_from
 from interp.errors import UserError, nearest
-from interp.organisms import planted, word_problems
+from interp.organisms import lookups, planted, word_problems
 from interp.organisms.word_problems import Split
 from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
@@ -49,7 +49,7 @@ class Fields:
 def word_problem_questions(
     seed: int, split: Split, limit: int, difficulty: Mapping[str, Sequence[int]] | None = None
 ) -> list[Question]:
-    """Problems of `reasoner`'s own kind; the level is the number of people in the story.
+    """Problems of `word-reasoner`'s own kind; the level is the number of people in the story.
 
     `difficulty` names fields of `Difficulty`: each value is drawn with the same chance.
     """
@@ -57,6 +57,21 @@ def word_problem_questions(
     problems = (word_problems.make_problem(seed, split, i, chosen) for i in range(limit))
     return [
         Question(f"{split}-{seed}-{i}", p.question, p.answer, p.kind, str(len(p.people)))
+        for i, p in enumerate(problems)
+    ]
+
+
+def lookup_questions(
+    seed: int, split: Split, limit: int, size: Mapping[str, int | Sequence[int]] | None = None
+) -> list[Question]:
+    """Problems of `reasoner`'s own kind; the kind is the order of the answer, the level the items of the chain.
+
+    `size` names fields of `Size`: each value is drawn with the same chance.
+    """
+    chosen = lookups.size_of(size or {})
+    problems = (lookups.make_problem(seed, split, i, chosen) for i in range(limit))
+    return [
+        Question(f"lookups-{split}-{seed}-{i}", p.question, p.answer, p.kind, str(len(p.chain)))
         for i, p in enumerate(problems)
     ]
 

@@ -19,6 +19,7 @@ from interp.text.trace import ThinkMarkers
 MEASURES = (require_unembedding, require_masses, require_interventions, require_patching)
 EMBEDDED: Mapping[str, ModelSource] = {
     "reasoner": ModelSource.EMBEDDED,
+    "word-reasoner": ModelSource.EMBEDDED,
     "reasoner-early": ModelSource.EMBEDDED,
     "planted": ModelSource.PLANTED,
 }
@@ -41,9 +42,9 @@ def load(
 ) -> Lens:
     """A model ready for measuring.
 
-    `model` is "reasoner", "reasoner-early" or "planted", a directory, a name on the Hugging Face hub, or a model in
-    memory with its tokenizer. `lens.checked` says what comparing every measure with the model's own forward pass found.
-    Raises UserError, in one line, for whatever can be mended.
+    `model` is "reasoner", "word-reasoner", "reasoner-early" or "planted", a directory, a name on the Hugging Face hub,
+    or a model in memory with its tokenizer. `lens.checked` says what comparing every measure with the model's own
+    forward pass found. Raises UserError, in one line, for whatever can be mended.
     """
     tags = ThinkMarkers(*markers)
     if isinstance(model, PreTrainedModel):

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from interp.data.ids import own_ids
 from interp.errors import UserError
-from interp.organisms import planted, word_problems
+from interp.organisms import lookups, planted, word_problems
 from interp.organisms.word_problems import Split
 from interp.patching.align import PairStyle, fill
 from interp.patching.questions import (
@@ -27,8 +27,10 @@ class PairSource(StrEnum):
 
     OBJECT_COMPARISON = "object_comparison"
     """Our own generator, in many domains."""
+    LOOKUPS = "lookups"
+    """`reasoner`'s own problems: the given value of the chain is another one, and with it all results."""
     WORD_PROBLEMS = "word_problems"
-    """`reasoner`'s own problems: one number of the prompt is changed so that the answer flips."""
+    """`word-reasoner`'s own problems: one number of the prompt is changed so that the answer flips."""
     PLANTED = "planted"
     """Prompts of the planted model with another colour."""
     FILE = "file"
@@ -40,6 +42,7 @@ PHRASES = {"1": "Final answer is {x}.", "2": "Final answer is \\boxed{{x}}."}
 STYLES = {
     PairSource.OBJECT_COMPARISON: PairStyle(),
     PairSource.FILE: PairStyle(),
+    PairSource.LOOKUPS: PairStyle(ending="The answer is", answer_prefix=" ", separator=" "),
     PairSource.WORD_PROBLEMS: PairStyle(ending="The answer is", answer_prefix=" ", separator=" "),
     PairSource.PLANTED: PairStyle(phrase=None, ending="the answer equals", answer_prefix=" ", separator=" "),
 }
@@ -98,8 +101,8 @@ def questions_from(source: PairSource, path: str | None, seed: int, limit: int |
         return object_comparisons(seed, limit)
     if limit is None:
         raise UserError("data.limit must be set: the problems never end")
-    made = _word_problems(seed) if source is PairSource.WORD_PROBLEMS else _planted(seed)
-    return [next(made) for _ in range(limit)]
+    makers = {PairSource.LOOKUPS: _lookups, PairSource.WORD_PROBLEMS: _word_problems, PairSource.PLANTED: _planted}
+    return list(islice(makers[source](seed), limit))
 
 
 def _read_json_lines(path: Path, limit: int | None) -> list[ContrastQuestion]:
@@ -115,6 +118,25 @@ def _read_json_lines(path: Path, limit: int | None) -> list[ContrastQuestion]:
             )
         )
     return questions
+
+
+def _lookups(seed: int) -> Iterator[ContrastQuestion]:
+    """Another value at the beginning of the chain, so that every result is another one. The answer ends with the one
+    asked for: problems that begin with it are left out."""
+    for index in count():
+        problem = lookups.make_problem(seed, Split.HELD_OUT, index)
+        if problem.order is lookups.Order.BACKWARD:
+            continue
+        given = problem.chain[0].value
+        nearest_first = sorted(
+            set(range(lookups.MAX_VALUE + 1)) - {given}, key=lambda value: (abs(value - given), value)
+        )
+        changed = next((other for value in nearest_first if (other := problem.with_given(value))), None)
+        if changed is not None:
+            yield ContrastQuestion(
+                f"lookups-{seed}-{index}", problem.question, changed.question, problem.answer, changed.answer,
+                "look-ups", problem.question, changed.question, "answer",
+            )  # fmt: skip
 
 
 def _word_problems(seed: int) -> Iterator[ContrastQuestion]:

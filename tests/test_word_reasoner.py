@@ -1,4 +1,4 @@
-"""The embedded model does what its card says, and its training can be interrupted."""
+"""The embedded models do what their cards say, and the training can be interrupted."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from interp.grading.outcomes import extract_answer, is_correct
 from interp.model.generate import Sampling, generate
 from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, load_lens
-from interp.organisms.reasoner import ReasonerSize, Recipe, train
 from interp.organisms.word_problems import Split, make_problem
+from interp.organisms.word_reasoner import ReasonerSize, Recipe, train
 from interp.text.prompts import Condition, PromptStyle, render
 
 STYLE = PromptStyle(separator=" ")
@@ -38,18 +38,18 @@ def on_card(name: str, measure: str) -> float:
     return float(found[1])
 
 
-def test_it_answers_with_reasoning_and_fails_without(reasoner: Lens) -> None:
+def test_it_answers_with_reasoning_and_fails_without(word_reasoner: Lens) -> None:
     """On problems of another seed than the card's; the margins are three standard errors."""
-    with_reasoning = accuracy(reasoner, 200, Condition.WITH_REASONING)
-    without = accuracy(reasoner, 200, Condition.WITHOUT_REASONING)
+    with_reasoning = accuracy(word_reasoner, 200, Condition.WITH_REASONING)
+    without = accuracy(word_reasoner, 200, Condition.WITHOUT_REASONING)
     assert with_reasoning >= 0.95 - 0.046
-    assert with_reasoning == pytest.approx(on_card("reasoner", "accuracy greedy"), abs=0.046)
-    assert without == pytest.approx(on_card("reasoner", "accuracy without reasoning"), abs=0.11)
+    assert with_reasoning == pytest.approx(on_card("word-reasoner", "accuracy greedy"), abs=0.046)
+    assert without == pytest.approx(on_card("word-reasoner", "accuracy without reasoning"), abs=0.11)
     assert without < with_reasoning - 0.3
 
 
 def test_the_card_reports_the_target() -> None:
-    assert on_card("reasoner", "accuracy greedy") >= 0.95
+    assert on_card("word-reasoner", "accuracy greedy") >= 0.95
     assert 0.3 <= on_card("reasoner-early", "accuracy sampled") <= 0.6
 
 
@@ -59,7 +59,7 @@ def test_the_early_checkpoint_is_right_half_of_the_time() -> None:
     assert sampled == pytest.approx(on_card("reasoner-early", "accuracy sampled"), abs=0.11)
 
 
-@pytest.mark.parametrize("name", ["reasoner", "reasoner-early"])
+@pytest.mark.parametrize("name", ["word-reasoner", "reasoner-early", "reasoner"])
 def test_checkpoints_are_small_and_complete(name: str) -> None:
     files = {f.name: f.stat().st_size for f in (CHECKPOINTS / name).iterdir()}
     assert sum(files.values()) <= 10 * 2**20

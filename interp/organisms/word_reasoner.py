@@ -1,4 +1,4 @@
-"""Architecture, data and training of `reasoner`, the embedded reasoning model."""
+"""Architecture, data and training of `word-reasoner` and `reasoner-early`, which reason about word problems."""
 
 from __future__ import annotations
 
