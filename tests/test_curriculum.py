@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from interp.organisms import curriculum
-from interp.organisms.curriculum import (
+from interp.organisms.lookups import Kind, Piece, training_pieces, written
+from interp.organisms.word_problems import Reasoning
+from interp.training import curriculum
+from interp.training.curriculum import (
     IGNORED,
     LEVELS,
     PROBLEMS,
@@ -21,8 +23,6 @@ from interp.organisms.curriculum import (
     new_model,
     train,
 )
-from interp.organisms.lookups import Kind, Piece, training_pieces, written
-from interp.organisms.word_problems import Reasoning
 
 SMALL = Recipe(steps=4, decay_steps=2, batch=3, warmup_steps=1, every=2, shape=Shape(1, 16, 2, 8, 16))
 

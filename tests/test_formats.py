@@ -57,7 +57,15 @@ ROWS: dict[str, dict[str, Any]] = {
 def measured(path: Path, out: Path, *more: str) -> pd.Series:
     """The one trace that heads measures of a file."""
     small = [*NO_PROBES, "experiment.resamples=20", "experiment.random_sets=1", "progress=false"]
-    ok("experiment=heads", "model=reasoner", "data=traces", f"data.path={path}", *small, *more, f"hydra.run.dir={out}")
+    ok(
+        "experiment=heads",
+        "model=word-reasoner",
+        "data=traces",
+        f"data.path={path}",
+        *small,
+        *more,
+        f"hydra.run.dir={out}",
+    )
     traces = read_table(out, "traces")
     assert len(traces) == 1
     return traces.iloc[0]
@@ -143,7 +151,7 @@ def test_several_samples_have_ids_of_their_own_and_say_whether_they_ended(tmp_pa
 )
 def test_what_is_in_no_format_says_what_was_looked_for(row: dict[str, Any], said: str, tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    done = run("experiment=heads", "model=reasoner", "data=traces", f"data.path={tmp_path / 't.jsonl'}")
+    done = run("experiment=heads", "model=word-reasoner", "data=traces", f"data.path={tmp_path / 't.jsonl'}")
     assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
     assert said in done.stderr
 

@@ -112,9 +112,11 @@ def test_what_is_odd_stands_in_the_environment(tmp_path: Path) -> None:
     file.write_text("".join(json.dumps({"id": str(i), "text": GOOD, "model": "someone"}) + "\n" for i in range(2)))
     out = tmp_path / "run"
     small = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
-    done = ok("experiment=heads", "data=traces", f"data.path={file}", f"hydra.run.dir={out}", *small)
+    done = ok(
+        "experiment=heads", "model=word-reasoner", "data=traces", f"data.path={file}", f"hydra.run.dir={out}", *small
+    )
     seen = json.loads((out / "environment.json").read_text())["input"]
-    assert seen["warnings"] == ["the traces were written by someone and are read by reasoner"]
+    assert seen["warnings"] == ["the traces were written by someone and are read by word-reasoner"]
     assert seen["looked_at"] == 2
     assert seen["warnings"][0] in done.stderr + done.stdout + (out / "run.log").read_text()
 

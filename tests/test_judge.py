@@ -99,7 +99,7 @@ def test_open_questions_from_the_command_line(server: ThreadingHTTPServer, tmp_p
     file = tmp_path / "bench.jsonl"
     turns = [{"role": "user", "content": "Tom 3 pens, finds 4. How many pens has Tom?"}]
     file.write_text("\n".join(json.dumps({"conversation_input": turns, "session_id": f"s{i}"}) for i in range(3)))
-    where = [f"data.path={file}", "data=wildbench", "experiment=evaluate", "progress=false"]
+    where = ["model=word-reasoner", f"data.path={file}", "data=wildbench", "experiment=evaluate", "progress=false"]
     assert "no gold answers: set experiment.judge.url" in run(*where, f"hydra.run.dir={tmp_path / 'none'}").stderr
     judge = [
         f"experiment.judge.{o}"

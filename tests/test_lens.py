@@ -25,7 +25,7 @@ def test_the_instrument_is_true(small_lens: Lens) -> None:
     assert check["causal_leak"] == 0
 
 
-@pytest.mark.parametrize("model", ["planted", "reasoner", "smollm2"])
+@pytest.mark.parametrize("model", ["planted", "reasoner", "word_reasoner", "smollm2"])
 def test_the_instrument_is_true_on_shipped_models(model: str, request: pytest.FixtureRequest) -> None:
     lens = request.getfixturevalue(model)
     check = check_bridge(lens)
@@ -60,7 +60,7 @@ def test_a_local_directory(planted: Lens, tmp_path: Path) -> None:
 
 
 def test_a_device_map_changes_nothing_on_one_device(word_reasoner: Lens) -> None:
-    path = str(CHECKPOINTS / "reasoner")
+    path = str(CHECKPOINTS / "word-reasoner")
     spread = load_lens(ModelSpec("spread", ModelSource.PRETRAINED, path, device_map="auto"))
     assert spread.device == word_reasoner.device
     assert spread.fingerprint == word_reasoner.fingerprint
@@ -139,5 +139,5 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 
 
 def test_nearest_names() -> None:
-    assert nearest("resoner", ["reasoner", "planted"]) == "did you mean word_reasoner?"
+    assert nearest("resoner", ["reasoner", "planted"]) == "did you mean reasoner?"
     assert nearest("xyz", ["b", "a"]) == "known: a, b"

@@ -36,7 +36,7 @@ from tests.command import NO_PROBES, ok, run
         (["experiment=figures", "run=nowhere"], "there is no run in nowhere"),
         (["experiment=compare"], "set runs=GLOB"),
         (["experiment=patching", "data=word_problems"], "data=word_problems has no contrast pairs: use data=contrast"),
-        (["experiment=patching", "experiment.layers=4"], "layer 4 is out of range, the model has layers 0 to 3"),
+        (["experiment=patching", "experiment.layers=6"], "layer 6 is out of range, the model has layers 0 to 5"),
         (["experiment=patching", "experiment.score=best"], "experiment.score=best is not known: use mass"),
         (["experiment=patching", "experiment.sites=[z]"], "experiment.sites must contain resid_pre"),
         (["experiment=patching", "experiment.sites=[resid]"], "experiment.sites=resid is not known: use resid_pre"),

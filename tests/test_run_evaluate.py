@@ -38,7 +38,6 @@ def test_reasoning_helps_the_embedded_model(tmp_path: Path) -> None:
     answers = pd.read_parquet(out / "answers.parquet")
     assert len(answers) == 96
     assert (answers.groupby("condition")["correct"].mean()["with_reasoning"]) == pytest.approx(with_it["value"])
-    assert (answers[answers["condition"] == "without_reasoning"]["reasoning_words"] == 0).all()
     assert "McNemar" in done.stdout
     for name in ("a_fig1_accuracy.png", "evaluate_outcomes.pdf", "a_table2_filters.csv", "a_table3_effect.tex"):
         assert (out / "figures" / name).stat().st_size > 100

@@ -123,10 +123,10 @@ def test_given_traces_are_measured_as_they_are(paper: Path, tmp_path: Path) -> N
 def test_an_untrained_model_agrees_with_nothing(tmp_path: Path) -> None:
     """Its heads differ, its curves have peaks and cut heads change its words: none of it is what the papers say."""
     set_seed(0)
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINTS / "reasoner")).save_pretrained(
+    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(CHECKPOINTS / "word-reasoner")).save_pretrained(
         tmp_path / "model"
     )
-    AutoTokenizer.from_pretrained(CHECKPOINTS / "reasoner").save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(CHECKPOINTS / "word-reasoner").save_pretrained(tmp_path / "model")
     made = (make_problem(5, Split.HELD_OUT, i) for i in range(12))
     solved = [(problem, *solve(problem, random.Random(i))) for i, problem in enumerate(made)]
     texts = [f"<bos> {one.question} <think> {thought} </think> {answer} <eos>" for one, thought, answer in solved]

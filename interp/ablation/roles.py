@@ -27,7 +27,7 @@ class AnswerRole(StrEnum):
     RESULT = "result"
     """A number of the reasoning that the prompt does not hold, in digits or spelt."""
     NAME = "name"
-    """A capitalised word of the prompt."""
+    """A capitalised word or a single capital letter of the prompt."""
     PROMPT = "prompt_word"
     """Another word or number of the prompt."""
     OTHER = "other"
@@ -40,7 +40,7 @@ def answer_roles(trace: Trace) -> list[AnswerRole]:
     text = trace.text[begin:end]
     prompt = _words(trace.segment_text(Segment.PROMPT))
     reasoning = _words(trace.segment_text(Segment.REASONING))
-    names = {word for word in prompt if word[:1].isupper() and word[1:].islower()}
+    names = {word for word in prompt if word[:1].isupper() and (word[1:].islower() or len(word) == 1)}
     final = _place(text)
     known: list[tuple[int, int, AnswerRole]] = []
     for found in _WORD.finditer(text):

@@ -75,7 +75,7 @@ class Recipe:
     seed: int = 0
     steps: int = 5000
     """At most: the learning rate begins to fall `decay_steps` before them at the latest."""
-    decay_steps: int = 600
+    decay_steps: int = 450
     """The last steps, in which the learning rate falls to zero along a half cosine."""
     batch: int = 64
     learning_rate: float = 1e-3
@@ -90,9 +90,14 @@ class Recipe:
     done: float = 0.975
     """Accuracy of the worst kind on whole problems, twice in a row, from which the learning rate falls."""
     rest: float = 0.05
-    """Price of attention that does not rest on the first token, on whole problems: added to the loss is `rest` times
+    """Price of attention that does not rest on the first token, on whole problems: added to the loss is the price times
     its mean over layers, heads and tokens. Heads that nothing needs then rest, as in large models, instead of looking
     evenly at everything, and those that look somewhere do so for a reason."""
+    rest_steps: int = 250
+    """Steps on whole problems after which the price begins to rise: it doubles every `rest_doubling` steps."""
+    rest_doubling: int = 50
+    rest_most: float = 0.4
+    """Highest price; only once it is reached may the learning rate fall."""
     shares: dict[Reasoning, float] = field(
         default_factory=lambda: {Reasoning.FULL: 0.9, Reasoning.SUPPRESSED: 0.06, Reasoning.ABSENT: 0.04}
     )
@@ -233,6 +238,8 @@ class Progress:
 
     step: int = 0
     level: int = 0
+    problems_from: int | None = None
+    """The step from which there are whole problems."""
     good: int = 0
     """Measurements in a row in which whole problems were good enough."""
     decay_from: int | None = None
@@ -258,8 +265,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _rate(recipe, now)
         batch = texts.batch(now.step, now.level)
-        price = recipe.rest if now.level == PROBLEMS else 0.0
-        loss = _loss(model, batch, price)
+        loss = _loss(model, batch, _price(recipe, now))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -307,10 +313,19 @@ def _advance(recipe: Recipe, now: Progress, texts: Texts, model: LlamaForCausalL
     if now.level < PROBLEMS:
         if worst >= recipe.enough and (now.level + 1 < PROBLEMS or sums >= recipe.enough_sums):
             now.level += 1
-    elif now.decay_from is None:
+            now.problems_from = now.step if now.level == PROBLEMS else None
+    elif now.decay_from is None and (not recipe.rest or _price(recipe, now) == recipe.rest_most):
         now.good = now.good + 1 if worst >= recipe.done else 0
         if now.good == 2:
             now.decay_from = now.step
+
+
+def _price(recipe: Recipe, now: Progress) -> float:
+    """Of attention that does not rest."""
+    if now.problems_from is None:
+        return 0.0
+    rising = max(0, now.step - now.problems_from - recipe.rest_steps)
+    return min(recipe.rest_most, recipe.rest * 2.0 ** min(30.0, rising / recipe.rest_doubling)) if recipe.rest else 0.0
 
 
 def _end(recipe: Recipe, now: Progress) -> int:
@@ -322,7 +337,7 @@ def _rate(recipe: Recipe, now: Progress) -> float:
     last = recipe.steps - recipe.decay_steps
     first = last if now.decay_from is None else min(last, now.decay_from)
     falling = max(0.0, (now.step - first) / recipe.decay_steps)
-    return min(1.0, (now.step + 1) / recipe.warmup_steps) * 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
+    return min(1.0, (now.step + 1) / max(1, recipe.warmup_steps)) * 0.5 * (1 + math.cos(math.pi * min(1.0, falling)))
 
 
 def _save(work: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, now: Progress) -> None:

@@ -1,0 +1,1 @@
+"""Training of the default model, and what it can do."""
