@@ -69,10 +69,23 @@ def test_a_level_ends_when_its_worst_kind_holds(monkeypatch: pytest.MonkeyPatch)
     assert advance(CHAIN_ITEM=0.99, PROMPT_ITEM=0.95, SUM=0.92).level == PROBLEMS - 1, "sums must hold as well"
     assert advance(CHAIN_ITEM=0.99, PROMPT_ITEM=0.95, SUM=0.96, FORM=0.1).level == PROBLEMS, "form is drawn"
     now.step = 2
+    assert now.problems_from == 0
+    assert advance(SUM=0.98).good == 0, "the price of attention has not risen yet"
+    now.step = 1000
     assert advance(SUM=0.98).decay_from is None
     assert advance(SUM=0.90).good == 0
     advance(SUM=0.98)
-    assert advance(SUM=0.98).decay_from == 2, "twice in a row"
+    assert advance(SUM=0.98).decay_from == 1000, "twice in a row"
+
+
+def test_the_price_of_attention_rises() -> None:
+    def price(step: int) -> float:
+        return curriculum._price(Recipe(), Progress(step, PROBLEMS, problems_from=1000))
+
+    assert curriculum._price(Recipe(), Progress(900, 0)) == 0.0
+    assert price(1000) == price(1250) == 0.05
+    assert price(1300) == pytest.approx(0.1)
+    assert price(1400) == price(4000) == 0.4
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
