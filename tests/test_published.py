@@ -35,18 +35,28 @@ def masses() -> tuple[np.ndarray, np.ndarray]:
     return generator.uniform(0, 0.5, (3, 5, 8)), generator.uniform(0, 0.5, (3, 5, 8))
 
 
-def test_the_same_masses_correlate_fully_whatever_the_order_of_traces(
+def test_the_same_masses_correlate_fully(masses: tuple[np.ndarray, np.ndarray], tmp_path: Path) -> None:
+    headlines, overlaps = beside_published("run", rows(*masses), load_published(write(tmp_path / "p.npz", *masses)))
+    assert len(headlines) == 12
+    for headline in headlines:
+        assert headline.estimate.value == pytest.approx(1.0)
+        assert headline.estimate.n == 3
+        together = "same traces" in headline.name
+        assert headline.estimate.low == pytest.approx(1.0) if together else headline.estimate.low < 0.99
+    assert [(row["n_first"], row["shared"]) for row in overlaps] == [(10, 10), (20, 20)]
+
+
+def test_the_same_traces_are_matched_whatever_their_order(
     masses: tuple[np.ndarray, np.ndarray], tmp_path: Path
 ) -> None:
     published = load_published(write(tmp_path / "p.npz", *masses))
     order = [2, 0]
     found = rows(masses[0][order], masses[1][order], tuple(IDS[i] for i in order))
-    headlines, overlaps = beside_published("run", found, published)
-    assert len(headlines) == 9
-    for headline in headlines:
-        assert headline.estimate.value == pytest.approx(1.0)
-        assert headline.estimate.n == 2
-    assert [(row["n_first"], row["shared"]) for row in overlaps] == [(10, 10), (20, 20)]
+    headlines, _ = beside_published("run", found, published)
+    value = {headline.name: headline.estimate for headline in headlines}
+    assert value["run with published difference"].value < 0.99, "two of three traces"
+    assert value["run with published difference, same traces"].value == pytest.approx(1.0)
+    assert value["run with published difference, same traces"].n == 2
 
 
 def test_profiles_of_layers_alone_do_not_correlate_within_layers(tmp_path: Path) -> None:
@@ -69,8 +79,8 @@ def test_what_does_not_correspond_is_refused(masses: tuple[np.ndarray, np.ndarra
     published = load_published(write(tmp_path / "p.npz", *masses))
     with pytest.raises(UserError, match="run has 4 x 8 heads and the published model 5 x 8"):
         beside_published("run", rows(masses[0][:, :4], masses[1][:, :4]), published)
-    with pytest.raises(UserError, match="1 of the 3 published traces"):
-        beside_published("run", rows(masses[0][:1], masses[1][:1], IDS[:1]), published)
+    headlines, _ = beside_published("run", rows(*masses, tuple("abc")), published)
+    assert not [headline for headline in headlines if "same traces" in headline.name]
     twice = pd.concat([rows(*masses), rows(*masses).assign(example=lambda d: "other" + d["example"])])
     with pytest.raises(UserError, match="several times"):
         beside_published("run", twice, published)
@@ -87,4 +97,4 @@ def test_what_does_not_correspond_is_refused(masses: tuple[np.ndarray, np.ndarra
 def test_the_authors_file_is_read(published_masses: Path) -> None:
     published = load_published(str(published_masses))
     assert published.reasoning.shape == (100, 28, 12)
-    assert np.unravel_index(published.difference.mean(0).argmax(), (28, 12)) == (16, 2)
+    assert np.unravel_index((published.reasoning - published.answer).mean(0).argmax(), (28, 12)) == (16, 2)

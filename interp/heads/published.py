@@ -18,6 +18,7 @@ from interp.runs.headlines import Headline
 from interp.stats import CONFIDENCE, Estimate, rng_for
 
 RESAMPLES = 1000
+Means = Float[np.ndarray, "layer head"]
 LISTS = (10, 20)
 """Sizes of the lists of top heads that are compared."""
 NEEDED = ("ids", "answer_reasoning", "answer_answer")
@@ -30,11 +31,6 @@ class Published:
     ids: tuple[str, ...]
     reasoning: Samples
     answer: Samples
-
-    @property
-    def difference(self) -> Samples:
-        """The authors' score of Reasoning-Focus Heads."""
-        return self.reasoning - self.answer
 
 
 def load_published(path: str) -> Published:
@@ -54,36 +50,32 @@ def load_published(path: str) -> Published:
 
 
 def beside_published(label: str, heads: pd.DataFrame, published: Published) -> tuple[list[Headline], list[dict]]:
-    """Correlations over heads of mean masses on the traces that both have, and the overlap of the top heads.
+    """Correlations over heads between a run's mean masses and published ones, and the overlap of the top heads.
 
-    A trace of the run is a published one if the published id is a part of its own, between slashes. Intervals:
-    bootstrap over the traces, both sides drawn together. `within layers`: layer means taken away first, since two
-    profiles of layers correlate whatever the heads do.
+    Each side's means are over all its traces, and its traces are resampled apart from the other's; `same traces`: over
+    those that both have, drawn together. A trace of the run is a published one if the published id is a part of its
+    own, between slashes. `within layers`: layer means taken away first, since two profiles of layers correlate whatever
+    the heads do.
 
     Raises:
-        UserError: another shape of model, or fewer than two traces in both.
+        UserError: another shape of model.
     """
-    rows, theirs = _shared(label, heads, published)
-    ours = {
-        "answer->reasoning": head_array(rows, rows["answer_reasoning"].astype(float)),
-        "answer->answer": head_array(rows, rows["answer_answer"].astype(float)),
-    }
-    ours["difference"] = ours["answer->reasoning"] - ours["answer->answer"]
-    if ours["difference"].shape[1:] != published.difference.shape[1:]:
-        here, there = ("{} x {}".format(*one.shape[1:]) for one in (ours["difference"], published.difference))
+    ours = _by_name(*(head_array(heads, heads[name].astype(float)) for name in NEEDED[1:]))
+    theirs = _by_name(published.reasoning, published.answer)
+    if ours["difference"].shape[1:] != theirs["difference"].shape[1:]:
+        here, there = ("{} x {}".format(*one["difference"].shape[1:]) for one in (ours, theirs))
         raise UserError(f"{label} has {here} heads and the published model {there}: they do not correspond")
-    published_by = {
-        "answer->reasoning": published.reasoning[theirs],
-        "answer->answer": published.answer[theirs],
-        "difference": published.difference[theirs],
-    }
     headlines = []
     for name, samples in ours.items():
-        pairs = list(_paired_means(samples, published_by[name]))
-        for how, measure in (("", _pearson), (", within layers", _within_layers), (", ranks", _spearman)):
-            values = [measure(*pair) for pair in pairs]
-            headlines.append(Headline(f"{label} with published {name}{how}", _estimate(values, len(theirs))))
-    means = [mean_over_examples(one["difference"]) for one in (ours, published_by)]
+        pairs = list(zip(_means(samples, "run"), _means(theirs[name], "published"), strict=True))
+        headlines += _correlations(f"{label} with published {name}", pairs, len(samples))
+    mine, places = _shared(label, list(heads["example"].unique()), published)
+    if len(mine) >= 2:
+        both = np.concatenate([ours["difference"][mine], theirs["difference"][places]], axis=1)  # along layers
+        split = both.shape[1] // 2
+        pairs = [(one[:split], one[split:]) for one in _means(both, "both")]
+        headlines += _correlations(f"{label} with published difference, same traces", pairs, len(mine))
+    means = [mean_over_examples(one["difference"]) for one in (ours, theirs)]
     overlaps = []
     for k in LISTS:
         if k <= means[0].size // 2:
@@ -92,16 +84,22 @@ def beside_published(label: str, heads: pd.DataFrame, published: Published) -> t
     return headlines, overlaps
 
 
-def _shared(label: str, heads: pd.DataFrame, published: Published) -> tuple[pd.DataFrame, list[int]]:
-    """The rows of the traces that both have, and their places among the published ones, in the same order."""
+def _by_name(reasoning: Samples, answer: Samples) -> dict[str, Samples]:
+    return {"answer->reasoning": reasoning, "answer->answer": answer, "difference": reasoning - answer}
+
+
+def _correlations(name: str, pairs: list[tuple[Means, Means]], n: int) -> list[Headline]:
+    ways = (("", _pearson), (", within layers", _within_layers), (", ranks", _spearman))
+    return [Headline(f"{name}{how}", _estimate([measure(*pair) for pair in pairs], n)) for how, measure in ways]
+
+
+def _shared(label: str, examples: list[str], published: Published) -> tuple[list[int], list[int]]:
+    """Places of the traces that both have, among the run's and among the published ones."""
     place = {one: i for i, one in enumerate(published.ids)}
-    found = {str(example): _place(str(example), place) for example in heads["example"].unique()}
-    known = {example: i for example, i in found.items() if i is not None}
-    if len(set(known.values())) < len(known):
+    found = {i: there for i, one in enumerate(examples) if (there := _place(str(one), place)) is not None}
+    if len(set(found.values())) < len(found):
         raise UserError(f"{label} measured a published trace several times: choose one model and condition of them")
-    if len(known) < 2:
-        raise UserError(f"{label} has {len(known)} of the {len(place)} published traces: at least two are needed")
-    return heads[heads["example"].astype(str).isin(list(known))], list(known.values())
+    return list(found), list(found.values())
 
 
 def _place(example: str, place: dict[str, int]) -> int | None:
@@ -110,15 +108,10 @@ def _place(example: str, place: dict[str, int]) -> int | None:
     return next((place[part] for part in parts_of if part in place), None)
 
 
-Means = Float[np.ndarray, "layer head"]
-
-
-def _paired_means(ours: Samples, theirs: Samples) -> list[tuple[Means, Means]]:
-    """Means over the traces, then over resamples of them, the same for both sides."""
-    both = np.concatenate([ours, theirs], axis=1)  # along layers: drawn together
-    drawn = resampled_means(both, rng_for(0, "published"), RESAMPLES)
-    split = ours.shape[1]
-    return [(one[:split], one[split:]) for one in (mean_over_examples(both), *drawn)]
+def _means(samples: Samples, *labels: str) -> list[Means]:
+    """Means over the traces, then over resamples of them."""
+    drawn = resampled_means(samples, rng_for(0, "published", *labels), RESAMPLES)
+    return [mean_over_examples(samples), *drawn]
 
 
 def _estimate(values: list[float], n: int) -> Estimate:
