@@ -26,6 +26,7 @@ TRACE = {
     "offsets": [[0, 0], [0, 1]],
     "segments": [{"segment": "answer", "start": 0, "end": 2}],
     "source": "made",
+    "forced": [],
 }
 
 declared()  # tables are known once the modules that declare them are imported
