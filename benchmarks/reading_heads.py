@@ -20,7 +20,8 @@ from jaxtyping import Float
 from interp.ablation.effects import Intervention
 from interp.ablation.interventions import Knockout, batch_of, intervened
 from interp.front.measures import measure_heads
-from interp.heads.scores import Head
+from interp.heads.ranking import mean_over_examples
+from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
 from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
 from interp.model.unembedding import trunk_of
 from interp.organisms.lookups import Kind, Order, SolutionStyle, completion, make_problem, solve, written
@@ -107,7 +108,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     lens = load_lens(ModelSpec("reasoner", ModelSource.EMBEDDED, options.model))
-    ranked = measure_heads(lens, [trace for trace, _ in made(lens, RANKING_SEED, 64)])
+    ranked = measure_heads(lens, [trace for trace, _ in made(lens, RANKING_SEED, 64)], score=HeadScore.DIFFERENCE)
     top = list(ranked.top(options.top))
     print("top heads by difference:", ", ".join(f"{head} {ranked.scores[head]:.3f}" for head in top))
     effects = made(lens, EFFECT_SEED, options.traces)
@@ -118,6 +119,17 @@ def main() -> None:
         return {kind: float(np.nanmean(changed[kind] - clean[kind])) for kind in clean}
 
     everything, own = change(None), change(top)
+    for layer in range(lens.n_layers):
+        whole = change([Head(layer, head) for head in range(lens.n_heads)])
+        print(f"answer->reasoning cut in layer {layer}: chain items {whole[Kind.CHAIN_ITEM]:+.3f}")
+    for score in HeadScore:
+        means = mean_over_examples(head_array(ranked.table, score_values(ranked.table, score)))
+        heads = rank_heads(means, options.top)
+        found = change(heads)
+        print(
+            f"top {len(heads)} by {score}: {', '.join(map(str, heads))}; cut in them: chain items "
+            f"{found[Kind.CHAIN_ITEM]:+.3f}, prompt items {found[Kind.PROMPT_ITEM]:+.3f}"
+        )
     beside = [change(heads) for heads in sets_beside(lens, top, options.sets)]
     for kind in clean:
         sets = np.array([one[kind] for one in beside])
