@@ -3,7 +3,7 @@
     import interp
 
     lens = interp.load("reasoner")
-    trace = interp.answer(lens, "B A + 3. K 9. C B - 2. A 5. Say B, K, then find C.")
+    trace = interp.answer(lens, "V 15. K J - 3. J M + 2. X 9. R 2. L 20. H 13. M 5. Say R, H, J, then find K.")
     interp.measure_heads(lens, trace).plot()
 
 Everything is loaded when it is first used; importing changes no setting of any library.

@@ -74,12 +74,15 @@ def test_an_answer_that_does_not_end_is_refused(planted: Lens) -> None:
 
 
 def test_heads_and_rhythm_of_the_planted_model(planted: Lens, planted_trace: interp.text.Trace) -> None:
-    measured = interp.measure_heads(planted, planted_trace)
+    measured = interp.measure_heads(planted, planted_trace, score="mass")
     masses = SegmentMasses(planted_trace, planted.n_layers, planted.n_heads)
     stream(planted, planted_trace.measured_ids, masses)
     expected = masses.of(Segment.ANSWER, Segment.REASONING).numpy()
     np.testing.assert_allclose(measured.scores, expected, atol=1e-6)
     assert CIRCUIT.rfh in measured.top(4)
+    by_difference = interp.measure_heads(planted, planted_trace)
+    expected -= masses.of(Segment.ANSWER, Segment.ANSWER).numpy()
+    np.testing.assert_allclose(by_difference.scores, expected, atol=1e-6, err_msg="as in experiment=heads")
     rhythm = interp.measure_rhythm(planted, planted_trace)
     assert len(rhythm.table) == planted_trace[Segment.ANSWER].end - planted_trace[Segment.REASONING].start
     for figure in (measured.plot(), rhythm.plot()):

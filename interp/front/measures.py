@@ -52,9 +52,12 @@ class HeadsMeasured:
 
 
 def measure_heads(
-    lens: Lens, traces: Trace | Sequence[Trace], *, score: HeadScore | str = HeadScore.MASS, seed: int = 0
+    lens: Lens, traces: Trace | Sequence[Trace], *, score: HeadScore | str = HeadScore.DIFFERENCE, seed: int = 0
 ) -> HeadsMeasured:
-    """All attention measures of every head on some traces, one streaming pass each (Paper A, section 4)."""
+    """All attention measures of every head on some traces, one streaming pass each (Paper A, section 4).
+
+    `score` is what heads are ranked by: the authors' difference score unless said otherwise, as in `experiment=heads`.
+    """
     rows = [row for one in _several(traces) for row in rows_of_heads(lens, one, HeadMeasures(), seed)]
     return HeadsMeasured(pd.DataFrame(rows), lens.name, HeadScore(score))
 
