@@ -52,7 +52,8 @@ def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> Run
     rows, headlines, apart = [], [], 0
     for shape in dict.fromkeys(one.shape for one in ranked):
         alike = [one for one in ranked if one.shape == shape]
-        rows += overlap_rows({one.label: one.top for one in alike}, *_sizes(shape))
+        layers, heads = shape
+        rows += overlap_rows({one.label: one.top for one in alike}, layers * heads, heads)
         found = [_correlation(first, second) for first, second in combinations(alike, 2)]
         headlines += [headline for headline in found if headline is not None]
         apart += len(alike) * (len(ranked) - len(alike))
@@ -71,11 +72,6 @@ def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> Run
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
     return RunsCompared({"overlaps": rows}, headlines, lines, kind)
-
-
-def _sizes(shape: tuple[int, int]) -> tuple[int, int]:
-    """Heads in all, heads in a layer."""
-    return shape[0] * shape[1], shape[1]
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:

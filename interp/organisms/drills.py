@@ -9,8 +9,21 @@ from __future__ import annotations
 
 import random
 
-from interp.organisms.lookups import MAX_VALUE, NAMES, WORDS, Item, Kind, Piece, make_chain, step_pieces, vocabulary
+from interp.organisms.lookups import (
+    MAX_CHANGE,
+    MAX_VALUE,
+    NAMES,
+    WORDS,
+    Item,
+    Kind,
+    Piece,
+    make_chain,
+    signed,
+    step_pieces,
+    vocabulary,
+)
 
+CHANGES = [change for change in range(-MAX_CHANGE, MAX_CHANGE + 1) if change]
 Text = tuple[str, tuple[Piece, ...]]
 """Prompt and completion."""
 
@@ -23,8 +36,8 @@ def recall(seed: int, index: int, n: int) -> Text:
     items = []
     for name in names:
         if n >= 5 and rng.random() < 0.4:
-            change = rng.choice([c for c in range(-5, 6) if c])
-            items.append(Item(name, 0, rng.choice([other for other in names if other != name]), change))
+            change_by = rng.choice(CHANGES)
+            items.append(Item(name, 0, rng.choice([other for other in names if other != name]), change_by))
         else:
             items.append(Item(name, rng.randint(0, MAX_VALUE)))
     prompt = " ".join(item.statement for item in items)
@@ -33,8 +46,8 @@ def recall(seed: int, index: int, n: int) -> Text:
     pieces: list[Piece] = []
     for item in items:
         if item.source is not None:
-            _, source, sign, change_, _ = item.statement.replace(".", " .").split()
-            pieces += [Piece(item.name), Piece(source, Kind.SOURCE), Piece(f"{sign} {change_}", Kind.GIVEN), Piece(".")]
+            change = Piece(signed(item.change), Kind.GIVEN)
+            pieces += [Piece(item.name), Piece(item.source, Kind.SOURCE), change, Piece(".")]
         else:
             value = WORDS[item.value] if as_words else str(item.value)
             pieces += [Piece(item.name), Piece(value, Kind.PROMPT_ITEM), Piece(".")]
@@ -63,7 +76,7 @@ def thought(seed: int, index: int, n: int) -> Text:
     steps += [Piece("First"), *step_pieces(results[0], None, results[0].value)]
     for name in names[1:n]:
         before = results[-1]
-        item = Item(name, rng.randint(0, MAX_VALUE), before.name, rng.choice([c for c in range(-5, 6) if c]))
+        item = Item(name, rng.randint(0, MAX_VALUE), before.name, rng.choice(CHANGES))
         steps += [Piece("Next"), *step_pieces(item, before.value, item.value)]
         results.append(item)
     asked = [*results, *rng.sample(given, rng.choice((1, 2)))]

@@ -87,7 +87,7 @@ class Item:
     def statement(self) -> str:
         if self.source is None:
             return f"{self.name} {self.value}."
-        return f"{self.name} {self.source} {_signed(self.change)}."
+        return f"{self.name} {self.source} {signed(self.change)}."
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ def _held_out(chain: list[Item]) -> bool:
     return zlib.crc32(key) % HELD_OUT_SHARE == 0
 
 
-def _signed(change: int) -> str:
+def signed(change: int) -> str:
     return f"{'+' if change > 0 else '-'} {abs(change)}"
 
 
@@ -280,7 +280,7 @@ def step_pieces(item: Item, before: int | None, result: int, learn: bool = True)
     """`D 7 + 4 = 11.`, or `K 7.` for a given item; `learn` is for the result."""
     if before is None:
         return [Piece(item.name), Piece(str(result), Kind.GIVEN, learn), Piece(".")]
-    change = [Piece(str(before)), Piece(_signed(item.change), Kind.GIVEN), Piece("=")]
+    change = [Piece(str(before)), Piece(signed(item.change), Kind.GIVEN), Piece("=")]
     return [Piece(item.name), *change, Piece(str(result), Kind.SUM, learn), Piece(".")]
 
 

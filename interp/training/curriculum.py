@@ -147,14 +147,14 @@ class Texts:
         self._vocab = tokenizer.get_vocab()
 
     def batch(self, step: int, level: int) -> Batch:
-        """The batch of a training step: of the level, or of what came before. One kind a batch: little padding."""
+        """The batch of a training step: each text is of the level, or of what came before."""
         recipe = self.recipe
         rng = random.Random(f"batch/{recipe.seed}/{step}")
         indices = range(step * recipe.batch, (step + 1) * recipe.batch)
         return self.side_by_side([self._text(self._drawn(rng, level), i) for i in indices])
 
     def _drawn(self, rng: random.Random, level: int) -> Level | str:
-        """What the texts of one batch are: `repeat`, `sums`, or a level up to the present one."""
+        """What a text is: `repeat`, `sums`, or a level up to the present one."""
         kind, before = rng.random(), LEVELS[:level]
         recalls = [one for one in LEVELS[: level + 1] if one.recall]
         thoughts = [one for one in LEVELS[: level + 1] if one.thought]
@@ -314,7 +314,7 @@ def _advance(recipe: Recipe, now: Progress, texts: Texts, model: LlamaForCausalL
         if worst >= recipe.enough and (now.level + 1 < PROBLEMS or sums >= recipe.enough_sums):
             now.level += 1
             now.problems_from = now.step if now.level == PROBLEMS else None
-    elif now.decay_from is None and (not recipe.rest or _price(recipe, now) == recipe.rest_most):
+    elif now.decay_from is None and _price(recipe, now) == _highest_price(recipe):
         now.good = now.good + 1 if worst >= recipe.done else 0
         if now.good == 2:
             now.decay_from = now.step
@@ -324,8 +324,13 @@ def _price(recipe: Recipe, now: Progress) -> float:
     """Of attention that does not rest."""
     if now.problems_from is None:
         return 0.0
-    rising = max(0, now.step - now.problems_from - recipe.rest_steps)
-    return min(recipe.rest_most, recipe.rest * 2.0 ** min(30.0, rising / recipe.rest_doubling)) if recipe.rest else 0.0
+    doublings = max(0, now.step - now.problems_from - recipe.rest_steps) / recipe.rest_doubling
+    return min(_highest_price(recipe), recipe.rest * 2.0 ** min(30.0, doublings))
+
+
+def _highest_price(recipe: Recipe) -> float:
+    """Without a price at the beginning there never is one."""
+    return recipe.rest_most if recipe.rest else 0.0
 
 
 def _end(recipe: Recipe, now: Progress) -> int:

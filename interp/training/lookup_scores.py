@@ -11,7 +11,7 @@ from enum import StrEnum
 from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens
 from interp.organisms.lookups import WORDS, LookupProblem, Solution, SolutionStyle, make_problem, solve, written
-from interp.organisms.word_problems import FINISHED_THOUGHT, Split
+from interp.organisms.word_problems import Split
 from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import decode_response
 
@@ -54,7 +54,7 @@ class Answered:
     @property
     def suppresses(self) -> bool:
         """Whether the model wrote the finished thought by itself."""
-        return FINISHED_THOUGHT.split(",")[1].strip(" .") in self.thought
+        return "finished thinking" in self.thought
 
 
 def answered(lens: Lens, arm: Arm, seed: int, n: int) -> Iterator[Answered]:
