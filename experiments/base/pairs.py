@@ -65,10 +65,7 @@ class PairMaker:
             return PairSource.FILE
         if self.options.source != "auto":
             return PairSource(self.options.source)
-        model = self.session.cfg.model
-        embedded = PairSource.LOOKUPS if model.path == "reasoner" else PairSource.WORD_PROBLEMS
-        by_model = {"planted": PairSource.PLANTED, "embedded": embedded}
-        return by_model.get(model.source, PairSource.OBJECT_COMPARISON)
+        return self.session.model_options.pairs
 
     def _response(self) -> ResponseFrom:
         if self.options.response != "auto":

@@ -14,6 +14,7 @@ from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
 from interp.model.thoughts import ThoughtRule
+from interp.patching.sources import PairSource
 from interp.text.prompts import PromptStyle, PromptTemplate, WorkedExample
 from interp.text.trace import ThinkMarkers
 
@@ -83,6 +84,7 @@ class ModelOptions(Options):
     markers: Annotated[ThinkMarkers, By(MarkerOptions)]
     prompt: Annotated[PromptStyle, By(PromptOptions)]
     thought: ThoughtOptions
+    pairs: Annotated[PairSource, Lax]
     threads: Threads | None
     max_new_tokens: AtLeastOne
     reasons: bool
