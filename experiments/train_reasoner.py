@@ -20,6 +20,7 @@ from interp.figures.drawing import Drawings, Tables
 from interp.figures.training import training_curve
 from interp.model.lens import Lens, from_memory
 from interp.organisms.lookups import Kind
+from interp.organisms.word_llama import Shape
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
@@ -29,10 +30,9 @@ from interp.training.curriculum import (
     PROBLEMS,
     Progress,
     Recipe,
-    Shape,
     Texts,
     accuracy,
-    new_model,
+    new_reasoner,
     train,
 )
 from interp.training.lookup_scores import MAX_NEW_TOKENS, Answered, Arm, answered
@@ -168,7 +168,7 @@ def plan(session: Session, options: TrainOptions) -> Plan:
     """A few steps of whole problems, the longest texts, and one arm on few problems, scaled up."""
     trial, few = 3, 20
     recipe = _recipe(options, session.seed)
-    model, tokenizer = new_model(recipe)
+    model, tokenizer = new_reasoner(recipe)
     texts = Texts(tokenizer, recipe)
     with measured() as training:
         for step in range(trial):

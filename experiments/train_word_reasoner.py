@@ -25,8 +25,9 @@ from interp.figures.training import training_curve
 from interp.grading.responses import Grading, graded
 from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens, from_memory
+from interp.organisms.word_llama import Shape
 from interp.organisms.word_problems import Split, WordProblem, make_problem
-from interp.organisms.word_reasoner import ReasonerSize, Recipe, new_reasoner, train
+from interp.organisms.word_reasoner import Recipe, new_reasoner, train
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
@@ -75,7 +76,7 @@ class TrainOptions(Options):
     eval_problems: AtLeastOne
     final_problems: AtLeastOne
     early_accuracy: Annotated[list[Share], Field(min_length=2, max_length=2)]
-    size: Annotated[ReasonerSize, By(SizeOptions)]
+    size: Annotated[Shape, By(SizeOptions)]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from interp.organisms.lookups import Kind, Piece, training_pieces, written
+from interp.organisms.word_llama import Shape
 from interp.organisms.word_problems import Reasoning
 from interp.training import curriculum
 from interp.training.curriculum import (
@@ -17,18 +18,17 @@ from interp.training.curriculum import (
     PROBLEMS,
     Progress,
     Recipe,
-    Shape,
     Texts,
     accuracy,
-    new_model,
+    new_reasoner,
     train,
 )
 
-SMALL = Recipe(steps=4, decay_steps=2, batch=3, warmup_steps=1, every=2, shape=Shape(1, 16, 2, 8, 16))
+SMALL = Recipe(steps=4, decay_steps=2, batch=3, warmup_steps=1, every=2, shape=Shape(1, 16, 2, 16, 8))
 
 
 def test_encoding_is_the_tokenizers() -> None:
-    _, tokenizer = new_model(SMALL)
+    _, tokenizer = new_reasoner(SMALL)
     texts = Texts(tokenizer, SMALL)
     for index in range(20):
         prompt, pieces = training_pieces(0, index, {Reasoning.FULL: 1.0})
@@ -41,7 +41,7 @@ def test_encoding_is_the_tokenizers() -> None:
 
 
 def test_accuracy_is_by_kind() -> None:
-    model, tokenizer = new_model(SMALL)
+    model, tokenizer = new_reasoner(SMALL)
     texts = Texts(tokenizer, SMALL)
     with torch.no_grad():
         model.lm_head.weight.zero_()  # every token is as likely: the first of the vocabulary wins
@@ -53,8 +53,8 @@ def test_accuracy_is_by_kind() -> None:
 
 
 def test_a_level_ends_when_its_worst_kind_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    _, tokenizer = new_model(SMALL)
-    model, texts = new_model(SMALL)[0], Texts(tokenizer, SMALL)
+    _, tokenizer = new_reasoner(SMALL)
+    model, texts = new_reasoner(SMALL)[0], Texts(tokenizer, SMALL)
     found: dict[Kind, float] = {}
     monkeypatch.setattr(curriculum, "accuracy", lambda *_: found)
     now = Progress(level=PROBLEMS - 1)
@@ -101,7 +101,7 @@ def test_the_learning_rate_rises_stays_and_falls() -> None:
 
 
 def test_the_price_of_attention_is_what_eager_weights_say() -> None:
-    model, tokenizer = new_model(replace(SMALL, shape=Shape(2, 32, 2, 16, 32, initial_scale=0.5)))
+    model, tokenizer = new_reasoner(replace(SMALL, shape=Shape(2, 32, 2, 32, 16, initial_scale=0.5)))
     batch = Texts(tokenizer, SMALL).batch(0, PROBLEMS)
     model.set_attn_implementation("eager")
     found = model(batch.ids, labels=batch.labels, output_attentions=True)
@@ -118,7 +118,7 @@ def test_the_price_of_attention_is_what_eager_weights_say() -> None:
 
 
 def test_every_level_has_texts() -> None:
-    _, tokenizer = new_model(SMALL)
+    _, tokenizer = new_reasoner(SMALL)
     texts = Texts(tokenizer, SMALL)
     for level in range(len(LEVELS)):
         for step in range(6):

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interp.errors import UserError
-from interp.organisms.word_reasoner import ReasonerSize, Recipe, train
+from interp.organisms.word_llama import Shape
+from interp.organisms.word_reasoner import Recipe, train
 from interp.runs.training_state import load_state, random_state, save_state, set_random_state
 
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=5)
@@ -72,7 +73,7 @@ def test_what_has_no_place_in_a_checkpoint_is_not_written(tmp_path: Path) -> Non
 
 def test_a_pickle_laid_into_a_checkpoint_is_not_read(tmp_path: Path) -> None:
     """Weights as a pickle beside an otherwise whole checkpoint: refused, though the trainer would take them."""
-    recipe = Recipe(steps=2, drill_steps=1, batch=2, warmup_steps=1, size=ReasonerSize(1, 16, 2, 16))
+    recipe = Recipe(steps=2, drill_steps=1, batch=2, warmup_steps=1, size=Shape(1, 16, 2, 16))
     train(recipe, tmp_path, lambda *_: None, 1, use_cpu=True)
     checkpoint = tmp_path / "checkpoint-1"
     (checkpoint / "model.safetensors").unlink()

@@ -12,8 +12,9 @@ import torch
 from interp.grading.outcomes import extract_answer, is_correct
 from interp.model.generate import Sampling, generate
 from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, load_lens
+from interp.organisms.word_llama import Shape
 from interp.organisms.word_problems import Split, make_problem
-from interp.organisms.word_reasoner import ReasonerSize, Recipe, train
+from interp.organisms.word_reasoner import Recipe, train
 from interp.text.prompts import Condition, PromptStyle, render
 
 STYLE = PromptStyle(separator=" ")
@@ -67,7 +68,7 @@ def test_checkpoints_are_small_and_complete(name: str) -> None:
 
 
 def test_interrupted_training_goes_on_to_the_same_weights(tmp_path: Path) -> None:
-    recipe = Recipe(steps=4, drill_steps=2, batch=3, warmup_steps=1, size=ReasonerSize(1, 16, 2, 16))
+    recipe = Recipe(steps=4, drill_steps=2, batch=3, warmup_steps=1, size=Shape(1, 16, 2, 16))
     measured: list[int] = []
     whole, _ = train(recipe, tmp_path / "whole", lambda step, _: measured.append(step), 2, use_cpu=True)
     assert measured == [2, 4]

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import (
-    LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerBase,
     Trainer,
@@ -19,29 +18,17 @@ from transformers import (
     TrainerControl,
     TrainerState,
     TrainingArguments,
-    set_seed,
 )
 
+from interp.organisms.word_llama import Shape, new_model
 from interp.organisms.word_problems import DRILL, FULL, Reasoning, training_text, vocabulary
-from interp.organisms.word_tokenizer import word_tokenizer
 from interp.runs.training_state import WithoutPickles, last_checkpoint
 from interp.safety import no_pickles
 
+SIZE = Shape(layers=4, hidden=96, heads=6, mlp=256, initial_scale=0.06)
+"""Its initial weights are larger than usual because it is narrow."""
 IGNORED = -100
 """Label of tokens without loss, as in Hugging Face models."""
-
-
-@dataclass(frozen=True)
-class ReasonerSize:
-    layers: int = 4
-    hidden: int = 96
-    heads: int = 6
-    mlp: int = 256
-    positions: int = 512
-    rope_base: float = 1000.0
-    """Lower than usual: the texts are short, and looking at the token before is learned sooner."""
-    initial_scale: float = 0.06
-    """Standard deviation of the initial weights; larger than usual because the model is narrow."""
 
 
 @dataclass(frozen=True)
@@ -61,28 +48,12 @@ class Recipe:
         default_factory=lambda: {Reasoning.FULL: 0.86, Reasoning.SUPPRESSED: 0.1, Reasoning.ABSENT: 0.04}
     )
     """How often a training text has the worked solution, the finished thought, or no think tags."""
-    size: ReasonerSize = ReasonerSize()
+    size: Shape = SIZE
 
 
-def new_reasoner(size: ReasonerSize, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+def new_reasoner(size: Shape, seed: int) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """An untrained model and its tokenizer."""
-    tokenizer = word_tokenizer(vocabulary())
-    set_seed(seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=size.hidden,
-        intermediate_size=size.mlp,
-        num_hidden_layers=size.layers,
-        num_attention_heads=size.heads,
-        max_position_embeddings=size.positions,
-        rope_parameters={"rope_type": "default", "rope_theta": size.rope_base},
-        initializer_range=size.initial_scale,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config), tokenizer
+    return new_model(vocabulary(), size, seed)
 
 
 class TrainingTexts(Dataset[dict[str, list[int]]]):

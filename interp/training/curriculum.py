@@ -19,13 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 - as everywhere
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, set_seed
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from interp.model.attention import LayerAttention, attending
 from interp.organisms import drills
 from interp.organisms.lookups import Kind, Piece, training_pieces, vocabulary
+from interp.organisms.word_llama import Shape, new_model
 from interp.organisms.word_problems import Reasoning
-from interp.organisms.word_tokenizer import word_tokenizer
 
 EXTRA = 8
 """Columns added to keys and values, of which one is used: fused attention wants widths that vectors divide."""
@@ -48,24 +48,9 @@ class Level:
 
 
 LEVELS = (*(Level(recall=n) for n in (2, 3, 5, 7, 10)), Level(thought=2), Level(thought=3), Level(thought=5), Level())
+SHAPE = Shape(layers=6, hidden=128, heads=8, mlp=256, head_dim=32)
 PROBLEMS = len(LEVELS) - 1
 FIRST_THOUGHT = next(i for i, level in enumerate(LEVELS) if level.thought)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Size of the model."""
-
-    layers: int = 6
-    hidden: int = 128
-    heads: int = 8
-    head_dim: int = 32
-    """Wider than hidden / heads: look-up by content needs room for the names."""
-    mlp: int = 256
-    positions: int = 512
-    rope_base: float = 1000.0
-    """Lower than usual: the texts are short, and looking at the token before is learned sooner."""
-    initial_scale: float = 0.02
 
 
 @dataclass(frozen=True)
@@ -101,30 +86,12 @@ class Recipe:
     shares: dict[Reasoning, float] = field(
         default_factory=lambda: {Reasoning.FULL: 0.9, Reasoning.SUPPRESSED: 0.06, Reasoning.ABSENT: 0.04}
     )
-    shape: Shape = Shape()
+    shape: Shape = SHAPE
 
 
-def new_model(recipe: Recipe) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+def new_reasoner(recipe: Recipe) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """An untrained model and its tokenizer."""
-    tokenizer, shape = word_tokenizer(vocabulary()), recipe.shape
-    set_seed(recipe.seed)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden,
-        intermediate_size=shape.mlp,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        num_key_value_heads=shape.heads,
-        head_dim=shape.head_dim,
-        max_position_embeddings=shape.positions,
-        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_base},
-        initializer_range=shape.initial_scale,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=False,
-    )
-    return LlamaForCausalLM(config), tokenizer
+    return new_model(vocabulary(), recipe.shape, recipe.seed)
 
 
 @dataclass(frozen=True)
@@ -219,7 +186,7 @@ class Texts:
 
 def _pad(model: LlamaForCausalLM) -> int:
     pad = model.config.pad_token_id
-    assert pad is not None  # set in new_model
+    assert pad is not None  # set where the model is made
     return pad
 
 
@@ -254,7 +221,7 @@ def train(
     recipe: Recipe, work: Path, report: Report, resume: bool = False
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """Trains to the last step, with a checkpoint in `work` at each measurement; with `resume` it goes on from there."""
-    model, tokenizer = new_model(recipe)
+    model, tokenizer = new_reasoner(recipe)
     texts = Texts(tokenizer, recipe)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     plain = [p for p in model.parameters() if p.ndim <= 1]
