@@ -24,7 +24,7 @@ from interp.figures.drawing import Drawings, Tables
 from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
 from interp.runs.about import About
-from interp.runs.compared import Run, RunsCompared, labels, number_rows, series
+from interp.runs.compared import Asked, Run, RunsCompared, labels, number_rows, series
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
@@ -58,14 +58,11 @@ def gather(session: Session, options: CompareOptions) -> None:
     """Gathers the runs, and compares them as their experiment says."""
     runs = _runs(session, 1 if options.published else 2)
     log.info("comparing %s", ", ".join(str(one.directory) for one in runs))
-    numbers, further = number_rows(runs), experiment(runs[0].experiment).compare
-    if options.published and further is None:
+    numbers, record = number_rows(runs), experiment(runs[0].experiment)
+    if options.published and not record.has_published:
         raise UserError(f"experiment.published names masses of heads: these are runs of {runs[0].experiment}")
-    compared = (
-        further(runs, options.kind, options.published)
-        if further
-        else RunsCompared({}, _side_by_side(numbers, len(runs)))
-    )
+    asked = Asked(options.kind, options.published)
+    compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
     session.store.write_closing("compared", numbers=numbers, **compared.tables)
     session.memo["compared"] = runs, compared
 

@@ -218,6 +218,7 @@ EXPERIMENT = Experiment(
     plan=plan,
     in_paper=InPaper(shared_traces=True),
     compare=compare,
+    has_published=True,
     draw_compared=draw_compared,
     smallest=(
         "data.limit=2",

@@ -16,7 +16,7 @@ from experiments.base.session import Session
 from interp.errors import UserError, nearest
 from interp.figures.drawing import Drawings, Tables
 from interp.runs.about import About
-from interp.runs.compared import Run, RunsCompared
+from interp.runs.compared import Asked, Run, RunsCompared
 from interp.runs.findings import Findings
 
 O = TypeVar("O", bound=Options)  # noqa: E741 - options
@@ -95,8 +95,10 @@ class Experiment(Generic[O, F]):
     in_paper: InPaper | None = None
     comparable: bool = True
     """Its runs can be set side by side by their headline numbers."""
-    compare: Callable[[Sequence[Run], str, str | None], RunsCompared] | None = None
-    """What else runs of it are compared by: the kind of head asked for, and a file of published numbers."""
+    compare: Callable[[Sequence[Run], Asked], RunsCompared] | None = None
+    """What else runs of it are compared by."""
+    has_published: bool = False
+    """Whether `compare` knows published numbers in a file."""
     draw_compared: Callable[[Tables, Mapping[str, Tables], str], Drawings] | None = None
     """Figures of such a comparison, out of its tables, those of the runs by label, and what it is about."""
     smallest: Sequence[str] = ()

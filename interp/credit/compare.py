@@ -9,7 +9,7 @@ from interp.credit.gamma import Strategy
 from interp.credit.study import REFERENCE, Training, by_arm, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
-from interp.runs.compared import TIMING, Run, RunsCompared, differing, option
+from interp.runs.compared import TIMING, Asked, Run, RunsCompared, differing, option
 from interp.runs.headlines import Headline
 from interp.runs.store import read_json
 from interp.runs.verdicts import Sign, Verdict, verdict
@@ -26,10 +26,8 @@ ARM_OPTIONS = frozenset(
 IGNORED = frozenset({"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every"})
 
 
-def compare(runs: Sequence[Run], _: str, published: str | None = None) -> RunsCompared:
+def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
     """Tables `study` and `study_curves`. Raises UserError for runs that do not compare."""
-    if published is not None:
-        raise UserError("experiment.published names attention masses of heads: these are trainings")
     names = arms([run.options for run in runs])
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
     twice = [place for place, n in places.items() if n > 1]
@@ -39,8 +37,8 @@ def compare(runs: Sequence[Run], _: str, published: str | None = None) -> RunsCo
         Training(name, int(run.options["seed"]), run.table("training"), _share(run))
         for name, run in zip(names, runs, strict=True)
     ]
-    beside = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
-    rows = study_rows(trainings, beside)
+    published = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
+    rows = study_rows(trainings, published)
     headlines = [
         Headline(
             f"held-out accuracy, {row['arm']}",

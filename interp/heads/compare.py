@@ -15,7 +15,7 @@ from interp.heads.findings import overlap_text
 from interp.heads.published import beside_published, load_published
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head
-from interp.runs.compared import Run, RunsCompared
+from interp.runs.compared import Asked, Run, RunsCompared
 from interp.runs.headlines import Headline
 from interp.stats import Estimate, adjust
 
@@ -42,13 +42,13 @@ class _Ranked:
         return self.ranking.sort_values(["layer", "head"])["value"].to_numpy(dtype=float)
 
 
-def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> RunsCompared:
+def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     """Overlaps of the top heads and rank correlations of all heads' scores between runs on models of one shape; each
     run beside published masses, if a file is named.
 
     Heads of models of different shapes do not correspond: such pairs are left out, and said so.
     """
-    ranked = _ranked(runs, kind)
+    ranked = _ranked(runs, asked.kind)
     rows, headlines, apart = [], [], 0
     for shape in dict.fromkeys(one.shape for one in ranked):
         alike = [one for one in ranked if one.shape == shape]
@@ -57,8 +57,8 @@ def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> Run
         found = [_correlation(first, second) for first, second in combinations(alike, 2)]
         headlines += [headline for headline in found if headline is not None]
         apart += len(alike) * (len(ranked) - len(alike))
-    if published:
-        masses = load_published(published)
+    if asked.published:
+        masses = load_published(asked.published)
         for run in runs:
             numbers, overlaps = beside_published(run.label, run.table("heads"), masses)
             headlines += numbers
@@ -71,7 +71,7 @@ def compare(runs: Sequence[Run], kind: str, published: str | None = None) -> Run
     ]
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
-    return RunsCompared({"overlaps": rows}, headlines, lines, kind)
+    return RunsCompared({"overlaps": rows}, headlines, lines, asked.kind)
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:

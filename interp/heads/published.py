@@ -43,7 +43,9 @@ def load_published(path: str) -> Published:
             ids = tuple(str(one) for one in archive["ids"])
             reasoning, answer = (archive[name].astype(float) for name in NEEDED[1:])
     except (OSError, ValueError, BadZipFile, EOFError) as error:
-        raise UserError(f"cannot read published masses from {path}: {error}") from error
+        raise UserError(
+            f"cannot read published masses from {path}: {getattr(error, 'strerror', None) or error}"
+        ) from error
     if reasoning.ndim != 3 or reasoning.shape != answer.shape or len(reasoning) != len(ids):
         raise UserError(f"{path}: masses must have the shape (trace, layer, head), one for each of {len(ids)} ids")
     return Published(ids, reasoning, answer)

@@ -54,6 +54,16 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """By what runs are to be compared."""
+
+    kind: str
+    """Of heads: a score or another kind."""
+    published: str | None = None
+    """A file of published numbers, for experiments that have some."""
+
+
+@dataclass(frozen=True)
 class RunsCompared:
     """What comparing found."""
 
