@@ -84,8 +84,9 @@ def cut(heads: Sequence[Head] | None) -> Knockout:
     return Knockout(Segment.ANSWER, Segment.REASONING, chosen, renormalise=True)
 
 
-def sets_beside(lens: Lens, heads: Sequence[Head], n: int) -> list[list[Head]]:
-    """Random sets of as many heads in the same layers, other than the heads themselves as a set."""
+def random_sets(lens: Lens, heads: Sequence[Head], n: int) -> list[list[Head]]:
+    """Random sets of as many heads in the same layers, other than the heads themselves as a set. They may share heads
+    with it, unlike those of `interp.stats.sets_beside`: beside six heads of a layer of eight there are no six others."""
     rng = rng_for(0, "reading heads")
     found = []
     while len(found) < n:
@@ -130,7 +131,7 @@ def main() -> None:
             f"top {len(heads)} by {score}: {', '.join(map(str, heads))}; cut in them: chain items "
             f"{found[Kind.CHAIN_ITEM]:+.3f}, prompt items {found[Kind.PROMPT_ITEM]:+.3f}"
         )
-    beside = [change(heads) for heads in sets_beside(lens, top, options.sets)]
+    beside = [change(heads) for heads in random_sets(lens, top, options.sets)]
     for kind in clean:
         sets = np.array([one[kind] for one in beside])
         p = (1 + (sets <= own[kind]).sum()) / (1 + len(sets))
