@@ -85,8 +85,11 @@ def cut(heads: Sequence[Head] | None) -> Knockout:
 
 
 def random_sets(lens: Lens, heads: Sequence[Head], n: int) -> list[list[Head]]:
-    """Random sets of as many heads in the same layers, other than the heads themselves as a set. They may share heads
-    with it, unlike those of `interp.stats.sets_beside`: beside six heads of a layer of eight there are no six others."""
+    """Random sets of as many heads in the same layers, other than the heads themselves as a set.
+
+    They may share heads with it, unlike those of `interp.stats.sets_beside`: beside six heads of a layer of eight there
+    are no six others.
+    """
     rng = rng_for(0, "reading heads")
     found = []
     while len(found) < n:
