@@ -237,3 +237,11 @@ def test_a_figure_with_dollars_is_saved_wherever_it_was_made(tmp_path: Path) -> 
 def test_labels_show_what_is_there() -> None:
     shown = [style.label(token) for token in (" the", "\n\n", " ", "", None, "$x$", "\x0f", "a b")]
     assert shown == ["the", "⏎⏎", "·", "∅", "pad", "$x$", "�", "a·b"]
+
+
+def test_a_learning_curve_has_every_measure() -> None:
+    rows = [{"step": s, "measure": f"m{i}", "value": 0.5, "low": None, "high": None} for i in range(9) for s in (1, 2)]
+    figure = training_curve(pd.DataFrame(rows))
+    assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [f"m{i}" for i in range(9)]
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
+    assert len(looks) == 9
