@@ -326,6 +326,8 @@ def _ability(parts: Sequence[Part]) -> list[str]:
 def _notes(session: Session, options: PaperOptions) -> list[str]:
     data = session.data_options.name
     said = [*(session.input.warnings if session.input else ())]
+    if session.model_options.untrained is not None:
+        said.insert(0, "The model's weights are random: whatever agrees here is no finding about trained models.")
     if not session.cfg.figures:
         said.append("No figures were drawn: the run was made with figures=false.")
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"

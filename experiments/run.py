@@ -150,7 +150,7 @@ class _Run:
         self._store = session.store
         self._open.enter_context(job_files(cfg, self._store.claim))
         findings = runner.run(experiment, session)
-        about = findings.title or f"{cfg.experiment.name} on {cfg.model.name}, data {cfg.data.name}"
+        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {cfg.data.name}"
         show(about, findings, self._store.skipped(), self.directory)
 
     @property

@@ -141,3 +141,23 @@ def test_pickled_weights_are_not_read(tmp_path: Path) -> None:
 def test_nearest_names() -> None:
     assert nearest("resoner", ["reasoner", "planted"]) == "did you mean reasoner?"
     assert nearest("xyz", ["b", "a"]) == "known: a, b"
+
+
+def test_untrained_weights_have_the_shape_and_nothing_of_the_training(word_reasoner: Lens) -> None:
+    spec = ModelSpec("fresh", ModelSource.EMBEDDED, "word-reasoner", untrained=3)
+    fresh, same, other = load_lens(spec), load_lens(spec), load_lens(replace(spec, untrained=4))
+    assert fresh.fingerprint == same.fingerprint
+    assert fresh.fingerprint not in (other.fingerprint, word_reasoner.fingerprint)
+    trained = dict(word_reasoner.hf.named_parameters())
+    weights = {name: weight for name, weight in fresh.hf.named_parameters() if weight.ndim > 1}
+    assert {name: weight.shape for name, weight in fresh.hf.named_parameters()} == {
+        name: weight.shape for name, weight in trained.items()
+    }
+    assert not any(torch.equal(weight, trained[name]) for name, weight in weights.items())
+    assert check_bridge(fresh)
+
+
+def test_planted_weights_give_way_to_random_ones_too(planted: Lens) -> None:
+    fresh = load_lens(ModelSpec("fresh", ModelSource.PLANTED, untrained=0))
+    assert fresh.n_heads == planted.n_heads
+    assert fresh.fingerprint != planted.fingerprint

@@ -283,3 +283,12 @@ def test_an_index_lists_every_run_with_a_link(tmp_path: Path, finished: Path) ->
     assert "mass answer-&gt;reasoning, all heads: <b>" in page
     done = run("experiment=index", f"run={tmp_path / 'nowhere'}", cwd=tmp_path)
     assert "set run=FOLDER to where the runs lie" in done.stderr
+
+
+def test_random_weights_do_not_go_by_the_trained_models_name(tmp_path: Path) -> None:
+    text = "<bos> Tom 5 apples , wins 7 . Who has most apples , Tom or Jay ? <think> 5 + 7 = 12 . So Tom 12 . </think> Tom . <eos>"
+    (tmp_path / "traces.jsonl").write_text(json.dumps({"id": "1", "text": text}))
+    given = ["data=traces", f"data.path={tmp_path / 'traces.jsonl'}", *SMALL_HEADS, *NO_PROBES]
+    done = ok("model=word-reasoner", "model.untrained=2", *given, f"hydra.run.dir={tmp_path / 'run'}")
+    assert "on word-reasoner-untrained-2" in done.stdout
+    assert set(read_table(tmp_path / "run", "heads")["model"]) == {"word-reasoner-untrained-2"}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -12,11 +14,11 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
-import interp.runs.training_state  # noqa: F401 - declares the table `training`
 from interp.errors import UserError, on_command_line
-from interp.runs.columns import COMMON, table_of
-from interp.runs.schema import declared, markdown
+from interp.runs.columns import COMMON, declared, table_of
+from interp.runs.schema import markdown
 from interp.runs.store import Identity, RunStore, read_table
+from tests.command import ROOT
 
 ME = Identity("heads", "planted", "made", 0)
 TRACE = {
@@ -192,3 +194,9 @@ def test_options_are_quoted_for_hydra_and_the_shell(value: str) -> None:
     (argument,) = shlex.split(line)
     (override,) = OverridesParser.create().parse_overrides([argument])
     assert OmegaConf.create({"resume": override.value()})["resume"] == value
+
+
+def test_rows_may_be_written_without_the_module_that_declares_their_table() -> None:
+    probe = "from interp.runs.columns import table_of; print(table_of('training').name)"
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "training\n", done.stderr

@@ -81,6 +81,7 @@ class ModelOptions(Options):
     device: Annotated[Text, Field(pattern=r"^(auto|cpu|mps|cuda(:\d{1,4})?)$")]
     device_map: Annotated[str, one_of(("auto", "balanced", "balanced_low_0", "sequential"))] | None
     trust_remote_code: bool
+    untrained: Seed | None
     markers: Annotated[ThinkMarkers, By(MarkerOptions)]
     prompt: Annotated[PromptStyle, By(PromptOptions)]
     thought: ThoughtOptions
@@ -88,6 +89,11 @@ class ModelOptions(Options):
     threads: Threads | None
     max_new_tokens: AtLeastOne
     reasons: bool
+
+    @property
+    def label(self) -> str:
+        """What tables, summaries and reports call the model: random weights never go by the trained model's name."""
+        return self.name if self.untrained is None else f"{self.name}-untrained-{self.untrained}"
 
     def thought_rule(self) -> ThoughtRule | None:
         """When thoughts are closed by force; None = never."""

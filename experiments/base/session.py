@@ -87,8 +87,8 @@ class Session:
     def model_spec(self) -> ModelSpec:
         """What `lens` is loaded from."""
         model = self.model_options
-        names = list(ModelSpec.__dataclass_fields__)
-        return ModelSpec(**{name: getattr(model, name) for name in names})
+        names = [name for name in ModelSpec.__dataclass_fields__ if name != "name"]
+        return ModelSpec(model.label, **{name: getattr(model, name) for name in names})
 
     @cached_property
     def lens(self) -> Lens:
@@ -204,7 +204,7 @@ class Session:
     def store(self) -> RunStore:
         """The run's directory, locked; on resume, checked against the options and threads of the first run."""
         cfg = self.cfg
-        identity = Identity(cfg.experiment.name, cfg.model.name, cfg.data.name, self.seed)
+        identity = Identity(cfg.experiment.name, self.model_options.label, cfg.data.name, self.seed)
         store = RunStore(self.directory, identity, resume=cfg.resume is not None)
         if cfg.resume is not None:
             try:

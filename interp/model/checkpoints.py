@@ -62,6 +62,8 @@ class ModelSpec:
     device_map: str | None = None
     """Spreads a large model over several GPUs, as in Accelerate ("auto", "balanced")."""
     trust_remote_code: bool = False
+    untrained: int | None = None
+    """Seed of random weights of the same shape, as the library starts a training, in place of the trained ones."""
     markers: ThinkMarkers = field(default_factory=ThinkMarkers)
 
 

@@ -148,8 +148,11 @@ def load_lens(spec: ModelSpec) -> Lens:
     if spec.source is ModelSource.PLANTED:
         from interp.organisms.planted import build_planted  # only this source needs it
 
+        planted: Any
         planted, words = build_planted()
-        return from_memory(spec.name, planted.to(dtype=dtype), words, spec.markers, device)  # type: ignore[call-arg]
+        if spec.untrained is not None:
+            planted = _random_weights(planted.config, "sdpa", torch.float32, spec)
+        return from_memory(spec.name, planted.to(dtype=dtype), words, spec.markers, device)
     directory = locate(spec)
     tokenizer = load_tokenizer(spec)
     with _loading(spec, directory):
@@ -157,6 +160,9 @@ def load_lens(spec: ModelSpec) -> Lens:
         config = AutoConfig.from_pretrained(directory, **_loading_options(spec))
         empty = _without_weights(config, spec)
         _require_memory(spec.name, empty, dtype, device)
+        if spec.untrained is not None:
+            fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
+            return _ready(spec.name, fresh, tokenizer, spec.markers, device)
         placement = {"device_map": spec.device_map} if spec.device_map else {}
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             directory,
@@ -248,6 +254,14 @@ def _without_weights(config: Any, spec: ModelSpec) -> PreTrainedModel:
             if implementation == "eager" or "attention implementation" not in str(error):
                 raise
     raise AssertionError("the last way returns or raises")
+
+
+def _random_weights(config: Any, attention: str, dtype: torch.dtype, spec: ModelSpec) -> PreTrainedModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.untrained)
+        return AutoModelForCausalLM.from_config(
+            config, attn_implementation=attention, dtype=dtype, trust_remote_code=spec.trust_remote_code
+        )
 
 
 def from_memory(

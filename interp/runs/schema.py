@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from pkgutil import walk_packages
-
-import interp
-from interp.runs.columns import COMMON, TABLES, Table
-
-NEEDS_MORE = ("interp.model.vllm", "interp.grading.worker")
-"""Modules that need optional packages, or are programs."""
-
-
-def declared() -> dict[str, Table]:
-    """Every table that a module of `interp` declares, by name."""
-    for module in walk_packages(interp.__path__, "interp."):
-        if module.name not in NEEDS_MORE:
-            import_module(module.name)
-    return dict(sorted(TABLES.items()))
+from interp.runs.columns import COMMON, declared
 
 
 def markdown() -> str:
