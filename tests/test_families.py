@@ -7,7 +7,7 @@ modules found by their names, and a loop of full forward passes. What is refused
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,8 +20,9 @@ from interp.ablation.interventions import Ablation, AblationKind, Batch, Rows, i
 from interp.errors import UserError
 from interp.front.models import check
 from interp.heads.scores import Head
-from interp.model.generate import Sampling
+from interp.model.generate import Sampling, continue_ids
 from interp.model.lens import Lens
+from interp.model.prefixes import BEGINNINGS, what_they_share
 from interp.model.sites import Site
 from interp.model.streaming import stream
 from interp.patching.exact import Patch, record, sweep
@@ -165,11 +166,24 @@ def forks(lens: Lens) -> None:
     chosen = [Fork(9, 40), Fork(25, 17), Fork(len(IDS) - 2, 8)]
     found = rollouts(lens, trunk(lens, IDS), chosen, Sampling(max_new_tokens=WRITTEN), 0)
     for fork, (ids, _) in zip(chosen, found, strict=True):
-        row = [*IDS[: fork.position], fork.token]
-        for token in ids:
-            after = logits(lens.hf, row)[-1]
-            assert after[token] >= after.max() - 1e-4 * float(after.abs().max()), "the likeliest token, up to rounding"
-            row.append(token)
+        follows(lens, [*IDS[: fork.position], fork.token], ids)
+
+
+def prompts(lens: Lens) -> None:
+    """Prompts of different lengths that begin alike, side by side, against a loop of full forward passes over each."""
+    rows = [[*IDS[:30], 40], [*IDS[:30], *IDS[10:16]], [*IDS[:24], 8, 9]]
+    shared = what_they_share(lens, rows)
+    assert (shared is not None) == lens.checked.get(BEGINNINGS, {"used": False})["used"]
+    for row, new in zip(rows, continue_ids(lens, rows, Sampling(max_new_tokens=WRITTEN)), strict=True):
+        follows(lens, row, new.ids)
+
+
+def follows(lens: Lens, row: list[int], ids: Sequence[int]) -> None:
+    """Each token is the likeliest one of a full forward pass over what comes before it, up to rounding."""
+    for token in ids:
+        after = logits(lens.hf, row)[-1]
+        assert after[token] >= after.max() - 1e-4 * float(after.abs().max())
+        row = [*row, token]
 
 
 @torch.no_grad()
@@ -186,6 +200,7 @@ def test_every_measure_is_the_models_own_or_refused_in_one_line(name: str, words
         "masses": lambda: masses(lens, model_of(family)),
         "ablation": lambda: ablation(lens),
         "rollouts": lambda: forks(lens),
+        "prompts": lambda: prompts(lens),
     }
     for what, measure in measures.items():
         try:

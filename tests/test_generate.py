@@ -9,6 +9,7 @@ from transformers import GenerationConfig
 
 from interp.model.generate import Sampling, continue_ids, generate
 from interp.model.lens import Lens
+from interp.model.prefixes import BEGINNINGS, what_they_share
 
 PROMPTS = [
     "<bos> look red here . <think>",
@@ -24,6 +25,24 @@ def test_a_batch_equals_its_prompts_alone(planted: Lens) -> None:
     assert all(response.finished for response in together)
     assert all(response.ids[-1] == planted.tokenizer.eos_token_id for response in together)
     assert planted.tokenizer.pad_token_id not in together[0].prompt_ids
+
+
+def test_what_prompts_begin_with_is_computed_once(small_lens: Lens) -> None:
+    beginning = [7 + i % 23 for i in range(60)]
+    rows = [[*beginning, 40], [*beginning, *range(10, 25)], [*beginning[:50], 8, 9]]
+    sampling = Sampling(max_new_tokens=12)
+    small_lens.memo.clear()
+    together = continue_ids(small_lens, rows, sampling)
+    assert small_lens.checked[BEGINNINGS]["used"]
+    assert small_lens.checked[BEGINNINGS]["tokens"] == max(map(len, rows))
+    assert together == [continue_ids(small_lens, [row], sampling)[0] for row in rows]
+
+
+@pytest.mark.parametrize(
+    "rows", [[[1, 2, 3], [4, 2, 3]], [[1], [1, 2]], [[1, 2, *range(20)], [1, 2, *range(5, 25)]]], ids=str
+)
+def test_prompts_that_begin_too_differently_share_nothing(small_lens: Lens, rows: list[list[int]]) -> None:
+    assert what_they_share(small_lens, rows) is None
 
 
 def test_cut_off_responses_are_not_finished(planted: Lens) -> None:

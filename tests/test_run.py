@@ -286,7 +286,7 @@ def test_an_index_lists_every_run_with_a_link(tmp_path: Path, finished: Path) ->
 
 
 def test_random_weights_do_not_go_by_the_trained_models_name(tmp_path: Path) -> None:
-    text = "<bos> Tom 5 apples , wins 7 . Who has most apples , Tom or Jay ? <think> 5 + 7 = 12 . So Tom 12 . </think> Tom . <eos>"
+    text = "<bos> Tom 5 apples . Who has most apples , Tom or Jay ? <think> So Tom 5 . </think> Tom . <eos>"
     (tmp_path / "traces.jsonl").write_text(json.dumps({"id": "1", "text": text}))
     given = ["data=traces", f"data.path={tmp_path / 'traces.jsonl'}", *SMALL_HEADS, *NO_PROBES]
     done = ok("model=word-reasoner", "model.untrained=2", *given, f"hydra.run.dir={tmp_path / 'run'}")

@@ -24,6 +24,7 @@ from interp.grading.outcomes import Outcome, extract_answer, outcome
 from interp.model.generate import Sampling, Written, continue_ids
 from interp.model.lens import Lens
 from interp.model.prefixes import batches_are_right
+from interp.model.shared import KeysValues
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
 from interp.model.unembedding import logits_of, trunk_of
 from interp.text.trace import Segment, Trace
@@ -70,35 +71,6 @@ def answer_position(trace: Trace) -> int | None:
     return next((p for p in range(span.start, span.end) if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
 
 
-@dataclass(frozen=True)
-class _Before:
-    """Keys and values of every layer for the first positions of a batch."""
-
-    layers: list[tuple[Float[Tensor, "row kv_head pos d"], Float[Tensor, "row kv_head pos d"]]]
-
-    @classmethod
-    def computed(cls, lens: Lens, batch: Batch, stop: int) -> _Before:
-        """Positions 0 to stop - 1, by the attention function that the interventions use."""
-        cache = DynamicCache()
-        with intervened(lens, batch, ()):
-            trunk_of(lens)(
-                batch.ids[:, :stop],
-                attention_mask=batch.mask[:, :stop],
-                position_ids=batch.position_ids[:, :stop],
-                past_key_values=cache,
-                use_cache=True,
-            )
-        keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
-        return cls(list(zip(keys, values, strict=True)))
-
-    def cache(self) -> DynamicCache:
-        """A cache that a pass may add to: these tensors stay as they are."""
-        cache = DynamicCache()
-        for layer, (keys, values) in enumerate(self.layers):
-            cache.update(keys, values, layer)
-        return cache
-
-
 @dataclass
 class Subjects:
     """Traces side by side with what the model says of them when nothing is cut."""
@@ -122,7 +94,7 @@ class Subjects:
     roles: list[dict[AnswerRole, list[int]]] = field(init=False)
     """Which of the answer tokens have which role."""
     written: list[Written] | None = None
-    _shared: dict[bool, _Before] = field(default_factory=dict)
+    _shared: dict[bool, KeysValues] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         positions = [_required(answer_position(trace)) for trace in self.traces]
@@ -199,7 +171,7 @@ class Subjects:
             return 0, None
         written = batch is self.prompts
         if written not in self._shared:
-            self._shared[written] = _Before.computed(self.lens, batch, start)
+            self._shared[written] = _computed(self.lens, batch, start)
         return start, self._shared[written].cache()
 
     def teacher_forced(
@@ -309,6 +281,20 @@ def _by_role(trace: Trace) -> dict[AnswerRole, list[int]]:
 def _right(written: Written, gold: str) -> bool:
     found = written.answer
     return outcome(written.text, found, gold, finished=written.finished, closed=True) is Outcome.CORRECT
+
+
+def _computed(lens: Lens, batch: Batch, stop: int) -> KeysValues:
+    """Of positions 0 to stop - 1, by the attention function that the interventions use."""
+    cache = DynamicCache()
+    with intervened(lens, batch, ()):
+        trunk_of(lens)(
+            batch.ids[:, :stop],
+            attention_mask=batch.mask[:, :stop],
+            position_ids=batch.position_ids[:, :stop],
+            past_key_values=cache,
+            use_cache=True,
+        )
+    return KeysValues.of(cache)
 
 
 def _required(position: int | None) -> int:

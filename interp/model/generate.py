@@ -14,7 +14,7 @@ from interp.data.input_check import positions_of
 from interp.grading.outcomes import extract_answer
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
-from interp.model.prefixes import batches_are_right
+from interp.model.prefixes import batches_are_right, what_they_share
 from interp.model.thoughts import ThoughtCloser, ThoughtRule
 from interp.stats import seed_for
 from interp.text.trace import decode_response, end_ids
@@ -129,9 +129,11 @@ def continue_ids(
     `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
     weights asks for (penalties, beams, lengths, sampling) is not done.
     """
-    if len(rows) > 1 and past_key_values is None and not batches_are_right(lens):
-        alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
-        return [one for (one,) in alone]
+    if len(rows) > 1 and past_key_values is None:
+        if not batches_are_right(lens):
+            alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
+            return [one for (one,) in alone]
+        past_key_values = what_they_share(lens, rows)
     ends, positions = ends_of(lens), positions_of(lens.hf.config)
     room = sampling.max_new_tokens if positions is None else positions - max(map(len, rows))
     if room < 1:

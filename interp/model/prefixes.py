@@ -14,18 +14,21 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Cache, GenerationConfig
+from transformers import Cache, DynamicCache, GenerationConfig
 
 from interp.model.checkpoints import first_line
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
+from interp.model.shared import KeysValues
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
 from interp.model.trial import some_ids
-from interp.model.unembedding import exact_head, last_logits
+from interp.model.unembedding import exact_head, last_logits, trunk_of
 
 log = logging.getLogger(__name__)
 
-BATCHES, PREFIXES = "rows side by side", "shared keys and values"
+SHARED_SHARE = 0.25
+"""Rows that have less than this of their length in common begin from nothing."""
+BATCHES, PREFIXES, BEGINNINGS = "rows side by side", "shared keys and values", "shared beginnings"
 
 
 @dataclass
@@ -45,14 +48,43 @@ def batches_are_right(lens: Lens) -> bool:
     return lens.memo[BATCHES].wrong_from is None
 
 
-def prefixes_are_right(lens: Lens, rows: Sequence[Sequence[int]], cache: Callable[[], Cache]) -> bool:
-    """Whether these rows are continued on a cache of all but their last tokens as without: compared on every sequence
-    that is longer than those before."""
-    known: _Known = lens.memo.setdefault(PREFIXES, _Known())
+def prefixes_are_right(
+    lens: Lens, rows: Sequence[Sequence[int]], cache: Callable[[], Cache], what: str = PREFIXES
+) -> bool:
+    """Whether these rows are continued on a cache of their first tokens (of all but the last, as forks are, or of
+    `what` they begin with) as without: compared on every sequence that is longer than those before."""
+    known: _Known = lens.memo.setdefault(what, _Known())
     length = max(map(len, rows))
     if known.wrong_from is not None and length >= known.wrong_from:
         return False
-    return length <= known.right_up_to or _compare(lens, PREFIXES, rows, cache)
+    return length <= known.right_up_to or _compare(lens, what, rows, cache)
+
+
+@torch.no_grad()
+def what_they_share(lens: Lens, rows: Sequence[Sequence[int]]) -> Cache | None:
+    """Keys and values of the tokens with which all rows begin, such as worked examples, computed once; None where they
+    begin too differently to gain by it."""
+    columns = list(zip(*(row[:-1] for row in rows), strict=False))
+    shared = next((i for i, tokens in enumerate(columns) if len(set(tokens)) > 1), len(columns))
+    width = max(map(len, rows))
+    if shared < SHARED_SHARE * width:
+        return None
+    cache = DynamicCache()
+    try:
+        trunk_of(lens)(
+            torch.tensor([list(rows[0][:shared])], device=lens.device), past_key_values=cache, use_cache=True
+        )
+        prefix = KeysValues.of(cache)
+    except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
+        return None
+
+    def before(chosen: Sequence[Sequence[int]]) -> Cache:
+        # Of a shorter row, which is padded more, the end of what is shared is computed again: no row has a hole.
+        widest = max(map(len, chosen))
+        return prefix.before([max(0, shared - (widest - len(row))) for row in chosen], shared)
+
+    ends = [max(rows, key=len), min(rows, key=len)]
+    return before(rows) if prefixes_are_right(lens, ends, lambda: before(ends), BEGINNINGS) else None
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ row of a batch gets the part of the cache before its fork, padded on the left an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from transformers import DynamicCache
 from interp.model.generate import Sampling, continue_ids, ends_of
 from interp.model.lens import Lens
 from interp.model.prefixes import prefixes_are_right
+from interp.model.shared import KeysValues
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,8 @@ class Trunk:
     """What forks of one trace share."""
 
     ids: tuple[int, ...]
-    cached: bool
-    """Whether forks may go on from these keys and values: found out by comparison (interp/model/prefixes.py)."""
-    keys: list[Float[Tensor, "1 kv pos d"]]
-    values: list[Float[Tensor, "1 kv pos d"]]
+    prefix: KeysValues | None
+    """What forks may go on from, found out by comparison (interp/model/prefixes.py); None = nothing."""
     logits: Float[Tensor, "pos vocab"]
     """Row p predicts the token at p + 1."""
 
@@ -54,15 +53,12 @@ def trunk(lens: Lens, ids: Sequence[int]) -> Trunk:
     try:
         cache = DynamicCache()
         logits = lens.hf(tokens, past_key_values=cache, use_cache=True).logits[0].float()
-        keys, values = ([getattr(layer, name) for layer in cache.layers] for name in ("keys", "values"))
+        shared = KeysValues.of(cache)
     except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
-        logits = lens.hf(tokens).logits[0].float()
-        return Trunk(tuple(ids), False, [], [], logits)
-    whole = Trunk(tuple(ids), True, keys, values, logits)
-    forks = [Fork(place, ids[place]) for place in sorted({max(1, len(ids) // 2), len(ids) - 1})]
-    rows = [ids[: fork.position + 1] for fork in forks]
-    right = prefixes_are_right(lens, rows, lambda: _cache(whole, forks, max(fork.position for fork in forks)))
-    return replace(whole, cached=right)
+        return Trunk(tuple(ids), None, lens.hf(tokens).logits[0].float())
+    places = sorted({max(1, len(ids) // 2), len(ids) - 1})
+    right = prefixes_are_right(lens, [ids[: place + 1] for place in places], lambda: shared.before(places))
+    return Trunk(tuple(ids), shared if right else None, logits)
 
 
 @torch.no_grad()
@@ -89,21 +85,7 @@ def rollouts(
         chosen = order[first : first + batch]
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
-        cache = _cache(shared, part, max(fork.position for fork in part)) if cached and shared.cached else None
+        cache = shared.prefix.before([fork.position for fork in part]) if cached and shared.prefix else None
         written = continue_ids(lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache)
         found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
     return [found[i] for i in range(len(forks))]
-
-
-def _cache(shared: Trunk, forks: Sequence[Fork], width: int) -> DynamicCache:
-    """The trunk's keys and values before each fork, padded on the left."""
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(zip(shared.keys, shared.values, strict=True)):
-        padded = []
-        for whole in (keys, values):
-            part = whole.new_zeros(len(forks), whole.shape[1], width, whole.shape[3])
-            for row, fork in enumerate(forks):
-                part[row, :, width - fork.position :] = whole[0, :, : fork.position]
-            padded.append(part)
-        cache.update(padded[0], padded[1], layer)
-    return cache
