@@ -168,6 +168,8 @@ def check(session: Session, options: EvaluateOptions) -> None:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.samples=1")
     if session.data_options.max_tokens is not None:
         raise UserError("data.max_tokens does not apply to evaluate: generation.max_new_tokens limits the answers")
+    if session.data_options.scrambled is not None:
+        raise UserError("data.scrambled does not apply to evaluate: it grades answers as they were written")
     for trace in session.given or []:
         if trace.condition is not None:
             choice(Condition, trace.condition, f"trace {trace.id}: condition")

@@ -285,10 +285,15 @@ def test_an_index_lists_every_run_with_a_link(tmp_path: Path, finished: Path) ->
     assert "set run=FOLDER to where the runs lie" in done.stderr
 
 
-def test_random_weights_do_not_go_by_the_trained_models_name(tmp_path: Path) -> None:
+def test_controls_do_not_go_by_the_name_of_what_they_control(tmp_path: Path) -> None:
     text = "<bos> Tom 5 apples . Who has most apples , Tom or Jay ? <think> So Tom 5 . </think> Tom . <eos>"
     (tmp_path / "traces.jsonl").write_text(json.dumps({"id": "1", "text": text}))
     given = ["data=traces", f"data.path={tmp_path / 'traces.jsonl'}", *SMALL_HEADS, *NO_PROBES]
-    done = ok("model=word-reasoner", "model.untrained=2", *given, f"hydra.run.dir={tmp_path / 'run'}")
+    control = ["model.untrained=2", "data.scrambled=1"]
+    done = ok("model=word-reasoner", *control, *given, f"hydra.run.dir={tmp_path / 'run'}")
     assert "on word-reasoner-untrained-2" in done.stdout
+    assert "in random order within each (data.scrambled)" in done.stderr
     assert set(read_table(tmp_path / "run", "heads")["model"]) == {"word-reasoner-untrained-2"}
+    (measured,) = read_table(tmp_path / "run", "traces")["text"]
+    assert measured != text
+    assert sorted(measured.replace(" ", "")) == sorted(text.replace(" ", ""))

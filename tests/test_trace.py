@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from interp.data.datasets import read_traces
 from interp.errors import TraceError
 from interp.model.lens import Lens
+from interp.text.scrambled import SCRAMBLED, scrambled
 from interp.text.trace import (
     Segment,
     ThinkMarkers,
@@ -77,6 +79,21 @@ def test_ids_and_text_agree(words: PreTrainedTokenizerBase) -> None:
     assert from_ids.token_ids == from_text.token_ids
     assert from_ids.spans == from_text.spans
     assert from_ids.segment_text(Segment.ANSWER).strip() == "The answer is 3."
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=20)
+def test_scrambled_tokens_stay_in_their_segments(words: PreTrainedTokenizerBase, seed: int) -> None:
+    trace = parse_text("<bos> a b c d <think> red blue pink green 1 2 3 </think> old box <eos>", words)
+    other = scrambled(trace, words, np.random.default_rng(seed))
+    assert other.spans == trace.spans
+    for span in trace.spans:
+        ids, before = (one.token_ids[span.start : span.end] for one in (other, trace))
+        assert sorted(ids) == sorted(before)
+        assert span.segment in SCRAMBLED or ids == before
+    assert other.token_ids[-1] == trace.token_ids[-1]
+    shown = [other.text[a:b].strip() for a, b in other.offsets]
+    assert shown == [words.decode([i]).strip() for i in other.token_ids]
 
 
 def test_the_first_markers_count(words: PreTrainedTokenizerBase) -> None:

@@ -16,7 +16,9 @@ from interp.data.rows import trace_row
 from interp.errors import TraceError
 from interp.grading.responses import graded
 from interp.model.generate import Response
+from interp.stats import rng_for
 from interp.text.prompts import Condition, render, with_response
+from interp.text.scrambled import scrambled
 from interp.text.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text, writes
 
 log = logging.getLogger(__name__)
@@ -70,6 +72,9 @@ def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Ne
     reason = left_out(session, trace, needs)
     if reason:
         return Example(index, item.id, None, reason)
+    if session.data_options.scrambled is not None:
+        rng = rng_for(session.data_options.scrambled, "scrambled", item.id)
+        trace = scrambled(trace, lens.tokenizer, rng)
     return Example(index, item.id, trace, None, {"traces": [trace_row(trace)]})
 
 

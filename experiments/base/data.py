@@ -74,6 +74,7 @@ class DataOptions(Options):
     seed: Seed = 0
     limit: AtLeastOne | None = None
     max_tokens: AtLeastOne | None = None
+    scrambled: Seed | None = None
 
     def require(self, name: str) -> Any:
         """The value of an option that this kind of data needs."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from experiments.base.data import CONTRAST, ResponseFrom
 from experiments.base.experiment import experiment
 from experiments.base.pairs import pair_maker
@@ -9,6 +11,12 @@ from experiments.base.session import Session
 from interp.data.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.model.lens import load_config, load_tokenizer
 from interp.text.prompts import Condition, render
+
+SCRAMBLED = "the tokens of prompt, reasoning and answer are in random order within each (data.scrambled)"
+
+
+def _with(notes: InputNotes, warning: str) -> InputNotes:
+    return replace(notes, warnings=(*notes.warnings, warning))
 
 
 def look_at_input(session: Session) -> InputNotes | None:
@@ -26,7 +34,8 @@ def look_at_input(session: Session) -> InputNotes | None:
         ]
         style, generates = pairs.prompt_style, pairs.response is ResponseFrom.GENERATE
     elif session.given is not None:
-        return look_at_traces(reader, session.given)
+        notes = look_at_traces(reader, session.given)
+        return notes if session.data_options.scrambled is None else _with(notes, SCRAMBLED)
     else:
         texts = [(question.text, question.earlier) for question in session.questions]
         style, generates = session.prompt_style, True
