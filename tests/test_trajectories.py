@@ -51,6 +51,22 @@ def test_by_hand_with_a_gap() -> None:
     assert path.rho == pytest.approx(1 - 24 / 504)
 
 
+def test_weighted_by_the_attention_to_the_reasoning() -> None:
+    """Every second token looks back by hundredths of its attention; the others walk forward with all of it."""
+    forward, backward = np.arange(20.0, 100, 4), np.arange(99.0, 19, -4)
+    centre, mass = np.stack([forward, backward], 1).ravel(), np.tile([1.0, 0.01], 20)
+    path = trajectory(centre, REASONING, rng(), mass=mass)
+    assert path is not None
+    assert abs(path.rho) < 0.05
+    assert path.weighted > 0.95
+    even = trajectory(centre, REASONING, rng(), mass=np.full(40, 0.3))
+    assert even is not None
+    assert even.weighted == pytest.approx(even.rho)
+    still = trajectory(centre, REASONING, rng(), mass=np.eye(40)[3])
+    assert still is not None
+    assert still.weighted == 0
+
+
 @pytest.mark.parametrize(
     "centre",
     [np.full(30, 42.0), np.full(30, np.nan), np.arange(7.0), 42 + 1e-5 * np.arange(30)],

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool
 from scipy import stats
 
 from interp.heads.ranking import (
@@ -270,26 +271,19 @@ def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list
     headlines: list[Headline] = []
     moves: Numbers = []
     stops: Numbers = []
-    both = pd.DataFrame(
-        {name: _by_example(heads[rows], "trajectory") for name, rows in (("own", in_top), ("others", ~in_top))}
-    )
-    own, others = (both[name].to_numpy(dtype=float) for name in both)
-    if both["own"].notna().any():
-        name, rng = f"trajectory (rank correlation) of the top {len(top)} heads", rng_for(seed, "trajectory")
-        found = bootstrap_mean(own, rng)
-        beside = Headline(
-            name,
-            found,
-            "other heads that look there",
-            bootstrap_mean(others, rng_for(seed, "trajectory", "others")),
-            Comparison.paired(own, others, rng_for(seed, "trajectory", "paired")),
-        )
+    name = f"trajectory (rank correlation) of the top {len(top)} heads"
+    beside = _beside_others(heads, in_top, "trajectory", name, seed)
+    if beside is not None:
+        own = _by_example(heads[in_top], "trajectory").to_numpy(dtype=float)
         still = Comparison.paired(own, 0.0, rng_for(seed, "trajectory", "still"))
         headlines.append(beside)
         moves = [
             (beside, Sign.HIGHER),
-            (Headline(name, found, "no movement", Estimate(0.0, found.n), still), Sign.HIGHER),
+            (Headline(name, beside.estimate, "no movement", Estimate(0.0, beside.estimate.n), still), Sign.HIGHER),
         ]
+    name = "the same, answer tokens weighted by their attention to the reasoning"
+    weighted = _beside_others(heads, in_top, "trajectory_weighted", name, seed)
+    headlines += [] if weighted is None else [weighted]
     following = _by_example(heads[in_top], "trajectory_content"), _by_example(heads[in_top], "trajectory_place")
     if following[0].notna().any():
         content, place = (of.to_numpy(dtype=float) for of in following)
@@ -324,6 +318,25 @@ def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list
         headlines.append(number)
         stops = [(number, Sign.HIGHER)]
     return headlines, moves, stops
+
+
+def _beside_others(
+    heads: pd.DataFrame, in_top: Bool[np.ndarray, " row"], column: str, name: str, seed: int
+) -> Headline | None:
+    """A column's mean over the top heads beside that over all others, by trace; None where no top head has it."""
+    both = pd.DataFrame(
+        {chosen: _by_example(heads[rows], column) for chosen, rows in ((True, in_top), (False, ~in_top))}
+    )
+    own, others = (both[chosen].to_numpy(dtype=float) for chosen in (True, False))
+    if both[True].isna().all():
+        return None
+    return Headline(
+        name,
+        bootstrap_mean(own, rng_for(seed, column)),
+        "other heads that look there",
+        bootstrap_mean(others, rng_for(seed, column, "others")),
+        Comparison.paired(own, others, rng_for(seed, column, "paired")),
+    )
 
 
 def heads_that_move(heads: pd.DataFrame, seed: int) -> tuple[int, list[Head]]:

@@ -119,16 +119,17 @@ def _add_trajectories(
 ) -> None:
     reasoning = trace[Segment.REASONING]
     reflections = reflection_positions(trace, options.reflection_words)
-    centres, peaks, mass = look.centre.numpy(), look.peak.numpy(), look.mass.mean(-1).numpy()
+    centres, peaks, mass = look.centre.numpy(), look.peak.numpy(), look.mass.numpy()
     for row in rows:
         layer, head = row["layer"], row["head"]
-        if mass[layer, head] < options.min_mass:
+        if mass[layer, head].mean() < options.min_mass:
             continue
         rng = rng_for(seed, "trajectory", trace.example, layer, head)
-        path = trajectory(centres[layer, head], reasoning, rng, options.permutations)
+        path = trajectory(centres[layer, head], reasoning, rng, options.permutations, mass[layer, head])
         if path is not None:
             row |= {
                 "trajectory": path.rho,
+                "trajectory_weighted": path.weighted,
                 "trajectory_slope": path.slope,
                 "trajectory_p": path.p_shift,
                 "trajectory_p_permutation": path.p_permutation,

@@ -90,6 +90,12 @@ HEADS_TABLE = Table(
         null=NO_TRAJECTORY,
     ),
     Column(
+        "trajectory_weighted",
+        FLOAT,
+        "the same, each answer token counting by the attention that it gives the reasoning, -1..1",
+        null=NO_TRAJECTORY,
+    ),
+    Column(
         "trajectory_slope",
         FLOAT,
         "slope of the attended position, both axes scaled to 0..1; 1 = the whole diagonal",

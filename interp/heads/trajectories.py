@@ -25,6 +25,8 @@ class Trajectory:
     """How far a head's attended reasoning position moves along with the answer position.
 
     `rho`: Spearman's rank correlation of answer position and attended centre of mass, -1..1; 1 = strictly forward.
+    `weighted`: the same correlation of ranks, each answer token counting by the attention that it gives the reasoning:
+    a head that looks there at one token in five, and rests at the others, is judged by the one.
     `slope`: least-squares slope with both axes scaled to 0..1; 1 = the whole diagonal from start to end.
     Two one-sided p-values of this one trace. Neighbouring queries look alike, so both are optimistic for heads that
     wander slowly: `p_permutation` permutes the answer positions and ignores that likeness altogether; `p_shift` takes
@@ -34,15 +36,22 @@ class Trajectory:
     """
 
     rho: float
+    weighted: float
     slope: float
     p_permutation: float | None
     p_shift: float
 
 
 def trajectory(
-    centre: Float[np.ndarray, " query"], reasoning: Span, rng: np.random.Generator, permutations: int = 200
+    centre: Float[np.ndarray, " query"],
+    reasoning: Span,
+    rng: np.random.Generator,
+    permutations: int = 200,
+    mass: Float[np.ndarray, " query"] | None = None,
 ) -> Trajectory | None:
     """The trajectory of one head from the centres of mass of its answer tokens, in order; NaN centres are left out.
+
+    `mass` is what each answer token gives the reasoning (None = all the same).
 
     None where fewer than MIN_QUERIES centres are known or all are the same.
     """
@@ -55,6 +64,7 @@ def trajectory(
     ranks = _standardised(stats.rankdata(values))
     along = _standardised(np.arange(n, dtype=float))
     rho = float(ranks @ along)
+    weighted = rho if mass is None else _weighted_correlation(ranks, along, mass[known])
     at_least = rho - 1e-9
     shifted = np.lib.stride_tricks.sliding_window_view(np.concatenate([ranks, ranks[:-1]]), n) @ along
     p_permutation = None
@@ -64,6 +74,7 @@ def trajectory(
     slope = np.polyfit(known / (len(centre) - 1), (values - reasoning.start) / max(1, len(reasoning) - 1), 1)[0]
     return Trajectory(
         rho=rho,
+        weighted=weighted,
         slope=float(slope),
         p_permutation=p_permutation,
         p_shift=float((shifted >= at_least).mean()),
@@ -94,6 +105,15 @@ def forward_p(rho: Float[np.ndarray, " trace"], rng: np.random.Generator) -> flo
 def _standardised(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     centred = values - values.mean()
     return centred / np.linalg.norm(centred)
+
+
+def _weighted_correlation(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], weights: Float[np.ndarray, " n"]
+) -> float:
+    covariance = np.cov(x, y, aweights=weights, ddof=0)
+    spread = float(np.sqrt(covariance[0, 0] * covariance[1, 1]))
+    # All the weight on one token, or on tokens that look at the same place: nothing moves.
+    return float(covariance[0, 1]) / spread if spread > 1e-12 else 0.0
 
 
 def reflection_positions(trace: Trace, words: Sequence[str]) -> Int[np.ndarray, " reflection"]:
