@@ -31,6 +31,7 @@ from experiments.base.plan import Plan, measured
 from experiments.base.session import Session
 from interp.credit.compare import compare
 from interp.credit.findings import CreditFacts, findings
+from interp.credit.gamma import Strategy
 from interp.credit.rows import credited_rows
 from interp.credit.signals import CreditHeads, Measuring
 from interp.data.examples import Question
@@ -72,8 +73,10 @@ def tell(session: Session, options: CreditOptions) -> Findings[CreditFacts]:
     """The findings, out of the run's tables."""
     train_set, test_set = _questions(session, options)
     headlines, lines = findings(session.store.table, read_json(session.directory / TIMING))
+    grpo = grpo_config(session, options, session.directory)
+    lines.insert(0, f"loss of GRPO: {grpo.loss_type}, importance ratios by {grpo.importance_sampling_level}")
     facts = CreditFacts(options.strategy, len(train_set), len(test_set))
-    return Findings(headlines, facts, lines, f"credit: {options.strategy} on {session.model_options.name}")
+    return Findings(headlines, facts, lines, f"credit: {options.strategy} on {session.model_options.label}")
 
 
 def plan(session: Session, options: CreditOptions) -> Plan:
@@ -109,6 +112,11 @@ def check(session: Session, options: CreditOptions) -> None:
     if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
+    if grpo.importance_sampling_level == "sequence" and options.strategy is not Strategy.UNIFORM:
+        raise UserError(
+            "experiment.grpo.importance_sampling_level=sequence weighs a response by one ratio, so that only the mean "
+            "of its tokens' credit reaches the gradient: use token, or experiment.strategy=uniform"
+        )
     fresh, held_out = _questions(session, options)
     for name, chosen in (("train", fresh), ("test", held_out)):
         if not chosen:

@@ -108,7 +108,7 @@ def _respond(
             finished=response.finished or answer is not None,
             n_tokens=len(response.ids),
             n_forced=len(response.forced),
-            writer=session.model_options.name,
+            writer=session.model_options.label,
             sample=sample,
         )
         for question, response, text, answer in zip(batch, responses, texts, found, strict=True)

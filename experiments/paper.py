@@ -119,7 +119,7 @@ def report(session: Session, options: PaperOptions) -> None:
     parts: list[Part] = session.memo["parts"]
     _gather_figures(session.directory, parts)
     page = Report(
-        f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.name}",
+        f"From reasoning to answer, and the preplan-and-anchor rhythm: {session.model_options.label}",
         parts,
         read_json(session.directory / ENVIRONMENT),
         [*_ability(parts), *_notes(session, options)],

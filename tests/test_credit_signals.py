@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerBase
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
 from interp.heads.scores import Head
+from interp.model.attention import LayerAttention
 from interp.model.lens import Lens
 from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm
 from interp.text.trace import parse_response
@@ -51,6 +54,24 @@ def test_a_padded_batch_equals_traces_one_by_one(
         for found, name, heads in ((rhythm.waad, "waad", HEADS.local), (rhythm.fai, "fai", HEADS.far)):
             wanted = curves[sinks].over(heads, name)
             np.testing.assert_allclose(found[i, :n].numpy(), wanted, atol=2e-5, equal_nan=True)
+
+
+def test_autocast_does_not_round_what_is_measured(small_lens: Lens) -> None:
+    _, _, ids, mask = batch(small_lens)
+    start = max(n for n, _ in LENGTHS)
+    rounded, exact = (BatchRhythm(HEADS, SETTINGS, Sinks.KEPT, mask, start, stop_early=False) for _ in range(2))
+    take_in = rounded._take_in
+
+    def both(call: LayerAttention) -> None:
+        take_in(call)
+        with torch.autocast("cpu", enabled=False):
+            exact._take_in(replace(call, query=call.query.double(), key=call.key.double()))
+
+    rounded._take_in = both  # type: ignore[method-assign]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        measure_batch(small_lens.hf, small_lens.hf, ids, rounded)
+    torch.testing.assert_close(rounded.waad, exact.waad, atol=1e-5, rtol=0)
+    torch.testing.assert_close(rounded.fai, exact.fai, atol=1e-6, rtol=0, equal_nan=True)
 
 
 def test_a_sliding_window_is_kept_to(words: PreTrainedTokenizerBase) -> None:

@@ -158,6 +158,31 @@ def test_responses_without_advantage_are_not_measured(words: PreTrainedTokenizer
     assert not found["advantages"].any()
 
 
+@pytest.mark.parametrize("strategy", [Strategy.COUPLED, Strategy.ENTROPY, Strategy.RANDOM])
+def test_processes_that_have_less_to_measure_make_as_many_passes(
+    words: PreTrainedTokenizerBase, tmp_path: Path, strategy: Strategy
+) -> None:
+    alone = scored(make(words, tmp_path, CreditRule(strategy)))["advantages"]
+    trainer = make(words, tmp_path, CreditRule(strategy))
+    trainer._most = lambda n: n + 2  # type: ignore[method-assign]
+    passes = []
+    core = trainer._signals
+    trainer._signals = lambda batch, needs, rows: passes.append(len(rows)) or core(batch, needs, rows)  # type: ignore[method-assign]
+    torch.testing.assert_close(scored(trainer)["advantages"], alone)
+    assert passes == [8, 1, 1]
+
+
+def test_random_credit_does_not_depend_on_where_a_training_was_resumed(
+    words: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    trainer, later = (make(words, tmp_path, CreditRule(Strategy.RANDOM)) for _ in range(2))
+    later._step = 40  # TRL counts batches from 0 again after a resume, and not its steps
+    first, same = scored(trainer)["advantages"], scored(later)["advantages"]
+    torch.testing.assert_close(first, same)
+    later.state.global_step = 3
+    assert not torch.equal(scored(later)["advantages"], first)
+
+
 def test_rewritten_prompts_get_no_second_bos(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     batch = scored(make(words, tmp_path, CreditRule(Strategy.UNIFORM)))
     counts = (batch["prompt_ids"] == words.bos_token_id).sum(1)

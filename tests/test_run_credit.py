@@ -85,6 +85,25 @@ def test_interrupted_training_goes_on_with_the_same_curve(
         assert ours.read_bytes() == theirs.read_bytes(), name
 
 
+def test_a_resumed_training_measures_when_one_without_a_break_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = [*TINY, "experiment.strategy=random", "experiment.eval_every=2", "experiment.save_every=1"]
+    write = RunStore.write
+
+    def interrupted(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
+        if index == 2:
+            raise KeyboardInterrupt
+        write(self, index, *arguments, **tables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write", interrupted)
+        assert run(*options, f"hydra.run.dir={tmp_path}").returncode == 130
+    ok(*options, f"resume={tmp_path}")
+    training = read_table(tmp_path, "training")
+    assert training[training["measure"] == "accuracy"]["step"].tolist() == [0, 2]
+
+
 def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
     done = ok("experiment=compare", f"runs={trainings}/*", "figures=true", f"hydra.run.dir={tmp_path / 'c'}")
     study = read_table(tmp_path / "c", "study").set_index("arm")
@@ -154,6 +173,10 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.layers=9", "layer 9 is out of range"),
         ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
         ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
+        (
+            "+experiment.grpo.importance_sampling_level=sequence",
+            "only the mean of its tokens' credit reaches the gradient",
+        ),
         ("+experiment.grpo.max_steps=1", "set it by the experiment's own options"),
         ("+experiment.grpo.disable_tqdm=true", "set it by the experiment's own options"),
         ("experiment.grpo.num_generations=5", "experiment.grpo: "),

@@ -228,7 +228,8 @@ class _Measure(TrainerCallback):
     ) -> None:
         del args, control, kwargs
         self._bar.update(state.global_step)
-        self._at(state.global_step)
+        if state.global_step == 0:  # a training that goes on has no row that one without a break lacks
+            self._at(0)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         del args, control, kwargs

@@ -26,7 +26,7 @@ def look_at_input(session: Session) -> InputNotes | None:
         return None
     model = session.model_options
     positions = positions_of(load_config(session.model_spec))
-    reader = Reader(model.name, load_tokenizer(session.model_spec), model.markers, positions)
+    reader = Reader(model.label, load_tokenizer(session.model_spec), model.markers, positions)
     if session.cfg.data.kind == CONTRAST:
         pairs = pair_maker(session)
         texts: list[tuple[str, tuple[str, ...]]] = [

@@ -100,6 +100,14 @@ class BatchRhythm:
 
     def attend(self, call: LayerAttention) -> Tensor:
         """Takes in a layer's rows, and leaves its output to fused attention."""
+        # Under autocast products of float32 would be rounded to half precision again.
+        with torch.autocast(call.query.device.type, enabled=False):
+            self._take_in(call)
+        if self.stop_early and call.layer == self.heads.last_layer:
+            raise _Enough
+        return call.output(call.mask)
+
+    def _take_in(self, call: LayerAttention) -> None:
         layer, query = call.layer, call.query
         self._seen.add(layer)
         for heads, add, total in zip(
@@ -115,9 +123,6 @@ class BatchRhythm:
                 for first in range(self.start, query.shape[2], block):
                     stop = min(first + block, query.shape[2])
                     add(first, self._mean_rows(call, heads, first, stop) / total)
-        if self.stop_early and layer == self.heads.last_layer:
-            raise _Enough
-        return call.output(call.mask)
 
     def _mean_rows(
         self, call: LayerAttention, heads: list[int], first: int, stop: int

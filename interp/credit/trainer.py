@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -48,7 +48,7 @@ class CreditTrainer(WithoutPickles, GRPOTrainer):
         gamma = torch.ones(mask.shape, device=mask.device)
         # At least one sequence on every process: with sharded weights all must take part in a pass.
         rows = advantages.nonzero().flatten() if bool(advantages.any()) else torch.zeros(1, dtype=torch.long)
-        for part in rows.to(mask.device).split(self.args.per_device_train_batch_size):
+        for part in self._passes(rows.to(mask.device)):
             signals = self._signals({name: batch[name][part] for name in COLUMNS}, needs, part)
             gamma[part] = gamma_of(self._rule, signals, mask[part])
         batch["advantages"] = token_advantages(advantages, gamma, self._rule.signs)
@@ -57,12 +57,22 @@ class CreditTrainer(WithoutPickles, GRPOTrainer):
         self._metrics["train"][SHARE].append((changed.sum() / mask.sum().clamp(min=1)).item())
         return batch
 
+    def _passes(self, rows: Int[Tensor, " row"]) -> list[Int[Tensor, " row"]]:
+        """The rows of each pass. With sharded weights a pass needs every process, so all make as many: those that have
+        fewer to measure measure one again, and find the same."""
+        passes = list(rows.split(self.args.per_device_train_batch_size))
+        return passes + [rows[:1]] * (self._most(len(passes)) - len(passes))
+
+    def _most(self, n: int) -> int:
+        """The largest n of all processes."""
+        return int(self.accelerator.gather(torch.tensor([n], device=self.accelerator.device)).max())
+
     def _signals(self, batch: dict[str, Tensor], needs: Sequence[str], rows: Tensor) -> Signals:
         ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
         mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
         n_tokens = batch["completion_ids"].shape[1]
         if needs == ("noise",):
-            return Signals(noise=self._noise(rows, n_tokens))
+            return Signals(noise=self._noise(batch["completion_ids"], rows))
         with self.accelerator.autocast():
             if needs == ("entropy",):
                 return Signals(entropy=self._entropy(ids, mask, n_tokens))
@@ -79,11 +89,15 @@ class CreditTrainer(WithoutPickles, GRPOTrainer):
             measure_batch(self.model, self.accelerator.unwrap_model(self.model), ids, rhythm)
         return Signals(waad=rhythm.waad, fai=rhythm.fai)
 
-    def _noise(self, rows: Tensor, n_tokens: int) -> Float[Tensor, "batch token"]:
-        """Numbers that depend on the run's seed, the step, the process and the sequence's place alone."""
-        here = (self.args.seed, "credit", self.state.global_step, self._step, self.accelerator.process_index)
-        noise = [torch.rand(n_tokens, generator=_generator(*here, int(row))) for row in rows]
-        return torch.stack(noise).to(rows.device)
+    def _noise(self, ids: Int[Tensor, "batch token"], rows: Int[Tensor, " batch"]) -> Float[Tensor, "batch token"]:
+        """Numbers that depend on the run's seed, the step, the response and its place alone: TRL's count of batches
+        begins anew where a training is resumed."""
+        here = (self.args.seed, "credit", self.state.global_step, self.accelerator.process_index)
+        noise = [
+            torch.rand(ids.shape[1], generator=_generator(*here, int(row), *response.tolist()))
+            for row, response in zip(rows, ids, strict=True)
+        ]
+        return torch.stack(noise).to(ids.device)
 
     @torch.no_grad()
     def _entropy(self, ids: Tensor, mask: Tensor, n_tokens: int) -> Float[Tensor, "batch token"]:
