@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from enum import StrEnum
 from functools import partial
 from itertools import islice
 from typing import Annotated, Any
@@ -45,6 +46,13 @@ MIN_HALVES = 4
 NO_ANSWER = "its answer gives nothing to look at"
 
 
+class SetsLike(StrEnum):
+    """What random sets of heads have in common with the list that they stand beside."""
+
+    LAYERS = "layers"
+    MASS = "mass"
+
+
 class AblateOptions(Options):
     """conf/experiment/ablate.yaml"""
 
@@ -55,6 +63,7 @@ class AblateOptions(Options):
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
     halves: bool
     random_sets: Count
+    sets: Annotated[SetsLike, Lax]
     kinds: Annotated[list[Annotated[AblationKind, Lax]], Field(min_length=1), AfterValidator(distinct)]
     rows: Annotated[list[Annotated[CutRows, Lax]], Field(min_length=1), AfterValidator(distinct)]
     each_head: bool | None
@@ -184,7 +193,17 @@ def design(session: Session, options: AblateOptions) -> Design:
         session.seed,
         lens.n_layers,
         lens.n_heads,
+        _masses(session) if options.sets is SetsLike.MASS else None,
     )
+
+
+def _masses(session: Session) -> dict[Head, float] | None:
+    """Every head's attention to the reasoning, mean over the traces; None before any was measured."""
+    heads = session.store.table("heads")
+    if heads.empty:
+        return None
+    mean = heads.groupby(["layer", "head"])["answer_reasoning"].mean()
+    return {Head(int(layer), int(head)): float(mass) for (layer, head), mass in mean.items()}
 
 
 def _cut(

@@ -238,6 +238,44 @@ def sets_beside(heads: Int[np.ndarray, "k 2"], pool: Sequence[Place], most: int,
     return Sets(matched, True, _widening(parts))
 
 
+NEAREST = 8
+"""Of so many heads with the nearest values one stands in for a head of the list."""
+
+
+def sets_alike(
+    heads: Int[np.ndarray, "k 2"],
+    pool: Sequence[Place],
+    value: Mapping[Any, float],
+    most: int,
+    rng: np.random.Generator,
+) -> Sets:
+    """Different sets of as many heads out of a pool, without the list's own, at most `most`: for each head of the list
+    one of the others nearest to it in `value`, such as their attention to the reasoning, whatever their layer."""
+    own = [(int(layer), int(head)) for layer, head in heads]
+    others = [place for place in pool if place not in set(own)]
+    found: set[tuple[Place, ...]] = set()
+    for _ in range(20 * most):
+        chosen: list[Place] = []
+        for place in own:
+            left = [other for other in others if other not in chosen]
+            near = sorted(left, key=lambda other: abs(value[other] - value[place]))[:NEAREST]
+            chosen += [near[int(rng.integers(len(near)))]] if near else []
+        found.add(tuple(sorted(chosen)))
+        if len(found) == most:
+            break
+    whole = [list(one) for one in sorted(found) if len(one) == len(own)]
+    return Sets(whole, True, _widening_of(whole, len(own)))
+
+
+def _widening_of(sets: Sequence[Sequence[Place]], k: int) -> float:
+    """The same for sets at hand, if effects of heads are independent and a set's is their mean."""
+    places = sorted({place for one in sets for place in one})
+    share = np.array([[(place in one) / k for place in places] for one in sets]).reshape(len(sets), len(places))
+    mean = share.mean(0) if len(sets) else np.zeros(0)
+    alike = float(((share - mean) ** 2).sum(1).mean()) if len(sets) else 0.0
+    return float(np.sqrt((1 / k + (mean**2).sum()) / alike)) if alike > 0 else 1.0
+
+
 def _widening(parts: Sequence[tuple[Sequence[Place], int]]) -> float:
     apart = sum(k * (len(pool) + k) / max(1, len(pool)) for pool, k in parts)
     alike = sum(k * (len(pool) - k) / max(1, len(pool)) for pool, k in parts)

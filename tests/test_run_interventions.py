@@ -55,6 +55,14 @@ def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
         assert (out / "figures" / f"{name}.png").stat().st_size > 1000
 
 
+def test_random_sets_of_like_mass_say_so(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ok("experiment=ablate", "model=planted", *SMALLEST["ablate"], "experiment.sets=mass", f"hydra.run.dir={out}")
+    effects = table(out, "effects")
+    assert set(effects[effects["heads_kind"] == "rfh"]["control"].dropna()) == {"random_heads_of_like_mass"}
+    assert '"sets of heads with like attention to the reasoning"' in (out / "summary.json").read_text()
+
+
 def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], "progress=false", f"hydra.run.dir={out}")

@@ -26,6 +26,7 @@ from interp.stats import (
     binomial_comparison,
     hypergeometric_comparison,
     rng_for,
+    sets_alike,
     sets_beside,
 )
 
@@ -171,11 +172,21 @@ def _sets(rng: np.random.Generator) -> Comparison | None:
     return Comparison.with_draws(float(own), drawn, sets.widening)
 
 
+def _sets_alike(rng: np.random.Generator) -> Comparison | None:
+    """The same, beside heads of like attention to the reasoning, of which the list has most."""
+    effects, mass = rng.normal(size=(4, 12)), rng.random((4, 12))
+    places = list(np.ndindex(4, 12))
+    own = sorted(places, key=lambda place: -mass[place])[:5]
+    sets = sets_alike(np.array(own), places, {place: mass[place] for place in places}, 60, rng)
+    drawn = np.array([np.mean([effects[place] for place in one]) for one in sets.heads])
+    return Comparison.with_draws(float(np.mean([effects[place] for place in own])), drawn, sets.widening)
+
+
 def _shared_heads(rng: np.random.Generator) -> Comparison | None:
     return hypergeometric_comparison(len(set(rng.permutation(60)[:10]) & set(range(20))), 10, 20, 60)
 
 
-@pytest.mark.parametrize("kind", [_paired, _sets, _shared_heads])
+@pytest.mark.parametrize("kind", [_paired, _sets, _sets_alike, _shared_heads])
 def test_without_effect_at_most_one_claim_in_twenty_agrees(
     kind: Callable[[np.random.Generator], Comparison | None],
 ) -> None:
@@ -209,6 +220,22 @@ def test_sets_are_alike_different_and_never_the_list(seed: int, size: int, n_hea
         assert len(set(one)) == len(own)
         assert not set(one) & set(own)
         assert not sets.matched or sorted(layer for layer, _ in one) == sorted(layer for layer, _ in own)
+
+
+def test_sets_of_like_mass_hold_the_nearest_heads() -> None:
+    places = list(np.ndindex(5, 10))
+    mass = {place: float(10 * place[0] + place[1]) for place in places}
+    own = [(4, 9), (4, 8), (1, 0)]
+    sets = sets_alike(np.array(own), places, mass, 40, rng_for(0))
+    assert len(sets.heads) == len({tuple(one) for one in sets.heads}) == 40
+    for one in sets.heads:
+        assert len(set(one)) == 3
+        assert not set(one) & set(own)
+        low, *high = sorted(mass[place] for place in one)
+        assert abs(low - 10) <= 5
+        assert min(high) >= 37
+    few = sets_alike(np.array([(0, 0)]), [(0, 0), (0, 1)], mass, 40, rng_for(0))
+    assert few.heads == [[(0, 1)]]
 
 
 def test_small_models_are_compared_over_all_layers() -> None:

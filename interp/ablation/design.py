@@ -13,7 +13,7 @@ from interp.ablation.interventions import Ablation, AblationKind, Knockout
 from interp.ablation.interventions import Rows as CutRows
 from interp.heads.scores import Head, usual_count
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import Sets, rng_for, sets_beside
+from interp.stats import Sets, rng_for, sets_alike, sets_beside
 from interp.text.trace import Segment
 
 RFH = "rfh"
@@ -26,6 +26,8 @@ CUT = [edge for edge, (source, _) in EDGES.items() if source in (Segment.REASONI
 """Those that can be cut."""
 ONLY = "only_"
 """Before the name of a list: the edge is cut in all heads but these."""
+LIKE_MASS = "random_heads_of_like_mass"
+"""Control: heads of any layer with about the same attention to the reasoning."""
 WRITTEN = 3
 """Under so many of its random sets answers are written anew as well: that costs most."""
 FEWER = 10
@@ -73,6 +75,8 @@ class Design:
     seed: int
     n_layers: int
     n_heads: int
+    mass: Mapping[Head, float] | None = None
+    """The heads' attention to the reasoning, where random sets are to be like the lists in that and not in layers."""
 
     def steps(self, lists: Mapping[str, Sequence[Head]]) -> Iterator[Step]:
         """Every intervention, each with its controls behind it."""
@@ -88,13 +92,17 @@ class Design:
                 yield from self._knockouts(edge, scaled, lists)
 
     def random(self, heads: Sequence[Head], most: int) -> tuple[list[list[Head]], str]:
-        """Random sets of as many heads, and the name of that control: of the same layers where these hold enough."""
+        """Random sets of as many heads, and the name of that control: of the same layers where these hold enough, or
+        of the same attention to the reasoning."""
         if not most:
             return [], RANDOM
         sets = self._beside(heads, most)
-        return [[Head(*place) for place in one] for one in sets.heads], RANDOM if sets.matched else ANY_LAYER
+        matched = RANDOM if self.mass is None else LIKE_MASS
+        return [[Head(*place) for place in one] for one in sets.heads], matched if sets.matched else ANY_LAYER
 
     def _beside(self, heads: Sequence[Head], most: int) -> Sets:
+        if self.mass is not None:
+            return sets_alike(np.array(heads), self.every, self.mass, most, rng_for(self.seed, "mass", len(heads)))
         return sets_beside(np.array(heads), self.every, most, rng_for(self.seed, "random heads", len(heads)))
 
     def list_rows(self, lists: Mapping[str, Sequence[Head]], half: int) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.ablation.design import ANY_LAYER, ONLY, RANDOM, RFH
+from interp.ablation.design import ANY_LAYER, LIKE_MASS, ONLY, RANDOM, RFH
 from interp.ablation.roles import AnswerRole
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples, per_example
@@ -21,6 +21,7 @@ from interp.stats import LEVEL, Comparison, Estimate, adjust, bootstrap_mean, rn
 
 SETS = {
     RANDOM: "sets of heads of the same layers",
+    LIKE_MASS: "sets of heads with like attention to the reasoning",
     ANY_LAYER: "sets of heads of any layer (too few in their own)",
 }
 ONLY_THESE = "kept only in"
@@ -87,7 +88,8 @@ def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Compa
         return None, None, None
     low, high = np.quantile(sets, [0.025, 0.975])
     compared = Comparison.with_draws(float(own["value"].mean()), sets, _widening_of(own))
-    kind = SETS[ANY_LAYER if (drawn["control"] == ANY_LAYER).any() else RANDOM]  # the halves may differ
+    controls = set(drawn["control"])  # the halves may differ
+    kind = SETS[ANY_LAYER if ANY_LAYER in controls else min(controls)]
     return kind, Estimate(float(sets.mean()), len(sets), float(low), float(high)), compared
 
 
