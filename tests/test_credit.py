@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -99,6 +101,14 @@ def test_a_token_that_introduces_several_anchors_gets_a_part_of_each() -> None:
     rule = CreditRule(Strategy.COUPLED, q=0.5)
     # Both anchors look locally; the change at 0 (8) is the largest before either.
     same(gamma_of(rule, Signals(waad=waad, fai=fai), torch.ones(1, 4, dtype=torch.long)), 1.5, 1.25, 1.25, 1)
+
+
+def test_once_a_token_gets_its_largest_bonus_alone() -> None:
+    waad, fai = row(9.0, 1.0, 1.0, 9.0), row(0.0, 0.9, 0.8, 0.0)
+    rule = CreditRule(Strategy.COUPLED, q=0.5, once=True)
+    same(gamma_of(rule, Signals(waad=waad, fai=fai), torch.ones(1, 4, dtype=torch.long)), 1.25, 1.25, 1.25, 1)
+    less = replace(rule, gamma_amp=0.5, alpha=0.2)
+    same(gamma_of(less, Signals(waad=waad, fai=fai), torch.ones(1, 4, dtype=torch.long)), 0.9, 0.6, 0.6, 1)
 
 
 def test_padding_neither_gets_nor_takes_credit() -> None:

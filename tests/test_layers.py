@@ -26,6 +26,12 @@ def test_five_layers_of_the_middle_third() -> None:
         assert {five[0], five[-1]} == {middle[0], middle[-1]}
 
 
+def test_the_other_reading_of_the_middle_third() -> None:
+    assert layer_set("five_closed", 36) == [12, 15, 18, 21, 24]
+    assert layer_set("five_closed", 6) == [2, 3, 4]
+    assert layer_set("five_closed", 1) == [0]
+
+
 def test_ranges_and_lists() -> None:
     assert layer_set("4-8", 10) == [4, 5, 6, 7, 8]
     assert layer_set("1+5+9", 10) == [1, 5, 9]

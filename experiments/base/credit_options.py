@@ -34,6 +34,7 @@ class CreditOptions(Options):
     k: AtLeastOne
     tau_waad: Share
     tau_delta: Share
+    once: bool
     signs: Annotated[Signs, Lax]
     preserve_mass: bool
     heads: Annotated[str, one_of((TARGETED, ALL_HEADS))]

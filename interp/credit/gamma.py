@@ -66,6 +66,8 @@ class CreditRule:
     """Quantile of WAAD within the response, up to which an anchor looks locally."""
     tau_delta: float = 0.5
     """Quantile of the WAAD changes within the response, from which one opens a chunk."""
+    once: bool = False
+    """A token that introduces several anchors, or is one itself, gets the largest of its bonuses and not their sum."""
     signs: Signs = Signs.BOTH
     preserve_mass: bool = False
     """Scale gamma to mean 1 over each response: a control for the larger step."""
@@ -159,7 +161,7 @@ def coupled_bonus(
     Anchors are the top q of FAI. An anchor t is dominated by its chunk if WAAD[t] <= tau_waad and the largest of
     delta[t-k..t-1] is >= tau_delta; the token with that change (the one nearest to t of equals) introduces it. Anchors
     get gamma_amp - 1; a dominated one gives the share alpha of it to its introductory token. Where a token introduces
-    several anchors, or is one, bonuses add up: the total is that of global-anchor credit.
+    several anchors, or is one, bonuses add up (unless `once`): the total is that of global-anchor credit.
     """
     amount = rule.gamma_amp - 1
     delta = waad_change(waad)
@@ -169,9 +171,12 @@ def coupled_bonus(
     largest, steps = before.max(dim=-1)
     low = waad <= _quantile(waad, rule.tau_waad)
     dominated = anchors & low & (largest >= _quantile(delta, rule.tau_delta))
-    bonus = amount * anchors - rule.alpha * amount * dominated
+    own = 1.0 * anchors - rule.alpha * dominated
+    given = rule.alpha * dominated
     places = (torch.arange(waad.shape[1], device=waad.device) - steps - 1).clamp(min=0)
-    return bonus.scatter_add(1, places, rule.alpha * amount * dominated)
+    if rule.once:
+        return amount * own.scatter_reduce(1, places, given, reduce="amax")
+    return amount * own.scatter_add(1, places, given)
 
 
 def _shifted(values: Float[Tensor, "batch token"], by: int) -> Float[Tensor, "batch token"]:

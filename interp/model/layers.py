@@ -10,7 +10,13 @@ import numpy as np
 from interp.errors import UserError
 
 THIRDS = ("bottom", "middle", "top")
-KNOWN = "all, thirds, bottom, middle, top, five, a layer, a range such as 4-8, or layers joined by + such as 1+5+9"
+FIVE = {"five": 1, "five_closed": 0}
+"""Five layers of the middle third, and how many layers before floor(2L/3) it ends: the paper's two dots may or may not
+include their end."""
+KNOWN = (
+    "all, thirds, bottom, middle, top, five, five_closed, a layer, a range such as 4-8, or layers joined by + "
+    "such as 1+5+9"
+)
 
 
 def layer_set(spec: str | int, n_layers: int) -> list[int]:
@@ -18,7 +24,7 @@ def layer_set(spec: str | int, n_layers: int) -> list[int]:
     layers.
 
     `middle` is floor(L/3) to floor(2L/3) - 1, and `five` are five evenly spaced layers of it (Paper B, section 5; all
-    of it where it is smaller). A range includes both ends.
+    of it where it is smaller); for `five_closed` it includes floor(2L/3). A range includes both ends.
     """
     name = str(spec).strip()
     cuts = [0, n_layers // 3, 2 * n_layers // 3, n_layers]
@@ -27,8 +33,9 @@ def layer_set(spec: str | int, n_layers: int) -> list[int]:
     if name in THIRDS:
         i = THIRDS.index(name)
         layers = list(range(cuts[i], cuts[i + 1]))
-    elif name == "five":
-        layers = sorted({int(x) for x in np.linspace(cuts[1], max(cuts[1], cuts[2] - 1), 5).round()})
+    elif name in FIVE:
+        last = min(n_layers - 1, max(cuts[1], cuts[2] - FIVE[name]))
+        layers = sorted({int(x) for x in np.linspace(cuts[1], last, 5).round()})
     elif name == "thirds":
         raise UserError("layers=thirds names three sets: sweep over bottom,middle,top")
     else:
@@ -53,7 +60,7 @@ def layer_sets(specs: str | int | Sequence[str | int], n_layers: int) -> dict[st
 
 def check_layer_name(name: str) -> str:
     """The name itself. Raises UserError for one that stands for no layers in any model."""
-    if name.strip() not in ("all", *THIRDS, "five", "thirds"):
+    if name.strip() not in ("all", *THIRDS, *FIVE, "thirds"):
         _ranges(name.strip())
     return name
 
