@@ -231,9 +231,24 @@ def _config(
             cfg.data.path, cfg.data.limit = str(session.directory / TRACES), options.traces
         if (directory / ENVIRONMENT).is_file():
             cfg.resume = str(directory)
+        if name == "patching" and (heads := _ranked_before(session, options)):
+            cfg.experiment.rfhs = heads
         cfg.experiment.merge_with(options.options.get(name, {}))
     OmegaConf.set_struct(cfg, True)
     return cfg
+
+
+def _ranked_before(session: Session, options: PaperOptions) -> list[list[int]] | None:
+    """The RFHs of the part that ranks heads, if it comes before patching: a report has one ranking. (`ablate` ranks on
+    other traces than it cuts, and so has its own two.)"""
+    asked, own = options.parts, options.options.get("patching", {})
+    file = session.directory / "heads" / SUMMARY
+    before = {"heads", "patching"} <= set(asked) and asked.index("heads") < asked.index("patching")
+    before = before and not {"top_k", "score"} & set(own)
+    if not before or not file.is_file():
+        return None
+    heads: list[list[int]] = read_json(file)["top_heads"]
+    return heads
 
 
 def _shared_traces(session: Session, options: PaperOptions) -> str:

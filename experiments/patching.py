@@ -8,7 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
@@ -70,6 +70,7 @@ class PatchingOptions(Options):
     random_sets: Count
     top_k: AtLeastOne | None
     score: Annotated[HeadScore, Lax]
+    rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
     maps: Count
     map_stride: AtLeastOne
     budget_mb: Megabytes
@@ -134,7 +135,9 @@ def unrelated_pair(pairs: Sequence[ContrastPair], number: int) -> int | None:
 
 
 def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple[int, ...]]:
-    """The top heads on the clean traces of the kept pairs, and how many layers and heads there are."""
+    """The given heads, or the top ones on the clean traces of the kept pairs; how many layers and heads there are."""
+    if options.rfhs is not None:
+        return [Head(*place) for place in options.rfhs], (session.shape.n_layers, session.shape.n_heads)
     heads = session.store.table("heads")
     means = mean_over_examples(head_array(heads, score_values(heads, HeadScore(options.score))))
     return rank_heads(means, n_rfhs(session, options)), means.shape
@@ -145,8 +148,10 @@ def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     store, maker = session.store, pair_maker(session)
     found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
     n_pairs = len(store.table("pairs"))
+    rfhs, *lines = found.lines
+    lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
-        found, lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *found.lines]
+        found, lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines]
     )
 
 
@@ -264,12 +269,18 @@ def check(session: Session, options: PatchingOptions) -> None:
     if not 1 <= k <= model.n_layers * model.n_heads:
         n_heads = model.n_layers * model.n_heads
         raise UserError(f"experiment.top_k={options.top_k}: {model.name} has {n_heads} heads")
+    for layer, head in options.rfhs or []:
+        if layer >= model.n_layers or head >= model.n_heads:
+            ends = f"layers 0 to {model.n_layers - 1} of heads 0 to {model.n_heads - 1}"
+            raise UserError(f"experiment.rfhs: {model.name} has no head ({layer}, {head}), but {ends}")
     patch_options_of(session, options)
     pair_maker(session)
 
 
 def n_rfhs(session: Session, options: PatchingOptions) -> int:
     """How many heads count as RFHs."""
+    if options.rfhs is not None:
+        return len(options.rfhs)
     return options.top_k or usual_count(session.shape.n_layers * session.shape.n_heads)
 
 

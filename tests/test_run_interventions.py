@@ -63,6 +63,20 @@ def test_random_sets_of_like_mass_say_so(tmp_path: Path) -> None:
     assert '"sets of heads with like attention to the reasoning"' in (out / "summary.json").read_text()
 
 
+@pytest.mark.parametrize(
+    ("heads", "message"),
+    [
+        ("[[9,0]]", "planted has no head (9, 0), but layers 0 to 3 of heads 0 to 3"),
+        ("[[1]]", "experiment.rfhs=[1] must have at least 2 items"),
+    ],
+)
+def test_given_heads_that_are_not_there_end_in_one_line(heads: str, message: str, tmp_path: Path) -> None:
+    done = run("experiment=patching", "model=planted", f"experiment.rfhs={heads}", f"hydra.run.dir={tmp_path / 'a'}")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("error:") == 1
+
+
 def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
     out = tmp_path / "run"
     ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], "progress=false", f"hydra.run.dir={out}")

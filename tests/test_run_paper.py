@@ -54,6 +54,19 @@ def test_every_part_measures_the_same_traces(paper: Path) -> None:
     assert set(summary["missing"]) == set(parts_of_papers()) - {"evaluate", "heads"}
 
 
+def test_one_ranking_of_heads_serves_the_whole_report(tmp_path: Path) -> None:
+    quick = [f"+experiment.options.patching.{o}" for o in ("maps=0", "attribution=false", "layers=0")]
+    options = [*SMALL, *quick, "experiment.parts=[evaluate,heads,patching]", "figures=false"]
+    ok(*options, f"hydra.run.dir={tmp_path / 'a'}")
+    ranked, patched = (json.loads((tmp_path / "a" / p / "summary.json").read_text()) for p in ("heads", "patching"))
+    assert patched["rfhs"] == ranked["top_heads"]
+    shutil.rmtree(tmp_path / "a" / "patching")
+    (tmp_path / "a" / "summary.json").unlink()
+    ok(*options, f"resume={tmp_path / 'a'}")
+    again = json.loads((tmp_path / "a" / "patching" / "summary.json").read_text())
+    assert again["rfhs"] == ranked["top_heads"]
+
+
 def test_the_report_stands_by_itself(paper: Path) -> None:
     page = (paper / "report.html").read_text()
     sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)

@@ -107,7 +107,7 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
         lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
-    lines.insert(0, f"RFHs on the clean traces: {', '.join(map(str, rfhs))}")
+    lines.insert(0, f"RFHs: {', '.join(map(str, rfhs))}")
     n_pairs = int(effects["example"].nunique())
     return Findings(headlines, PatchingFacts(rfhs, top_heads, first_above, n_pairs), lines, verdicts=verdicts)
 
