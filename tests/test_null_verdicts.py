@@ -19,6 +19,9 @@ from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_r
 from interp.heads import findings as heads
 from interp.heads.scores import Head
 from interp.patching import findings as patching
+from interp.perturb import findings as perturb
+from interp.perturb.overlap import Scores
+from interp.perturb.tables import METRICS, Problem, group_rows
 from interp.runs.columns import COMMON, table_of
 from interp.runs.verdicts import Outcome, Verdict
 from interp.text.prompts import Condition
@@ -123,17 +126,36 @@ def answered(rng: np.random.Generator, effect: float) -> list[Verdict]:
                 "words": 9,
                 "correct": right,
             }
-            rows.append({**about, **text, "has_answer": True, "tagged": True})
+            rows.append({**about, **text})
     answers = frame("answers", rows)
     made = {"accuracy": accuracy_rows(answers, 0), "paired": paired_rows(answers, 0), "filters": filter_rows(answers)}
     tables = {name: frame(name, rows) for name, rows in made.items()}
     return grading.findings(tables.__getitem__, answers).verdicts
 
 
+def forced(rng: np.random.Generator, effect: float) -> list[Verdict]:
+    """Forcing a token costs overlap wherever it is; with an effect, more of it where FAI is high."""
+    problems = []
+    for problem in range(12):
+        fai, entropy = rng.normal(size=60), rng.normal(size=60)
+        own = rng.normal(0.8, 0.1, 60)
+        overlap = own - rng.normal(0.2, 0.1) - effect * (fai > 1) + rng.normal(0, 0.1, 60)
+        problems.append(Problem(str(problem), Scores({"fai": fai}, entropy), {"jaccard": overlap}, {"jaccard": own}))
+    for one in problems:
+        for metric in METRICS:
+            one.effects.setdefault(metric, np.full(60, np.nan))
+    tables = {
+        "perturbed": frame("perturbed", group_rows(problems, ["fai"], 6, 0)),
+        "predictors": frame("predictors", []),
+    }
+    return perturb.findings(tables.__getitem__, 6, ["fai"]).verdicts
+
+
 SIMULATIONS: dict[str, tuple[Callable[[np.random.Generator, float], list[Verdict]], float]] = {
     "patching": (patched, 0.5),
     "ablation": (ablated, 4.0),
     "heads": (looked, 1.5),
+    "perturb": (forced, 0.2),
     "evaluate": (answered, 0.6),
 }
 
