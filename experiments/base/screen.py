@@ -31,8 +31,13 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
         console.print(table)
     else:
         console.print(printable(title))
-    for verdict in findings.verdicts:
-        console.print(printable(verdict.as_line()), highlight=False, soft_wrap=True)
+    if findings.verdicts:
+        verdicts = Table.grid(padding=(0, 2, 0, 0))
+        for fixed in (True, True, False):
+            verdicts.add_column(no_wrap=fixed, overflow="fold")
+        for verdict in findings.verdicts:
+            verdicts.add_row(*map(printable, (verdict.claim, verdict.outcome.value, verdict.said())))
+        console.print(verdicts, highlight=False)
     for line in findings.lines:
         console.print(printable(line), highlight=False)
     if skipped:

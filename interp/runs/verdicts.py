@@ -54,15 +54,15 @@ class Verdict:
         number = row["decided_by"]
         return cls(row["claim"], Outcome(row["outcome"]), None if number is None else headline_of(number), row["why"])
 
-    def as_line(self) -> str:
-        """One line for a screen: the outcome, the claim, the difference with its p-value."""
+    def said(self) -> str:
+        """For a screen: the claim, the difference with its p-value, and why it was not tested."""
         compared = None if self.decided_by is None else self.decided_by.comparison
         shown = ""
         if compared is not None:
             p = "" if compared.p is None else f", p = {compared.p:.2g}"
             shown = f" ({compared.difference.value:+.3g}{p}, n = {compared.difference.n})"
         reason = f"; {self.why}" if self.why else ""
-        return f"{self.claim:<13} {self.outcome.value:<15} {self.about.text}{shown}{reason}"
+        return f"{self.about.text}{shown}{reason}"
 
     @property
     def about(self) -> Claim:
