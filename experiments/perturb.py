@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from pydantic import AfterValidator, Field, model_validator
 
-from experiments.base.collect import Needs
+from experiments.base.collect import Needs, answer_of
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
 from experiments.base.plan import Plan
@@ -21,7 +21,7 @@ from experiments.base.session import Session
 from interp.errors import UserError
 from interp.figures import perturb as figures
 from interp.figures.drawing import Drawings, Tables
-from interp.grading.outcomes import extract_answer, is_correct
+from interp.grading.outcomes import is_correct
 from interp.model.generate import Sampling
 from interp.model.layers import layer_set
 from interp.perturb.findings import PerturbFacts, findings
@@ -33,7 +33,7 @@ from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.tables import curve_rows, token_rows
 from interp.rhythm.waad_fai import Sinks, measure_rhythm, response_of
 from interp.runs.about import About
-from interp.text.trace import Trace, after_reasoning, decode_response, end_ids
+from interp.text.trace import Trace, decode_response, end_ids
 
 SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy")
 _STEPS = re.compile(r"[.!?](?:\s|$)|\n+")
@@ -122,7 +122,7 @@ def _force(
     forks = [Fork(p, token) for p, _, token in asked]
     sampling = Sampling(options.rollout_temperature, options.max_new_tokens or session.generation.max_new_tokens)
     found = rollouts(lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch)
-    whole = _answer(session, trace, trace.measured_ids)
+    whole = answer_of(session, trace, trace.measured_ids)
     ends = end_ids(lens.tokenizer)
     rows = []
     for (_, draw, _), fork, (continuation, finished) in zip(asked, forks, found, strict=True):
@@ -131,7 +131,7 @@ def _force(
         new = [token for token in continuation if token not in ends]
         if not finished:
             new = new[: len(old)]  # what it would go on with is not known: equal lengths are compared
-        answer = _answer(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
+        answer = answer_of(session, trace, [*trace.measured_ids[: fork.position], fork.token, *new])
         texts = [decode_response(lens.tokenizer, ids) for ids in (old, new)]
         known = finished and whole is not None
         values: dict[str, tuple[float | None, float | None, float | None]] = {
@@ -163,12 +163,6 @@ def _force(
 def _forced(shared: Trunk, position: int, n: int) -> list[int]:
     """The likeliest other tokens at a position, and behind them its own."""
     return [*shared.candidates(position, n), shared.ids[position]]
-
-
-def _answer(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
-    """The answer that a sequence gives after its reasoning."""
-    text = decode_response(session.lens.tokenizer, ids[response_of(trace).start :])
-    return extract_answer(after_reasoning(text, session.lens.markers), session.grading.where)
 
 
 def _steps(text: str) -> float:

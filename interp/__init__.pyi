@@ -11,6 +11,7 @@ from . import patching as patching
 from . import perturb as perturb
 from . import rhythm as rhythm
 from . import runs as runs
+from . import sentences as sentences
 from . import text as text
 from .errors import TraceError as TraceError
 from .errors import UserError as UserError

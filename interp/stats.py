@@ -295,6 +295,19 @@ def _sets(parts: Sequence[tuple[Sequence[Place], int]], most: int, rng: np.rando
     return [list(one) for one in sorted(found)]
 
 
+def rank_correlation(
+    x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], given: Sequence[Float[np.ndarray, " n"]] = ()
+) -> float:
+    """Spearman's correlation, -1..1, of what a linear fit on what is given leaves of the ranks; NaN for nothing."""
+    ranks = [stats.rankdata(values) for values in (x, y)]
+    if len(given):
+        held = np.column_stack([np.ones(len(x)), *given])
+        ranks = [values - held @ np.linalg.lstsq(held, values, rcond=None)[0] for values in ranks]
+    if min(np.std(values) for values in ranks) < 1e-9:
+        return float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
+
+
 def sign_flips(difference: Float[np.ndarray, " n"], rng: np.random.Generator) -> tuple[float, float, float]:
     """Two-sided p-value of the mean of paired differences when each may have either sign, and the middle 95 % of
     that mean by chance."""

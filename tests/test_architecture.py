@@ -43,6 +43,7 @@ ORDER = [
     "ablation",
     "perturb",
     "key_tokens",
+    "sentences",
     "rhythm",
     "credit",
     "figures",

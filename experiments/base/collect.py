@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,23 @@ from interp.data.examples import Question, TraceText
 from interp.data.input_check import positions_of
 from interp.data.rows import trace_row
 from interp.errors import TraceError
+from interp.grading.outcomes import extract_answer
 from interp.grading.responses import graded
 from interp.model.generate import Response
+from interp.rhythm.waad_fai import response_of
 from interp.stats import rng_for
 from interp.text.prompts import Condition, render, with_response
 from interp.text.scrambled import scrambled
-from interp.text.trace import Segment, Trace, decode_response, parse_ids, parse_response, parse_text, writes
+from interp.text.trace import (
+    Segment,
+    Trace,
+    after_reasoning,
+    decode_response,
+    parse_ids,
+    parse_response,
+    parse_text,
+    writes,
+)
 
 log = logging.getLogger(__name__)
 
@@ -161,3 +172,9 @@ def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> 
     if maximum is not None and trace.n_measured > maximum:
         return f"longer than data.max_tokens={maximum}"
     return None
+
+
+def answer_of(session: Session, trace: Trace, ids: Sequence[int]) -> str | None:
+    """The answer that a sequence, which begins as the trace's prompt, gives after its reasoning."""
+    text = decode_response(session.lens.tokenizer, ids[response_of(trace).start :])
+    return extract_answer(after_reasoning(text, session.lens.markers), session.grading.where)

@@ -155,11 +155,11 @@ class _Active:
         if n_queries < n_keys <= self.n_keys.get(layer, 0):
             raise UserError(f"the cache of layer {layer} forgets its first keys: interventions need all of them")
         self.n_keys[layer] = n_keys
-        places = torch.arange(n_keys - n_queries, n_keys, device=query.device)
+        places = call.places
         knockouts = [one for one in self.interventions if isinstance(one, Knockout) and _here(one.heads, layer)]
         masking = [one for one in knockouts if one.renormalise]
         if masking:
-            mask = _allowed(mask, places, n_keys, query)
+            mask = call.allowed(mask)
             for one in masking:
                 mask = mask & ~_edges(self.batch, one, layer, places, n_keys, query)
         out = call.output(mask)
@@ -263,16 +263,6 @@ def _here(heads: frozenset[Head] | None, layer: int) -> bool:
     return heads is None or any(head.layer == layer for head in heads)
 
 
-def _allowed(
-    mask: Tensor | None, places: Int[Tensor, " q"], n_keys: int, query: Tensor
-) -> Bool[Tensor, "row head q key"]:
-    """The mask that the model asks for, one for each head."""
-    if mask is None:
-        mask = (torch.arange(n_keys, device=query.device)[None] <= places[:, None])[None, None]
-    allowed = mask if mask.dtype == torch.bool else mask >= 0
-    return allowed[..., :n_keys].expand(query.shape[0], query.shape[1], len(places), n_keys)
-
-
 def _edges(
     batch: Batch, knockout: Knockout, layer: int, places: Int[Tensor, " q"], n_keys: int, query: Tensor
 ) -> Bool[Tensor, "row head q key"]:
@@ -297,7 +287,7 @@ def _contribution(
     call: LayerAttention, mask: Tensor | None, places: Int[Tensor, " q"], cut: Bool[Tensor, "row head q key"]
 ) -> Float[Tensor, "row q head d"]:
     """What the values behind some edges add to the output."""
-    allowed = _allowed(mask, places, call.key.shape[2], call.query)
+    allowed = call.allowed(mask)
     # Rows of padding see nothing; their NaN must not spread.
     weights = attention_rows(call.query, call.key, int(places[0]), call.scale, allowed, padded=True)
     values = call.value.repeat_interleave(call.query.shape[1] // call.key.shape[1], dim=1)

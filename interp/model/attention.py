@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -43,6 +43,20 @@ class LayerAttention:
     @property
     def scale(self) -> float:
         return self.query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
+
+    @property
+    def places(self) -> Int[Tensor, " q"]:
+        """The positions of the queries among the keys."""
+        n_keys = self.key.shape[2]
+        return torch.arange(n_keys - self.query.shape[2], n_keys, device=self.query.device)
+
+    def allowed(self, mask: Tensor | None) -> Bool[Tensor, "row head q key"]:
+        """What a mask (None = the future is hidden) lets each query of each head see."""
+        n_keys = self.key.shape[2]
+        if mask is None:
+            mask = (torch.arange(n_keys, device=self.query.device)[None] <= self.places[:, None])[None, None]
+        seen = mask if mask.dtype == torch.bool else mask >= 0
+        return seen[..., :n_keys].expand(self.query.shape[0], self.query.shape[1], self.query.shape[2], n_keys)
 
     def output(self, mask: Tensor | None) -> Float[Tensor, "row q head d"]:
         """The layer's output under a mask, by fused attention."""

@@ -12,7 +12,7 @@ from scipy import stats
 
 from interp.perturb.overlap import Group, Scores
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import Comparison, bootstrap_mean, rng_for, sign_flips
+from interp.stats import Comparison, bootstrap_mean, rank_correlation, rng_for, sign_flips
 
 PERTURBED_TABLE = Table(
     "perturbed",
@@ -170,15 +170,9 @@ def _correlation(problem: Problem, score: str, metric: str, partial: bool) -> fl
     known = ~(np.isnan(x) | np.isnan(y) | np.isnan(entropy))
     if known.sum() < MIN_POSITIONS:
         return float("nan")
-    ranks = [stats.rankdata(v[known]) for v in (x, y)]
-    if partial:
-        place = np.flatnonzero(known).astype(float)
-        held = [np.ones(len(place)), place] + ([] if score == "entropy" else [stats.rankdata(entropy[known])])
-        others = np.column_stack(held)
-        ranks = [r - others @ np.linalg.lstsq(others, r, rcond=None)[0] for r in ranks]
-    if min(np.std(r) for r in ranks) < 1e-9:
-        return float("nan")
-    return float(np.corrcoef(*ranks)[0, 1])
+    place = np.flatnonzero(known).astype(float)
+    held = [place, stats.rankdata(entropy[known])][: 1 if score == "entropy" else 2] if partial else []
+    return rank_correlation(x[known], y[known], held)
 
 
 def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str]) -> list[Problem]:

@@ -1,0 +1,93 @@
+"""Which sentences of the reasoning carry the answer, and which cheap signal foretells it?"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+from pydantic import Field
+
+from experiments.base.collect import answer_of, traces
+from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
+from experiments.base.options import AtLeastOne, Count, Options, Text
+from experiments.base.plan import Plan
+from experiments.base.sample import sampled
+from experiments.base.session import Session
+from interp.figures import sentences as figures
+from interp.figures.drawing import Drawings, Tables
+from interp.model.generate import Sampling
+from interp.runs.about import About
+from interp.sentences.findings import SentencesFacts, findings, signal_rows
+from interp.sentences.measure import Rollouts, sentence_rows
+from interp.text.trace import Trace
+
+NO_ANSWER = "its response gives no answer"
+
+
+class SentencesOptions(Options):
+    """conf/experiment/sentences.yaml"""
+
+    name: Text
+    draws: Count
+    temperature: Annotated[float, Field(gt=0, le=1000)]
+    max_new_tokens: AtLeastOne | None
+    batch: AtLeastOne
+
+
+def measure(session: Session, options: SentencesOptions, example: Example) -> Rows | LeftOut:
+    """The rows of one trace."""
+    trace: Trace = example.subject
+    longest = options.max_new_tokens or session.generation.max_new_tokens
+    settings = Rollouts(options.draws, Sampling(options.temperature, longest), partial(answer_of, session, trace))
+    found = sentence_rows(session.lens, trace, settings, session.seed, options.batch)
+    return LeftOut(NO_ANSWER) if found is None else {"sentences": found[0], "sentence_edges": found[1]}
+
+
+def summarise(session: Session, options: SentencesOptions) -> None:
+    """The measures' rank correlations over all traces."""
+    if not session.store.has_closing("a-signals"):
+        rows = signal_rows(session.store.table("sentences"), session.seed)
+        session.store.write_closing("a-signals", sentence_signals=rows)
+
+
+def plan(session: Session, options: SentencesOptions) -> Plan:
+    """Makes one batch of traces, measures one of them and scales up."""
+    sample = sampled(session, options, measure)
+    n = len(sample.rows.get("sentences", []))
+    longest = options.max_new_tokens or session.generation.max_new_tokens
+    return sample.plan(passes=4 + n, generated=(n + 1) * options.draws * min(longest, sample.middle) / 2)
+
+
+def draw(table: Tables, facts: SentencesFacts) -> Drawings:
+    """The sentences of one trace, which needs which, and what foretells their effect."""
+    sentences, edges = table("sentences"), table("sentence_edges")
+    model, first = str(sentences["model"].iloc[0]), sentences["example"].iloc[0]
+    one = sentences[sentences["example"] == first]
+    yield "sentences_text", partial(figures.along_the_text, one, model)
+    yield "sentences_matrix", partial(figures.matrix, one, edges[edges["example"] == first], model)
+    yield "sentences_signals", partial(figures.signals, table("sentence_signals"), model, facts.n_traces)
+
+
+EXPERIMENT = Experiment(
+    options=SentencesOptions,
+    about=About(
+        title="Which sentences carry the answer?",
+        question="Each sentence of the reasoning is hidden from what follows, or what follows is written anew, or the "
+        "answer is demanded behind it.",
+        source="thought-anchors (Bogdan et al. 2025); both papers leave it open",
+        figures={
+            "sentences_text": "One trace: what each sentence does to the answer, three ways.",
+            "sentences_matrix": "The same trace: what hiding a sentence (row) takes from each later one (column).",
+            "sentences_signals": "How far what is cheap to see goes with what a sentence does, in rank correlations.",
+        },
+    ),
+    examples=lambda session, _: traces(session),
+    measure=measure,
+    analyse=summarise,
+    findings=lambda session, _: findings(session.store.table("sentences"), session.store.table("sentence_signals")),
+    facts=SentencesFacts,
+    draw=draw,
+    plan=plan,
+    in_paper=InPaper(shared_traces=True),
+    smallest=("data.limit=2", "experiment.draws=1"),
+)

@@ -1,0 +1,102 @@
+"""What each sentence of a reasoning does to the answer, which later sentences need it, and what foretells that."""
+
+from __future__ import annotations
+
+import textwrap
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from interp.figures import style
+
+CAUSAL = {
+    "suppressed": ("hidden: nats the answer loses", style.BLUE),
+    "demanded": ("answer demanded: nats gained behind it", style.ORANGE),
+    "resampled": ("rollouts: share of the same answer gained", style.GREEN),
+}
+SIGNALS = {
+    "demanded": "demanded",
+    "resampled": "resampled",
+    "answer_mass": "attention of the answer",
+    "received": "attention of later sentences",
+    "entropy": "entropy of its first token",
+    "tokens": "length",
+    "sentence": "place",
+}
+MOST = 40
+"""Sentences that a figure names."""
+
+
+def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
+    """One trace: a row for each sentence, with its effect by each of the three ways."""
+    shown = sentences.iloc[:MOST]
+    ways = [way for way in CAUSAL if shown[way].notna().any()]
+    height = 1.1 + 0.24 * len(shown)
+    figure, axes = style.subplots(1, len(ways), figsize=(3.4 + 2.2 * len(ways), height), sharey=True, squeeze=False)
+    places = np.arange(len(shown))
+    for axis, way in zip(axes[0], ways, strict=True):
+        name, colour = CAUSAL[way]
+        axis.barh(places, shown[way].to_numpy(dtype=float), color=colour, height=0.7)
+        axis.axvline(0, color=style.GREY, linewidth=0.8)
+        axis.set_xlabel(name, fontsize=7.5)
+    axes[0][0].set_yticks(places, [_short(text) for text in shown["text"]], fontsize=7)
+    axes[0][0].invert_yaxis()
+    left = len(sentences) - len(shown)
+    more = f", the first {MOST} of {len(sentences)} sentences" if left else ""
+    figure.suptitle(f"{model}, {style.label(str(shown['example'].iloc[0]))}{more}", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def matrix(sentences: pd.DataFrame, edges: pd.DataFrame, model: str) -> Figure:
+    """Nats that a token of each later sentence loses where a sentence is hidden from it."""
+    n = len(sentences)
+    values = np.full((n, n), np.nan)
+    values[edges["sentence"], edges["later"]] = edges["value"].to_numpy(dtype=float)
+    largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 1.0
+    size = min(8.5, 2.8 + 0.2 * n)
+    figure, axis = style.subplots(figsize=(size + 1.6, size))
+    drawn = axis.imshow(values, cmap=style.DIVERGING, vmin=-largest, vmax=largest, aspect="equal")
+    figure.colorbar(drawn, ax=axis, label="nats a token loses", shrink=0.8)
+    if n <= MOST:
+        axis.set_yticks(range(n), [_short(text) for text in sentences["text"]], fontsize=6.5)
+    axis.set_xlabel("later sentence")
+    axis.set_ylabel("hidden sentence")
+    axis.set_title(f"{model}, {style.label(str(sentences['example'].iloc[0]))}", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
+def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
+    """Mean rank correlations over traces with 95 % intervals, as they are and with the place held constant."""
+    ways = [way for way in CAUSAL if (table["causal"] == way).any()]
+    n = max(1, len(ways))
+    size = (2.6 + 2.3 * n, 3.4)
+    figure, axes = style.subplots(1, n, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    names = list(SIGNALS)
+    for axis, way in zip(axes[0], ways, strict=False):
+        for shift, (given, marker) in enumerate((("nothing", "o"), ("place", "D"))):
+            rows = table[(table["causal"] == way) & (table["given"] == given)]
+            places = [names.index(other) + 0.22 * shift - 0.11 for other in rows["other"]]
+            value = rows["value"].to_numpy(dtype=float)
+            ends = np.array([value - rows["low"], rows["high"] - value], dtype=float)
+            colour = CAUSAL[way][1] if given == "nothing" else style.GREY
+            label = "as it is" if given == "nothing" else "place held constant"
+            axis.errorbar(
+                value, places, xerr=np.nan_to_num(ends).clip(0), fmt=marker, color=colour, markersize=4, label=label
+            )
+        axis.axvline(0, color=style.GREY, linewidth=0.8)
+        axis.set_xlim(-1.05, 1.05)
+        axis.set_title(way, fontsize=9)
+        axis.set_xlabel("rank correlation over sentences", fontsize=7.5)
+    axes[0][0].set_yticks(range(len(names)), list(SIGNALS.values()), fontsize=7.5)
+    axes[0][0].invert_yaxis()
+    if ways:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)
+    figure.suptitle(f"{model}, n = {n_traces} traces", fontsize=9)
+    return figure
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 44, placeholder="…")
