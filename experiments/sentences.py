@@ -21,7 +21,7 @@ from interp.sentences.findings import SentencesFacts, findings, signal_rows
 from interp.sentences.measure import Rollouts, sentence_rows
 from interp.text.trace import Trace
 
-NO_ANSWER = "its response gives no answer"
+NO_ANSWER = "there is no reasoning, or the response gives no answer"
 
 
 class SentencesOptions(Options):

@@ -24,7 +24,7 @@ from interp.text.trace import Segment, Trace
 
 APART = 4
 """Sentences that a sentence must lie before those that it receives attention from, as in thought-anchors."""
-NO_ROLLOUTS = "no rollouts"
+NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
 SENTENCES_TABLE = Table(
     "sentences",
     EXAMPLE,
@@ -74,10 +74,10 @@ class Rollouts:
 def sentence_rows(
     lens: Lens, trace: Trace, settings: Rollouts, seed: int, batch: int
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """Both tables' rows; None where the response gives no answer."""
+    """Both tables' rows; None where there is no reasoning or no answer."""
     lead, position = lead_to_answer(trace), answer_position(trace)
     sentences = reasoning_sentences(trace)
-    if lead is None or position is None:
+    if lead is None or position is None or not sentences:
         return None
     ids = trace.measured_ids
     cut = suppressed(lens, ids, sentences, batch)
@@ -119,10 +119,10 @@ def _rolled_out(
 ) -> tuple[Float[np.ndarray, " border"], Float[np.ndarray, " border"]]:
     """Shares of rollouts from each border that end in the trace's own answer, and that the limit cuts off."""
     nothing = np.full(len(borders), np.nan)
-    if not settings.draws:
-        return nothing, nothing
     ids = trace.measured_ids
-    own = settings.answer(ids)
+    own = settings.answer(ids) if settings.draws else None
+    if own is None:
+        return nothing, nothing
     forks = [Fork(border - 1, ids[border - 1]) for border in borders for _ in range(settings.draws)]
     about = (seed, "sentences", trace.example)
     found = rollouts(lens, trunk(lens, ids), forks, settings.sampling, *about, batch=batch)
