@@ -59,11 +59,8 @@ def test_the_same_command_gives_the_same_training(trainings: Path, tmp_path: Pat
     pd.testing.assert_frame_equal(read_table(tmp_path, "training"), read_table(trainings / "coupled0", "training"))
 
 
-def test_interrupted_training_goes_on_with_the_same_curve(
-    trainings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It stops as the measurement of step 2 is written; the continuation starts from the checkpoint of step 1."""
-    options = [*TINY, "experiment.strategy=coupled", "seed=0"]
+def stopped_at_step_2(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    """As if by Ctrl-C, while the measurement of step 2 is written."""
     write = RunStore.write
 
     def interrupted(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
@@ -73,7 +70,15 @@ def test_interrupted_training_goes_on_with_the_same_curve(
 
     with monkeypatch.context() as patch:
         patch.setattr(RunStore, "write", interrupted)
-        assert run(*options, f"hydra.run.dir={tmp_path / 'cut'}").returncode == 130
+        assert run(*options).returncode == 130
+
+
+def test_interrupted_training_goes_on_with_the_same_curve(
+    trainings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops as the measurement of step 2 is written; the continuation starts from the checkpoint of step 1."""
+    options = [*TINY, "experiment.strategy=coupled", "seed=0"]
+    stopped_at_step_2(monkeypatch, *options, f"hydra.run.dir={tmp_path / 'cut'}")
     assert (tmp_path / "cut" / "checkpoints" / "checkpoint-1").is_dir()
     kept = {file.suffix for file in (tmp_path / "cut" / "checkpoints").rglob("*") if file.is_file()}
     assert ".safetensors" in kept
@@ -89,16 +94,7 @@ def test_a_resumed_training_measures_when_one_without_a_break_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = [*TINY, "experiment.strategy=random", "experiment.eval_every=2", "experiment.save_every=1"]
-    write = RunStore.write
-
-    def interrupted(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
-        if index == 2:
-            raise KeyboardInterrupt
-        write(self, index, *arguments, **tables)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "write", interrupted)
-        assert run(*options, f"hydra.run.dir={tmp_path}").returncode == 130
+    stopped_at_step_2(monkeypatch, *options, f"hydra.run.dir={tmp_path}")
     ok(*options, f"resume={tmp_path}")
     training = read_table(tmp_path, "training")
     assert training[training["measure"] == "accuracy"]["step"].tolist() == [0, 2]
