@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from interp.errors import UserError
 from interp.heads.reductions import FIRST_TOKENS, ReceivedAttention
 from interp.heads.scores import Head
 from interp.model.lens import Lens, from_memory
@@ -27,8 +31,9 @@ from interp.organisms.rhythmic import (
     build_rhythmic,
     text_of,
 )
+from interp.rhythm import head_sets
 from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled
-from interp.rhythm.head_sets import choose_heads
+from interp.rhythm.head_sets import Ranking, choose_heads
 from interp.rhythm.waad_fai import (
     Distances,
     MeanRows,
@@ -239,3 +244,22 @@ def test_mean_rows_keep_only_their_rows(rhythmic: Lens, trace: Trace) -> None:
     stream(rhythmic, trace.measured_ids, kept)
     assert kept.mean["a"].shape == (4, 12)
     torch.testing.assert_close(kept.mean["b"].sum(1), torch.ones(4))
+
+
+def test_layers_that_look_at_the_first_tokens_alone_are_left_out_where_others_do_not(
+    small_lens: Lens, words: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def resting(*about: Any) -> Any:
+        curves, entropy = measure_rhythm(*about)
+        curves[Sinks.REMOVED].distance[1:] = np.nan
+        return curves, entropy
+
+    monkeypatch.setattr(head_sets, "measure_rhythm", resting)
+    traces = [parse_response(range(5, 12), range(12, 40), words)]
+    both = Ranking(["0", "1-2"], BOTH, 0.3, 2, 2, Settings(4, 2, 6), None)
+    found = head_sets.sets_of(pd.DataFrame(head_sets.rank_by_distance(small_lens, traces, both)))
+    assert [(one.layers, one.sinks) for one in found] == [("0", "kept"), ("0", "removed"), ("1-2", "kept")]
+    assert "layers=1-2, sinks=removed are left out" in caplog.text
+    alone = replace(both, layers=["1-2"], sinks=[Sinks.REMOVED])
+    with pytest.raises(UserError, match="first tokens alone"):
+        head_sets.rank_by_distance(small_lens, traces, alone)

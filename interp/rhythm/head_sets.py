@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ from interp.runs.columns import FLOAT, INT, LAYERS, SINKS, TEXT, Column, Table
 from interp.runs.store import records
 from interp.stats import or_null
 from interp.text.trace import Trace
+
+log = logging.getLogger(__name__)
 
 HEAD_SETS_TABLE = Table(
     "head_sets",
@@ -63,7 +66,7 @@ def choose_heads(
     n = max(1, round(share * len(heads)))
     by_distance = sorted((h for h in heads if not np.isnan(distance[h])), key=lambda h: (distance[h], h))
     if not by_distance:
-        raise UserError("all heads of these layers look at the first tokens alone: use experiment.sinks=[kept]")
+        raise UserError("all heads of these layers look at the first tokens alone")
     by_kurtosis = sorted(heads, key=lambda h: (-np.nan_to_num(kurtosis[h], nan=-np.inf), h))
     return by_distance[:n], by_distance[-n:][::-1], by_kurtosis[: min(receivers, len(heads))]
 
@@ -98,7 +101,11 @@ class Ranking:
 
 
 def rank_by_distance(lens: Lens, traces: Iterable[Trace], options: Ranking) -> list[dict[str, Any]]:
-    """The rows of head_sets.parquet from the mean distance and kurtosis of each head over some traces."""
+    """The rows of head_sets.parquet from the mean distance and kurtosis of each head over some traces.
+
+    Layers whose heads all look at the first tokens alone have no sets without these, which is said. Raises UserError
+    where no sets are left.
+    """
     rows: list[dict[str, Any]] = []
     for trace in traces:
         curves, _ = measure_rhythm(lens, trace, options.settings, options.sinks, options.block_bytes)
@@ -107,13 +114,21 @@ def rank_by_distance(lens: Lens, traces: Iterable[Trace], options: Ranking) -> l
     means = {name: _mean(head_array(table, table[name].astype(float))) for name in MEASURES if name in table}
     n_heads = lens.n_layers * lens.n_heads
     receivers = options.receivers if options.receivers is not None else usual_count(n_heads)
-    sets = []
+    sets: list[HeadSets] = []
+    missing: UserError | None = None
     for layers, numbers in layer_sets(options.layers, lens.n_layers).items():
         for sinks in options.sinks:
             suffix = "" if sinks is Sinks.KEPT else "_no_sinks"
             distance, kurtosis = means[f"distance{suffix}"], means[f"kurtosis{suffix}"]
-            chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
-            sets.append(HeadSets(layers, sinks, *chosen))
+            try:
+                chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
+            except UserError as error:
+                log.warning("layers=%s, sinks=%s are left out: %s", layers, sinks, error)
+                missing = error
+            else:
+                sets.append(HeadSets(layers, sinks, *chosen))
+    if missing is not None and not sets:
+        raise missing
     return list(head_set_rows(sets, means))
 
 
