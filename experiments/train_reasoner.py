@@ -210,7 +210,7 @@ def model_card(recipe: Recipe, steps: int, levels: dict[str, int], headlines: li
         f"- {steps} steps; levels of the curriculum, by the step of their first measurement: "
         + ", ".join(f"{name} {step}" for name, step in levels.items()),
         f"- batch {recipe.batch}, learning rate {recipe.learning_rate:g} (constant, then a half cosine over "
-        f"{recipe.decay_steps} steps), price of attention that does not rest {recipe.rest:g} to "
+        f"{recipe.decay_steps} steps), price of a head's attention that does not rest {recipe.rest:g} to "
         f"{recipe.rest_most:g}, seed {recipe.seed}",
         "- data: `interp/organisms/lookups.py`, `drills.py`; shares of reasoning: "
         + ", ".join(f"{kind} {share:g}" for kind, share in recipe.shares.items()),

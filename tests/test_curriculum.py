@@ -85,7 +85,8 @@ def test_the_price_of_attention_rises() -> None:
     assert curriculum._price(Recipe(), Progress(900, 0)) == 0.0
     assert price(1000) == price(1250) == 0.05
     assert price(1300) == pytest.approx(0.1)
-    assert price(1400) == price(4000) == 0.4
+    assert price(1400) == pytest.approx(0.4)
+    assert price(4000) == Recipe().rest_most
 
 
 def test_the_learning_rate_rises_stays_and_falls() -> None:
@@ -106,8 +107,9 @@ def test_the_price_of_attention_is_what_eager_weights_say() -> None:
     model.set_attn_implementation("eager")
     found = model(batch.ids, labels=batch.labels, output_attentions=True)
     real = (batch.ids != 0).float()
-    looking = torch.stack([1 - weights[..., 0] for weights in found.attentions]).mean((0, 2))
-    price = (looking * real).sum() / real.sum()
+    looking = torch.stack([1 - weights[..., 0] for weights in found.attentions])  # layer text head pos
+    spent = (looking * real[:, None]).sum((1, 3)) / real.sum()
+    price = (spent + curriculum.LEAST).sqrt().mean()
     assert price > 0.3
     loss = (found.loss + 0.05 * price).detach()
     model.set_attn_implementation("sdpa")

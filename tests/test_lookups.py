@@ -124,7 +124,7 @@ def test_every_text_is_known_to_the_tokenizer(index: int, kind: str) -> None:
         "recall": lambda: drills.recall(0, index, 7),
         "sums": lambda: drills.sums(0, index),
         "thought": lambda: drills.thought(0, index, 4),
-        "repeat": lambda: drills.repeat(0, index),
+        "repeat": lambda: drills.repeat(0, index, 24),
         "problem": lambda: training_pieces(0, index, {Reasoning.FULL: 1.0}),
     }
     prompt, pieces = make[kind]()

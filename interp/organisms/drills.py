@@ -89,8 +89,8 @@ def thought(seed: int, index: int, n: int) -> Text:
     return prompt, tuple(pieces)
 
 
-def repeat(seed: int, index: int) -> Text:
-    """Random words, then the same words again: what induction heads are good for."""
+def repeat(seed: int, index: int, most: int) -> Text:
+    """Random words, 8 of them to `most`, then the same words again: what induction heads are good for."""
     rng = random.Random(f"repeat/{seed}/{index}")
-    words = " ".join(rng.choices(list(vocabulary()), k=rng.randint(8, 24)))
+    words = " ".join(rng.choices(list(vocabulary()), k=rng.randint(8, most)))
     return words, (Piece(words),)

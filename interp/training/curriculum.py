@@ -29,6 +29,8 @@ from interp.organisms.word_problems import Reasoning
 
 EXTRA = 8
 """Columns added to keys and values, of which one is used: fused attention wants widths that vectors divide."""
+LEAST = 1e-4
+"""Added to what a head spends: the root has no slope at nothing."""
 IGNORED = -100
 """Label of tokens without loss, as in Hugging Face models."""
 
@@ -76,12 +78,13 @@ class Recipe:
     """Accuracy of the worst kind on whole problems, twice in a row, from which the learning rate falls."""
     rest: float = 0.05
     """Price of attention that does not rest on the first token, on whole problems: added to the loss is the price times
-    its mean over layers, heads and tokens. Heads that nothing needs then rest, as in large models, instead of looking
-    evenly at everything, and those that look somewhere do so for a reason."""
+    the mean over heads of the root of what a head spends elsewhere (its mean over tokens). The root makes a second head
+    for the same work dearer than more work for the first: heads that nothing needs rest, as in large models, instead of
+    looking evenly at everything, and few heads stand in for one another."""
     rest_steps: int = 250
     """Steps on whole problems after which the price begins to rise: it doubles every `rest_doubling` steps."""
     rest_doubling: int = 50
-    rest_most: float = 0.4
+    rest_most: float = 1.6
     """Highest price; only once it is reached may the learning rate fall."""
     shares: dict[Reasoning, float] = field(
         default_factory=lambda: {Reasoning.FULL: 0.9, Reasoning.SUPPRESSED: 0.06, Reasoning.ABSENT: 0.04}
@@ -118,14 +121,16 @@ class Texts:
         recipe = self.recipe
         rng = random.Random(f"batch/{recipe.seed}/{step}")
         indices = range(step * recipe.batch, (step + 1) * recipe.batch)
-        return self.side_by_side([self._text(self._drawn(rng, level), i) for i in indices])
+        # Long repeats from the beginning keep recall from being learnt.
+        most = 48 if level == PROBLEMS else 24
+        return self.side_by_side([self._text(self._drawn(rng, level), i, most) for i in indices])
 
     def _drawn(self, rng: random.Random, level: int) -> Level | str:
         """What a text is: `repeat`, `sums`, or a level up to the present one."""
         kind, before = rng.random(), LEVELS[:level]
         recalls = [one for one in LEVELS[: level + 1] if one.recall]
         thoughts = [one for one in LEVELS[: level + 1] if one.thought]
-        if kind < 0.05:
+        if kind < 0.05 or (level == PROBLEMS and kind > 0.9):
             return "repeat"
         if kind < 0.2:
             return "sums"
@@ -137,10 +142,10 @@ class Texts:
             return LEVELS[level] if kind < 0.8 else rng.choice(thoughts)
         return rng.choice(thoughts[-2:]) if kind < 0.38 else LEVELS[PROBLEMS]
 
-    def _text(self, drawn: Level | str, index: int) -> drills.Text:
+    def _text(self, drawn: Level | str, index: int, most: int) -> drills.Text:
         seed = self.recipe.seed
         if isinstance(drawn, str):
-            return drills.repeat(seed, index) if drawn == "repeat" else drills.sums(seed, index)
+            return drills.repeat(seed, index, most) if drawn == "repeat" else drills.sums(seed, index)
         return self.of(drawn, seed, index, self.recipe.shares)
 
     @staticmethod
@@ -263,8 +268,9 @@ def _loss(model: LlamaForCausalLM, batch: Batch, rest: float) -> Float[Tensor, "
     with attending(model, attend):
         found = model(batch.ids, labels=batch.labels, use_cache=False)
     real = (batch.ids != _pad(model)).float()
-    looking = 1 - torch.stack(resting).mean(-1)
-    price: Tensor = found.loss + rest * (looking * real).sum() / (real.sum() * len(resting))
+    looking = (1 - torch.stack(resting)) * real[..., None]
+    spent = looking.sum((1, 2)) / real.sum()  # by layer and head
+    price: Tensor = found.loss + rest * (spent.clamp(min=0) + LEAST).sqrt().mean()
     return price
 
 
