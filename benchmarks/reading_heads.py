@@ -26,7 +26,7 @@ from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
 from interp.model.unembedding import trunk_of
 from interp.organisms.lookups import Kind, Order, SolutionStyle, completion, make_problem, solve, written
 from interp.organisms.word_problems import Split
-from interp.stats import rng_for
+from interp.stats import rng_for, sets_beside
 from interp.text.trace import Segment, Trace, parse_text
 
 PLAIN = SolutionStyle(second_look=0, planted=0, final_answer=0)
@@ -87,8 +87,8 @@ def cut(heads: Sequence[Head] | None) -> Knockout:
 def random_sets(lens: Lens, heads: Sequence[Head], n: int) -> list[list[Head]]:
     """Random sets of as many heads in the same layers, other than the heads themselves as a set.
 
-    They may share heads with it, unlike those of `interp.stats.sets_beside`: beside six heads of a layer of eight there
-    are no six others.
+    They may share heads with it, unlike those of `interp.stats.sets_beside`: beside four of the eight heads of a layer
+    there is one set of four others.
     """
     rng = rng_for(0, "reading heads")
     found = []
@@ -134,22 +134,36 @@ def main() -> None:
             f"top {len(heads)} by {score}: {', '.join(map(str, heads))}; cut in them: chain items "
             f"{found[Kind.CHAIN_ITEM]:+.3f}, prompt items {found[Kind.PROMPT_ITEM]:+.3f}"
         )
-    beside = [change(heads) for heads in random_sets(lens, top, options.sets)]
     for kind in clean:
-        sets = np.array([one[kind] for one in beside])
-        p = (1 + (sets <= own[kind]).sum()) / (1 + len(sets))
         print(
             f"{kind}: log-probability {np.nanmean(clean[kind]):+.3f}; answer->reasoning cut in all heads "
-            f"{everything[kind]:+.3f}, in the top {len(top)} {own[kind]:+.3f} ({own[kind] / everything[kind]:.0%}), in "
-            f"{len(sets)} sets of the same layers {sets.mean():+.3f} ({sets.min():+.3f} to {sets.max():+.3f}), "
-            f"p = {p:.3f}"
+            f"{everything[kind]:+.3f}, in the top {len(top)} {own[kind]:+.3f} ({own[kind] / everything[kind]:.0%})"
         )
+    every = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
+    others = sets_beside(np.array(top), every, options.sets, rng_for(0, "others"))
+    for name, found in (
+        ("sets of the same layers, which may share heads with the top ones", random_sets(lens, top, options.sets)),
+        (
+            f"sets of other heads {'of the same layers' if others.matched else 'of any layer (too few in the same)'}",
+            [[Head(*place) for place in one] for one in others.heads],
+        ),
+    ):
+        beside = [change(heads) for heads in found]
+        for kind in clean:
+            sets = np.array([one[kind] for one in beside])
+            p = (1 + (sets <= own[kind]).sum()) / (1 + len(sets))
+            print(
+                f"{kind}, {len(sets)} {name}: {sets.mean():+.3f} ({sets.min():+.3f} to {sets.max():+.3f}), p = {p:.3f}"
+            )
     for order in Order:
         table = measure_heads(lens, [trace for trace, _ in made(lens, EFFECT_SEED, 40, order)]).table
         for head in top:
-            rows = table[(table["layer"] == head.layer) & (table["head"] == head.head)]["trajectory"].dropna()
-            error = 1.96 * rows.std() / max(1, len(rows)) ** 0.5
-            print(f"trajectory of {head}, results {order}: {rows.mean():+.2f} +- {error:.2f} (n = {len(rows)})")
+            rows = table[(table["layer"] == head.layer) & (table["head"] == head.head)].dropna(subset="trajectory")
+            shown = []
+            for column in ("trajectory_weighted", "trajectory"):
+                error = 1.96 * rows[column].std() / max(1, len(rows)) ** 0.5
+                shown.append(f"{rows[column].mean():+.2f} +- {error:.2f}")
+            print(f"{head}, results {order}: trajectory weighted {shown[0]}, plain {shown[1]} (n = {len(rows)})")
 
 
 if __name__ == "__main__":
