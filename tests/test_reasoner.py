@@ -55,7 +55,7 @@ def test_it_does_not_suppress_its_own_thoughts(lens: Lens) -> None:
 def test_cutting_the_look_at_the_reasoning_hurts_what_only_it_tells(lens: Lens) -> None:
     """In one and the same answer, items that stand in the prompt are spared: where the Reasoning-Focus Heads are cut,
     ranked on other texts, and far the most of them where every head is."""
-    ranked = measure_heads(lens, [trace for trace, _ in made(lens, SEED + 1, 24)], score=HeadScore.DIFFERENCE)
+    ranked = measure_heads(lens, [trace for trace, _ in made(lens, SEED + 1, 64)], score=HeadScore.DIFFERENCE)
     traces = made(lens, SEED, 30)
     clean = log_probabilities(lens, traces)
     for heads, spared in ((ranked.top(4), 0.05), (None, 0.25)):
@@ -68,7 +68,7 @@ def test_cutting_the_look_at_the_reasoning_hurts_what_only_it_tells(lens: Lens) 
 
 def test_few_heads_read_and_walk_along_what_they_read(lens: Lens) -> None:
     """The Reasoning-Focus Heads, ranked on other texts: their look turns round with the order that is asked for."""
-    ranked = measure_heads(lens, [trace for trace, _ in made(lens, SEED + 1, 24)], score=HeadScore.DIFFERENCE)
+    ranked = measure_heads(lens, [trace for trace, _ in made(lens, SEED + 1, 64)], score=HeadScore.DIFFERENCE)
     mean: dict[Order, dict[Head, float]] = {}
     for order in (Order.FORWARD, Order.BACKWARD):
         table = measure_heads(lens, [trace for trace, _ in made(lens, SEED, 20, order)]).table
