@@ -30,6 +30,8 @@ SHARED_SHARE = 0.25
 """Rows that have less than this of their length in common begin from nothing."""
 BATCHES, PREFIXES, BEGINNINGS = "rows side by side", "shared keys and values", "shared beginnings"
 
+INSTEAD = {BEGINNINGS: "every text is computed from its beginning"}
+
 
 @dataclass
 class _Known:
@@ -104,10 +106,11 @@ def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callab
     else:
         known.wrong_from = length
         log.warning(
-            "%s cannot be used on %s (%s): every text is computed by itself, which is slow",
+            "%s cannot be used on %s (%s): %s",
             what,
             lens.name,
             why or f"over {length} tokens logits are off by {difference:.2g}",
+            INSTEAD.get(what, "every text is computed by itself, which is slow"),
         )
     return right
 
