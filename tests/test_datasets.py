@@ -236,7 +236,7 @@ def test_the_tokens_that_were_written_are_the_tokens_that_are_measured(r1_style:
         tokenizer=r1_style, markers=ThinkMarkers(), hf=SimpleNamespace(config=LlamaConfig()), name="m"
     )
     session = SimpleNamespace(
-        lens=lens, data_options=SimpleNamespace(path=None, max_tokens=None), prompt_style=PromptStyle()
+        lens=lens, data_options=SimpleNamespace(path=None, max_tokens=None, scrambled=None), prompt_style=PromptStyle()
     )
     for ids, expected in ((written, written), ((), usual.token_ids), (tuple(range(9)), usual.token_ids)):
         example = given_trace(session, 0, TraceText("a", text, token_ids=ids))  # type: ignore[arg-type]

@@ -22,7 +22,8 @@ QUIET = ["experiment=rhythm", "progress=false"]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("rhythm") / "run"
-    ok(*QUIET, "model=reasoner", "data.limit=6", "experiment.ranking_traces=2", "figures=true", f"hydra.run.dir={out}")
+    ranked = ["data.limit=6", "experiment.ranking_traces=2"]
+    ok(*QUIET, "model=word-reasoner", *ranked, "figures=true", f"hydra.run.dir={out}")
     return out
 
 
@@ -30,13 +31,13 @@ def table(run_directory: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(run_directory / f"{name}.parquet")
 
 
-def test_tables_say_what_the_library_measures(finished: Path, reasoner: Lens) -> None:
+def test_tables_say_what_the_library_measures(finished: Path, word_reasoner: Lens) -> None:
     trace = Trace.from_row(records(table(finished, "traces"))[0])
-    curves, entropy = measure_rhythm(reasoner, trace, Settings(), [Sinks.KEPT])
+    curves, entropy = measure_rhythm(word_reasoner, trace, Settings(), [Sinks.KEPT])
     sets = table(finished, "head_sets")
     chosen = sets[(sets["layers"] == "all") & (sets["sinks"] == "kept")]
     local = chosen[chosen["kind"] == "local"]
-    assert len(local) == round(0.3 * 48)
+    assert len(local) == round(0.3 * 24)
     waad = np.mean([curves[Sinks.KEPT].waad[row["layer"], row["head"]] for row in records(local)], axis=0)
     tokens = table(finished, "tokens")
     first = tokens[tokens["example"] == trace.example]
@@ -55,7 +56,7 @@ def test_heads_are_ranked_on_the_first_traces(finished: Path) -> None:
     first = heads["example"].unique()[:2]
     means = heads[heads["example"].isin(first)].groupby(["layer", "head"])["distance"].mean()
     chosen = sets[(sets["layers"] == "all") & (sets["sinks"] == "kept")]
-    for kind, expected in (("local", means.nsmallest(14)), ("global", means.nlargest(14))):
+    for kind, expected in (("local", means.nsmallest(7)), ("global", means.nlargest(7))):
         rows = chosen[chosen["kind"] == kind]
         assert {tuple(row) for row in rows[["layer", "head"]].to_numpy().tolist()} == set(expected.index)
         places = [tuple(row) for row in rows[["layer", "head"]].to_numpy().tolist()]

@@ -15,9 +15,9 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.reading_heads import made
 from interp.ablation.effects import answer_position
 from interp.model.lens import Lens
-from interp.sentences.demanded import demanded, lead_to_answer
+from interp.sentences.demands import demanded, lead_to_answer
 from interp.sentences.findings import signal_rows
-from interp.sentences.suppressed import suppressed
+from interp.sentences.suppression import suppressed
 from interp.stats import rank_correlation
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import parse_text

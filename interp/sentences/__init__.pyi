@@ -1,3 +1,3 @@
-from .demanded import demanded as demanded
-from .suppressed import Suppressed as Suppressed
-from .suppressed import suppressed as suppressed
+from .demands import demanded as demanded
+from .suppression import Suppressed as Suppressed
+from .suppression import suppressed as suppressed

@@ -16,8 +16,8 @@ from interp.model.lens import Lens
 from interp.model.streaming import stream
 from interp.perturb.rollouts import Fork, rollouts, trunk
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
-from interp.sentences.demanded import demanded, lead_to_answer
-from interp.sentences.suppressed import Sentence, suppressed
+from interp.sentences.demands import demanded, lead_to_answer
+from interp.sentences.suppression import Sentence, suppressed
 from interp.stats import or_null
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
