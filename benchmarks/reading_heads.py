@@ -109,13 +109,14 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=200)
     parser.add_argument("--sets", type=int, default=200)
     parser.add_argument("--top", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=EFFECT_SEED, help="of the problems that are measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
     lens = load_lens(ModelSpec("reasoner", ModelSource.EMBEDDED, options.model))
     ranked = measure_heads(lens, [trace for trace, _ in made(lens, RANKING_SEED, 64)], score=HeadScore.DIFFERENCE)
     top = list(ranked.top(options.top))
     print("top heads by difference:", ", ".join(f"{head} {ranked.scores[head]:.3f}" for head in top))
-    effects = made(lens, EFFECT_SEED, options.traces)
+    effects = made(lens, options.seed, options.traces)
     clean = log_probabilities(lens, effects)
 
     def change(heads: Sequence[Head] | None) -> dict[Kind, float]:
@@ -156,7 +157,7 @@ def main() -> None:
                 f"{kind}, {len(sets)} {name}: {sets.mean():+.3f} ({sets.min():+.3f} to {sets.max():+.3f}), p = {p:.3f}"
             )
     for order in Order:
-        table = measure_heads(lens, [trace for trace, _ in made(lens, EFFECT_SEED, 40, order)]).table
+        table = measure_heads(lens, [trace for trace, _ in made(lens, options.seed, 40, order)]).table
         for head in top:
             rows = table[(table["layer"] == head.layer) & (table["head"] == head.head)].dropna(subset="trajectory")
             shown = []
