@@ -268,7 +268,7 @@ def sets_alike(
 
 
 def _widening_of(sets: Sequence[Sequence[Place]], k: int) -> float:
-    """The same for sets at hand, if effects of heads are independent and a set's is their mean."""
+    """How much more a list like these sets would spread, if heads' effects are independent and a set's their mean."""
     places = sorted({place for one in sets for place in one})
     share = np.array([[(place in one) / k for place in places] for one in sets]).reshape(len(sets), len(places))
     mean = share.mean(0) if len(sets) else np.zeros(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from interp.patching.exact import Patch, record, sweep
 from interp.patching.patches import Engine
 from interp.perturb.rollouts import Fork, rollouts, trunk
 from interp.rhythm.waad_fai import Distances, prediction_entropy
+from interp.sentences import demanded, suppressed
 from interp.text.trace import Segment
 from tests.families import FAMILIES, IDS, lens_of, model_of
 
@@ -161,6 +163,17 @@ def ablation(lens: Lens) -> None:
         close(found, expected, effect, scale, f"ablation in layer {layer}")
 
 
+def suppression(lens: Lens) -> None:
+    """Sentences hidden side by side, and the answer demanded behind them, on shared keys and values against without."""
+    shared, sentences = trunk(lens, IDS), [(6, 12), (12, 20), (25, 31)]
+    found = suppressed(lens, IDS, sentences, 16, shared.prefix)
+    plain = suppressed(lens, IDS, sentences)
+    torch.testing.assert_close(*map(torch.from_numpy, (found.change, plain.change)), atol=1e-3, rtol=0, equal_nan=True)
+    places, lead = [8, 20, len(IDS) - 1], [11, 7]
+    together, alone = (demanded(lens, one, places, lead, 40) for one in (shared, replace(shared, prefix=None)))
+    torch.testing.assert_close(*map(torch.from_numpy, (together, alone)), atol=1e-3, rtol=0)
+
+
 def forks(lens: Lens) -> None:
     """Forks of different places, written side by side, against a loop of full forward passes over each alone."""
     chosen = [Fork(9, 40), Fork(25, 17), Fork(len(IDS) - 2, 8)]
@@ -198,7 +211,7 @@ def test_every_measure_is_the_models_own_or_refused_in_one_line(name: str, words
     }
     measures |= {
         "masses": lambda: masses(lens, model_of(family)),
-        "ablation": lambda: ablation(lens),
+        "ablation": lambda: (ablation(lens), suppression(lens)),
         "rollouts": lambda: forks(lens),
         "prompts": lambda: prompts(lens),
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from benchmarks.reading_heads import made
 from interp.ablation.effects import answer_position
 from interp.model.lens import Lens
+from interp.perturb.rollouts import trunk
 from interp.sentences.demands import demanded, lead_to_answer
 from interp.sentences.findings import signal_rows
 from interp.sentences.suppression import suppressed
@@ -39,7 +41,7 @@ def masked(lens: Lens, start: int, end: int) -> np.ndarray:
 
 @pytest.mark.parametrize("batch", [1, 4, 16])
 def test_suppression_equals_full_passes_under_a_mask(small_lens: Lens, batch: int) -> None:
-    found = suppressed(small_lens, IDS, SENTENCES, batch)
+    found = suppressed(small_lens, IDS, SENTENCES, batch, trunk(small_lens, IDS).prefix)
     clean = masked(small_lens, 0, 0)
     np.testing.assert_allclose(found.clean[1:], clean, atol=1e-4)
     for (start, end), change in zip(SENTENCES, found.change, strict=True):
@@ -47,14 +49,17 @@ def test_suppression_equals_full_passes_under_a_mask(small_lens: Lens, batch: in
         np.testing.assert_allclose(change[end:], expected, atol=2e-4)
         assert np.isnan(change[:end]).all()
         assert end >= len(IDS) - 1 or np.abs(expected).max() > 1e-3, "a sentence that does something"
-    plain = suppressed(small_lens, IDS, SENTENCES, batch, shared=False)
+    plain = suppressed(small_lens, IDS, SENTENCES, batch)
     np.testing.assert_allclose(found.change, plain.change, atol=2e-4)
 
 
 def test_answers_demanded_on_shared_keys_equal_texts_computed_alone(small_lens: Lens) -> None:
     places, lead = [3, 9, 17, 30, len(IDS)], [11, 25, 7]
-    found = demanded(small_lens, IDS, places, lead, 40, batch=2)
-    np.testing.assert_allclose(found, demanded(small_lens, IDS, places, lead, 40, shared=False), atol=1e-4)
+    shared = trunk(small_lens, IDS)
+    assert shared.prefix is not None
+    found = demanded(small_lens, shared, places, lead, 40, batch=2)
+    alone = demanded(small_lens, replace(shared, prefix=None), places, lead, 40)
+    np.testing.assert_allclose(found, alone, atol=1e-4)
     assert np.ptp(found) > 1e-3
 
 
@@ -108,7 +113,9 @@ def test_the_step_that_states_the_result_is_found(reasoner: Lens) -> None:
         cut = suppressed(reasoner, trace.measured_ids, sentences)
         hidden += int(np.argmin(cut.change[:, position])) == len(sentences) - 1
         borders = [sentences[0][0], *(end for _, end in sentences)]
-        asked += int(np.argmax(demanded(reasoner, trace.measured_ids, borders, *lead))) == len(borders) - 1
+        asked += (
+            int(np.argmax(demanded(reasoner, trunk(reasoner, trace.measured_ids), borders, *lead))) == len(borders) - 1
+        )
     assert hidden >= 18
     assert asked >= 18
 

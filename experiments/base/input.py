@@ -15,10 +15,6 @@ from interp.text.prompts import Condition, render
 SCRAMBLED = "the tokens of prompt, reasoning and answer are in random order within each (data.scrambled)"
 
 
-def _with(notes: InputNotes, warning: str) -> InputNotes:
-    return replace(notes, warnings=(*notes.warnings, warning))
-
-
 def look_at_input(session: Session) -> InputNotes | None:
     """What is odd about the run's traces or prompts; None for experiments without data. Raises UserError for what
     cannot be measured."""
@@ -35,7 +31,9 @@ def look_at_input(session: Session) -> InputNotes | None:
         style, generates = pairs.prompt_style, pairs.response is ResponseFrom.GENERATE
     elif session.given is not None:
         notes = look_at_traces(reader, session.given)
-        return notes if session.data_options.scrambled is None else _with(notes, SCRAMBLED)
+        if session.data_options.scrambled is None:
+            return notes
+        return replace(notes, warnings=(*notes.warnings, SCRAMBLED))
     else:
         texts = [(question.text, question.earlier) for question in session.questions]
         style, generates = session.prompt_style, True

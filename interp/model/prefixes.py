@@ -95,7 +95,7 @@ def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callab
     length = max(map(len, rows))
     alone = torch.cat([last_logits(lens, torch.tensor([list(row)], device=lens.device)) for row in rows]).float()
     try:
-        together = _next_logits(lens, rows, cache()).float()
+        together = next_logits(lens, rows, cache()).float()
         difference, why = float((together - alone).abs().max()), None
     except Exception as error:  # an architecture whose cache or mask is of another kind
         difference, why = float("nan"), first_line(error)
@@ -115,8 +115,8 @@ def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callab
     return right
 
 
-def _next_logits(lens: Lens, rows: Sequence[Sequence[int]], cache: Cache | None) -> Float[Tensor, "row vocab"]:
-    """Logits of the next token of each row, by the way that generation takes."""
+def next_logits(lens: Lens, rows: Sequence[Sequence[int]], cache: Cache | None) -> Float[Tensor, "row vocab"]:
+    """Logits of the next token of each row, by the way that generation takes; `cache` holds the rows' first tokens."""
     config = GenerationConfig(
         max_new_tokens=1,
         do_sample=False,

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from transformers import DynamicCache
 
 from interp.ablation.effects import answer_position
 from interp.model.lens import Lens
-from interp.model.shared import KeysValues
-from interp.model.unembedding import logits_of, trunk_of
+from interp.model.prefixes import next_logits
+from interp.model.unembedding import last_logits
+from interp.perturb.rollouts import Trunk
 from interp.text.token_kinds import Boundary, boundary_positions
 from interp.text.trace import Segment, Trace
 
@@ -38,43 +38,19 @@ def lead_to_answer(trace: Trace) -> tuple[tuple[int, ...], int] | None:
 
 @torch.no_grad()
 def demanded(
-    lens: Lens,
-    ids: Sequence[int],
-    places: Sequence[int],
-    lead: Sequence[int],
-    answer: int,
-    batch: int = 16,
-    *,
-    shared: bool = True,
+    lens: Lens, shared: Trunk, places: Sequence[int], lead: Sequence[int], answer: int, batch: int = 16
 ) -> Float[np.ndarray, " place"]:
     """Log-probability of the answer's first token where `lead` follows the first `place` tokens, for each place.
 
-    `shared=False` computes every text anew: the reference that the tests compare with.
+    Where nothing can be shared every text is computed alone.
     """
-    suffix = torch.tensor([list(lead)], device=lens.device)
-    if not shared:
-        texts = [torch.tensor([[*ids[:place], *lead]], device=lens.device) for place in places]
-        last = [trunk_of(lens)(text, use_cache=False).last_hidden_state[0, -1:] for text in texts]
-        return np.array([_log_probability(lens, one, answer)[0] for one in last])
-    cache = DynamicCache()
-    trunk_of(lens)(torch.tensor([list(ids)], device=lens.device), past_key_values=cache, use_cache=True)
-    whole = KeysValues.of(cache)
-    found: list[float] = []
-    for first in range(0, len(places), batch):
-        part = list(places[first : first + batch])
-        lengths = torch.tensor(part, device=lens.device)[:, None]
-        columns = torch.arange(max(part) + len(lead), device=lens.device)[None]
-        hidden = trunk_of(lens)(
-            suffix.expand(len(part), -1),
-            attention_mask=(columns >= max(part) - lengths).long(),
-            position_ids=lengths + torch.arange(len(lead), device=lens.device)[None],
-            past_key_values=whole.before(part),
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        found += _log_probability(lens, hidden, answer)
-    return np.array(found)
-
-
-def _log_probability(lens: Lens, hidden: Float[torch.Tensor, "row d"], token: int) -> list[float]:
-    found: list[float] = logits_of(lens, hidden).float().log_softmax(-1)[:, token].tolist()
-    return found
+    rows = [[*shared.ids[:place], *lead] for place in places]
+    found: list[torch.Tensor] = []
+    for first in range(0, len(rows), batch):
+        part = rows[first : first + batch]
+        if shared.prefix is None:
+            found += [last_logits(lens, torch.tensor([row], device=lens.device)) for row in part]
+        else:
+            found.append(next_logits(lens, part, shared.prefix.before(places[first : first + batch])))
+    log_p = torch.cat(found).float().log_softmax(-1)
+    return log_p[:, answer].cpu().numpy().astype(float)

@@ -14,7 +14,7 @@ from interp.heads.reductions import AttentionRows
 from interp.model.generate import Sampling
 from interp.model.lens import Lens
 from interp.model.streaming import stream
-from interp.perturb.rollouts import Fork, rollouts, trunk
+from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.sentences.demands import demanded, lead_to_answer
 from interp.sentences.suppression import Sentence, suppressed
@@ -80,10 +80,11 @@ def sentence_rows(
     if lead is None or position is None or not sentences:
         return None
     ids = trace.measured_ids
-    cut = suppressed(lens, ids, sentences, batch)
+    shared = trunk(lens, ids)
+    cut = suppressed(lens, ids, sentences, batch, shared.prefix)
     borders = [sentences[0][0], *(end for _, end in sentences)]
-    known = demanded(lens, ids, borders, *lead, batch)
-    same, unfinished = _rolled_out(lens, trace, borders, settings, seed, batch)
+    known = demanded(lens, shared, borders, *lead, batch)
+    same, unfinished = _rolled_out(lens, shared, borders, settings, seed, trace.example, batch)
     mass, received = _attention(lens, trace, sentences)
     rows = []
     for k, (start, end) in enumerate(sentences):
@@ -115,17 +116,17 @@ def sentence_rows(
 
 
 def _rolled_out(
-    lens: Lens, trace: Trace, borders: Sequence[int], settings: Rollouts, seed: int, batch: int
+    lens: Lens, shared: Trunk, borders: Sequence[int], settings: Rollouts, seed: int, example: str, batch: int
 ) -> tuple[Float[np.ndarray, " border"], Float[np.ndarray, " border"]]:
     """Shares of rollouts from each border that end in the trace's own answer, and that the limit cuts off."""
     nothing = np.full(len(borders), np.nan)
-    ids = trace.measured_ids
+    ids = shared.ids
     own = settings.answer(ids) if settings.draws else None
     if own is None:
         return nothing, nothing
     forks = [Fork(border - 1, ids[border - 1]) for border in borders for _ in range(settings.draws)]
-    about = (seed, "sentences", trace.example)
-    found = rollouts(lens, trunk(lens, ids), forks, settings.sampling, *about, batch=batch)
+    about = (seed, "sentences", example)
+    found = rollouts(lens, shared, forks, settings.sampling, *about, batch=batch)
     shape = (len(borders), settings.draws)
     same, unfinished = np.zeros(shape), np.zeros(shape)
     for i, (new, finished) in enumerate(found):

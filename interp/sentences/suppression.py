@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache
 
 from interp.ablation.interventions import require_interventions
 from interp.model.attention import LayerAttention, attending
@@ -48,27 +47,25 @@ class Suppressed:
 
 @torch.no_grad()
 def suppressed(
-    lens: Lens, ids: Sequence[int], sentences: Sequence[Sentence], batch: int = 16, *, shared: bool = True
+    lens: Lens, ids: Sequence[int], sentences: Sequence[Sentence], batch: int = 16, prefix: KeysValues | None = None
 ) -> Suppressed:
-    """Cuts the sentences, `batch` of them side by side. `shared=False` computes everything before them every time: the
-    reference that the tests compare with. Raises UserError where attention is more than a masked softmax."""
+    """Cuts the sentences, `batch` of them side by side. `prefix`: keys and values of these tokens; None = what comes
+    before the sentences is computed every time. Raises UserError where attention is more than a masked softmax."""
     require_interventions(lens)
     tokens = torch.tensor([list(ids)], device=lens.device)
-    cache = DynamicCache()
     with attending(lens.hf, lambda call: call.output(call.mask)):
-        hidden = trunk_of(lens)(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0]
-    whole = KeysValues.of(cache)
+        hidden = trunk_of(lens)(tokens, use_cache=False).last_hidden_state[0]
     clean, entropy = _of_tokens(lens, hidden[:-1], tokens[0, 1:])
     change = np.full((len(sentences), len(ids)), np.nan)
     for first in range(0, len(sentences), batch):
         part = sentences[first : first + batch]
         # Tokens of a sentence see it: predictions change from the one behind its last token on.
-        start = min(end for _, end in part) if shared else 0
+        start = 0 if prefix is None else min(end for _, end in part)
         for row, (_, end) in enumerate(part):
             change[first + row, end : end + 1] = 0.0  # predicted by the sentence itself
         if start >= len(ids) - 1:
             continue
-        before = whole.before([start] * len(part)) if start else None
+        before = None if prefix is None else prefix.before([start] * len(part))
         with attending(lens.hf, _Cut(part, lens).attend):
             found = trunk_of(lens)(
                 tokens[:, start:].expand(len(part), -1),
