@@ -128,7 +128,7 @@ def rank_by_distance(lens: Lens, traces: Iterable[Trace], options: Ranking) -> l
             else:
                 sets.append(HeadSets(layers, sinks, *chosen))
     if missing is not None and not sets:
-        raise missing
+        raise UserError(f"{missing}: experiment.sinks must keep these") from missing
     return list(head_set_rows(sets, means))
 
 
