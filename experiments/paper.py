@@ -65,6 +65,7 @@ class PaperOptions(Options):
     parts: Annotated[list[Annotated[str, AfterValidator(_part)]], AfterValidator(distinct)]
     questions: AtLeastOne
     traces: AtLeastOne
+    pairs: AtLeastOne
     options: dict[Annotated[str, AfterValidator(_part)], dict[str, Any]]
 
 
@@ -233,6 +234,8 @@ def _config(
             cfg.resume = str(directory)
         if name == "patching" and (heads := _ranked_before(session, options)):
             cfg.experiment.rfhs = heads
+        if name == "patching":
+            cfg.data.limit = options.pairs
         cfg.experiment.merge_with(options.options.get(name, {}))
     OmegaConf.set_struct(cfg, True)
     return cfg

@@ -13,19 +13,30 @@ import pytest
 from interp.ablation import findings as ablation
 from interp.ablation.design import RFH, Design
 from interp.ablation.interventions import AblationKind, Rows
+from interp.credit import compare as credit
+from interp.credit.study import REFERENCE, Training
 from interp.grading import findings as grading
 from interp.grading.outcomes import Outcome as Graded
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.heads import findings as heads
 from interp.heads.scores import Head
+from interp.key_tokens import findings as key_tokens
+from interp.key_tokens.corruptions import Corruption
+from interp.key_tokens.effects import summary_rows
 from interp.patching import findings as patching
 from interp.perturb import findings as perturb
 from interp.perturb.overlap import Scores
 from interp.perturb.tables import METRICS, Problem, group_rows
+from interp.rhythm import findings as rhythm
+from interp.rhythm.couplings import Peaks
+from interp.rhythm.head_controls import control_rows, control_sets
+from interp.rhythm.head_sets import HeadSets
+from interp.rhythm.tables import Analysis, boundary_rows, coupling_rows
+from interp.rhythm.waad_fai import HeadCurves, Sinks
 from interp.runs.columns import COMMON, table_of
 from interp.runs.verdicts import Outcome, Verdict
 from interp.text.prompts import Condition
-from interp.text.trace import Segment
+from interp.text.trace import Segment, Span, Trace
 
 SEEDS, MOST = 40, 2
 LAYERS, HEADS = 6, 8
@@ -151,12 +162,98 @@ def forced(rng: np.random.Generator, effect: float) -> list[Verdict]:
     return perturb.findings(tables.__getitem__, 6, ["fai"]).verdicts
 
 
+def changed(rng: np.random.Generator, effect: float) -> list[Verdict]:
+    """Answers change as easily with any change of a trace's reasoning; with an effect, more with a number's."""
+    text = "p[One 1. Two 2. Six 3.]a"
+    ends = {Segment.PROMPT: 1, Segment.THINK: 2, Segment.REASONING: 22, Segment.END_THINK: 23, Segment.ANSWER: 24}
+    starts = dict(zip(ends, [0, *ends.values()], strict=False))
+    spans = (Span(Segment.BOS, 0, 0), *(Span(segment, starts[segment], end) for segment, end in ends.items()))
+    rows, traces = [], {}
+    for trace in map(str, range(16)):
+        offsets = tuple((i, i + 1) for i in range(len(text)))
+        traces[trace] = Trace(trace, text, tuple(range(len(text))), offsets, spans, "simulated")
+        ease = rng.uniform(0, 0.6)
+        for kind, more in ((Corruption.NUMBER, effect), (Corruption.INERT, 0.0)):
+            for position in (6, 13, 20):
+                value = float(rng.random() < ease + more)
+                about = {"example": trace, "position": position, "position_end": position + 1, "token": "1"}
+                what = {"intervention": kind, "forced": "2", "metric": "answer_changed", "value": value}
+                rows.append({**about, **what})
+    effects = frame("effects", rows)
+    tables = {"effects": effects, "corrupted": frame("corrupted", summary_rows(effects, traces, 0))}
+    return key_tokens.findings(tables.__getitem__).verdicts
+
+
+def paced(rng: np.random.Generator, effect: float) -> list[Verdict]:
+    """Curves that wander by themselves; with an effect, what a beat does to some heads, sentences and entropy."""
+    tokens, traces, layers, heads = 90, 12, 6, 4
+    special = [Head(layer, 0) for layer in range(3)], [Head(layer, 1) for layer in range(3)]
+    receivers = [Head(layer, 0) for layer in range(3, 6)]
+    sets = HeadSets("all", Sinks.KEPT, *special, receivers)
+    far = special[1] + receivers
+    controls = control_sets(sets, range(layers), heads, 24, 0)
+    rows: dict[str, list[dict[str, Any]]] = {"tokens": [], "curves": [], "head_controls": []}
+
+    def wander(*shape: int) -> np.ndarray:
+        noise = rng.normal(size=(*shape, tokens + 4))
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(noise, 5, axis=-1).mean(-1)) * np.sqrt(5)
+
+    for trace in map(str, range(traces)):
+        beat, starts = (np.zeros(tokens) for _ in range(2))
+        beat[rng.choice(np.arange(2, tokens - 2, 6), 9, replace=False)] = 1
+        starts[[0, *(np.flatnonzero(beat) if effect else rng.choice(np.arange(1, tokens), 9, replace=False))]] = 1
+        entropy = wander() + effect * beat
+        own = {name: wander(layers, heads) for name in ("waad", "fai", "fai_to_end")}
+        for kind, chosen in {"waad": special[0], "fai": far, "fai_to_end": far}.items():
+            for head in chosen:
+                own[kind][head] += effect * beat
+        curves = HeadCurves(**own, distance=np.zeros((layers, heads)), kurtosis=np.zeros((layers, heads)))
+        mine = {name: curves.over(special[name != "waad"], name) for name in own}
+        mine |= {f"receiver_{name}": curves.over(receivers, name) for name in ("fai", "fai_to_end")}
+        rows["curves"].append({"example": trace, "layers": "all", "sinks": Sinks.KEPT, "position": 0, **mine})
+        sentence = np.cumsum(starts).astype(int)
+        marks = {"waad_peak": "waad", "fai_peak": "fai_to_end", "receiver_peak": "receiver_fai_to_end"}
+        peaks = {name: Peaks().of(mine[curve]) for name, curve in marks.items()}
+        for i in range(tokens):
+            about = {"example": trace, "position": i, "token": "a", "type": "word", "sentence": int(sentence[i])}
+            found = {name: bool(values[i]) for name, values in peaks.items()}
+            found |= {f"{boundary}_start": bool(starts[i]) for boundary in ("sentence", "clause", "step")}
+            values = {"entropy": float(entropy[i]), **{name: float(mine[name][i]) for name in ("waad", "fai_to_end")}}
+            rows["tokens"].append({**about, **found, **values})
+        rows["head_controls"] += control_rows(trace, curves, controls, entropy, sentence, starts > 0, Peaks())
+    tables = {name: frame(name, made) for name, made in rows.items()}
+    analysis = Analysis(shares=(), sentence_draws=0)
+    tables["couplings"] = frame("couplings", coupling_rows(tables["curves"], tables["tokens"], analysis))
+    tables["boundaries"] = frame("boundaries", boundary_rows(tables["tokens"], analysis))
+    tables["head_sets"] = frame(
+        "head_sets", [{"layers": "all", "sinks": Sinks.KEPT, "kind": "local", "layer": 0, "head": 0}]
+    )
+    tables["partial_effects"] = frame("partial_effects", [])
+    return rhythm.findings(tables.__getitem__, 0, "all", Sinks.KEPT).verdicts
+
+
+def trained(rng: np.random.Generator, effect: float) -> list[Verdict]:
+    """Trainings of three arms that end anywhere; with an effect, coupled ones higher and bottom ones lower."""
+    arms = {REFERENCE: 0.0, "coupled": effect, "random": 0.0, "coupled, end bottom": -effect}
+    trainings = []
+    for seed in range(8):
+        ease = rng.normal(0.5, 0.1)
+        for arm, more in arms.items():
+            ends = {0: 0.3, 10: ease + more + rng.normal(0, 0.05)}
+            rows = [{"step": step, "measure": "accuracy", "value": value} for step, value in ends.items()]
+            trainings.append(Training(arm, seed, frame("training", rows), 0.0))
+    return credit.verdicts(trainings)
+
+
 SIMULATIONS: dict[str, tuple[Callable[[np.random.Generator, float], list[Verdict]], float]] = {
     "patching": (patched, 0.5),
     "ablation": (ablated, 4.0),
     "heads": (looked, 1.5),
     "perturb": (forced, 0.2),
     "evaluate": (answered, 0.6),
+    "key_tokens": (changed, 0.4),
+    "rhythm": (paced, 6.0),
+    "credit": (trained, 0.2),
 }
 
 

@@ -58,11 +58,11 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
         lines,
         f"{model} on {data}",
         by_run=False,
-        verdicts=_verdicts(trainings),
+        verdicts=verdicts(trainings),
     )
 
 
-def _verdicts(trainings: Sequence[Training]) -> list[Verdict]:
+def verdicts(trainings: Sequence[Training]) -> list[Verdict]:
     """The paper's claims on arms that were trained here, seed by seed."""
     wanted = (
         ("B6", Strategy.COUPLED, REFERENCE, Sign.HIGHER),
