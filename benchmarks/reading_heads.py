@@ -20,7 +20,7 @@ from jaxtyping import Float
 from interp.ablation.effects import Intervention
 from interp.ablation.interventions import Knockout, batch_of, intervened
 from interp.front.measures import measure_heads
-from interp.heads.ranking import mean_over_examples
+from interp.heads.ranking import mean_over_examples, scores_in
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
 from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
 from interp.model.unembedding import trunk_of
@@ -127,7 +127,7 @@ def main() -> None:
     for layer in range(lens.n_layers):
         whole = change([Head(layer, head) for head in range(lens.n_heads)])
         print(f"answer->reasoning cut in layer {layer}: chain items {whole[Kind.CHAIN_ITEM]:+.3f}")
-    for score in HeadScore:
+    for score in scores_in(ranked.table):
         means = mean_over_examples(head_array(ranked.table, score_values(ranked.table, score)))
         heads = rank_heads(means, options.top)
         found = change(heads)

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.base.collect import Needs, examples, traces
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, one_of
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, OneTraceScore, Options, Text, distinct, one_of
 from experiments.base.plan import Plan, measured
 from experiments.base.probing import HaystackOptions, measure_probes, needles_for
 from experiments.base.sample import CLOSING_SECONDS
@@ -28,7 +28,7 @@ from interp.figures import ablation as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
-from interp.heads.scores import Head, HeadScore, rank_heads
+from interp.heads.scores import Head, rank_heads
 from interp.model.layers import layer_set
 from interp.runs.about import About
 from interp.runs.findings import Findings
@@ -57,7 +57,7 @@ class AblateOptions(Options):
     """conf/experiment/ablate.yaml"""
 
     name: Text
-    score: Annotated[HeadScore, Lax]
+    score: OneTraceScore
     layers: Layers
     doses: list[AtLeastOne]
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]

@@ -34,6 +34,7 @@ from interp.heads.ranking import (
     top_heads,
 )
 from interp.heads.scores import HeadScore, usual_count
+from interp.heads.unrelated import joined, unrelated_rows, with_unrelated_answer
 from interp.model.layers import layer_set
 from interp.runs.about import About
 from interp.runs.findings import Findings
@@ -56,6 +57,7 @@ class HeadsOptions(Options):
     induction_prompts: Count
     haystack: HaystackOptions
     shuffled: bool
+    unrelated: bool
     maps: Count
     map_heads: Count
     block_mb: Megabytes | None
@@ -83,6 +85,8 @@ def rank(session: Session, options: HeadsOptions) -> None:
     """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces."""
     store = session.store
     measure_probes(session, options.induction_prompts, options.haystack)
+    if options.unrelated:
+        _measure_unrelated(session, options)
     samples, k = _samples(session, options)
     tops = {kind: top_heads(mean_over_examples(values), k, kind) for kind, values in samples.items()}
     if not store.has_closing("b-ranking"):
@@ -100,10 +104,23 @@ def rank(session: Session, options: HeadsOptions) -> None:
             store.write_closing(f"c-map-{i:02d}", maps=rows)
 
 
+def _measure_unrelated(session: Session, options: HeadsOptions) -> None:
+    """What each trace's heads give its reasoning behind an answer to another question."""
+    store = session.store
+    measured = [Trace.from_row(row) for row in records(store.table("traces"))]
+    for i in session.bar(range(len(measured)), "unrelated answers", total=len(measured)):
+        name = f"a-unrelated-{i:05d}"
+        if not store.has_closing(name):
+            other = with_unrelated_answer(measured, i)
+            rows = [] if other is None else list(unrelated_rows(session.lens, other, options.block_bytes))
+            store.write_closing(name, unrelated=rows)
+
+
 def _samples(session: Session, options: HeadsOptions) -> tuple[Mapping[str, Samples], int]:
     """Every score of every ranked head by trace or probe, and how many heads count as the top."""
     layers = layer_set(options.layers, session.lens.n_layers)
-    samples = samples_by_kind(session.store.table("heads"), session.store.table("probes"), layers)
+    table = session.store.table
+    samples = samples_by_kind(joined(table("heads"), table("unrelated")), table("probes"), layers)
     return samples, options.k(_n_ranked(session, options))
 
 
@@ -126,7 +143,8 @@ def plan(session: Session, options: HeadsOptions) -> Plan:
     sample = sampled(session, options, measure)
     n_probes, seconds = cost_of_probes(session, options.induction_prompts, options.haystack)
     mapped = min(options.maps, session.n_examples)
-    written = sample.plan(more=mapped, seconds=seconds)
+    unrelated = round(sample.traces) if options.unrelated else 0
+    written = sample.plan(more=mapped + unrelated, seconds=seconds)
     more = len(needles_for(session, options.haystack)) * options.haystack.max_new_tokens
     return replace(written, passes=written.passes + n_probes, generated_tokens=written.generated_tokens + more)
 
@@ -136,6 +154,10 @@ def check(session: Session, options: HeadsOptions) -> None:
     n_heads = _n_ranked(session, options)
     if not 1 <= options.k(n_heads) <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {session.shape.name} has {n_heads} heads in these layers")
+    if options.score is HeadScore.CONTENT and not options.unrelated:
+        raise UserError(
+            "experiment.score=content takes off what an unrelated answer gets: set experiment.unrelated=true"
+        )
     if not 0 <= options.map_heads <= options.k(n_heads):
         raise UserError(
             f"experiment.map_heads={options.map_heads} must lie between 0 and {options.k(n_heads)}, the top k"

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, OneTraceScore, Options, Text, distinct
 from experiments.base.pairs import pair_maker
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
@@ -69,7 +69,7 @@ class PatchingOptions(Options):
     attribution: bool
     random_sets: Count
     top_k: AtLeastOne | None
-    score: Annotated[HeadScore, Lax]
+    score: OneTraceScore
     rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
     maps: Count
     map_stride: AtLeastOne

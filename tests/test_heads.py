@@ -23,7 +23,8 @@ from interp.heads.scores import (
     rank_heads,
     score_values,
 )
-from interp.text.trace import Segment
+from interp.heads.unrelated import with_unrelated_answer
+from interp.text.trace import Segment, Span, Trace
 
 PUBLISHED_RFHS = [(16, 2), (1, 5), (19, 1), (12, 1), (16, 11), (23, 2), (14, 3), (19, 5), (20, 9), (16, 0)]
 PUBLISHED_FIG_2 = {
@@ -96,6 +97,7 @@ def small_frame() -> pd.DataFrame:
             "answer_reasoning_per_token": [0.06, 0.05, 0.04, 0.07],
             "answer_prompt_per_token": [0.06, 0.025, 0.08, 0.07],
             "answer_focus": [0.5, 0.0, 1.0, 0.25],
+            "answer_reasoning_unrelated": [0.1, 0.5, 0.3, 0.8],
         }
     )
 
@@ -109,6 +111,7 @@ def small_frame() -> pd.DataFrame:
         (HeadScore.PER_TOKEN, [0.06, 0.05, 0.04, 0.07]),
         (HeadScore.LOG_RATIO, [0.0, np.log(2), -np.log(2), 0.0]),
         (HeadScore.FOCUS, [0.5, 0.0, 1.0, 0.25]),
+        (HeadScore.CONTENT, [0.5, 0.0, 0.1, -0.1]),
     ],
 )
 def test_scores_by_hand(score: HeadScore, expected: list[float]) -> None:
@@ -135,3 +138,25 @@ def test_ranking_is_best_first_and_stable(values: list[float]) -> None:
 def test_more_heads_than_there_are(k: int) -> None:
     with pytest.raises(UserError, match="between 1 and 6"):
         rank_heads(np.zeros((2, 3)), k)
+
+
+def lettered(example: str, reasoning: str, answer: str) -> Trace:
+    """A trace of one token a letter."""
+    parts = ("", "p", "[", reasoning, "]", answer)
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    spans = tuple(Span(s, end - len(part), end) for s, end, part in zip(Segment, ends, parts, strict=True))
+    text = "".join(parts)
+    return Trace(example, text, tuple(map(ord, text)), tuple((i, i + 1) for i in range(len(text))), spans, "made")
+
+
+def test_an_answer_to_another_question_takes_the_place_of_a_traces_own() -> None:
+    traces = [lettered("a", "xyz", "fghij"), lettered("b", "xy", "kl"), lettered("c", "x", "mno")]
+
+    def answers(some: list[Trace]) -> list[str | None]:
+        found = [with_unrelated_answer(some, i) for i in range(len(some))]
+        return ["".join(map(chr, one.token_ids)) if one else None for one in found]
+
+    assert answers(traces) == ["p[xyz]klmno", "p[xy]mn", "p[x]fgh"]
+    assert answers([traces[0], traces[1]]) == ["p[xyz]klklk", "p[xy]fg"]
+    assert answers([traces[0], lettered("d", "x", "fghij")]) == [None, None]
+    assert answers(traces[:1]) == [None]

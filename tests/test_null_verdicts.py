@@ -118,7 +118,7 @@ def looked(rng: np.random.Generator, effect: float) -> list[Verdict]:
             )
     table = frame("heads", rows)
     score = (table["answer_reasoning"] - table["answer_answer"]).to_numpy(dtype=float).reshape(16, LAYERS, HEADS)
-    tables = {name: frame(name, []) for name in ("overlaps", "probes", "answers")} | {"heads": table}
+    tables = {name: frame(name, []) for name in ("overlaps", "probes", "answers", "unrelated")} | {"heads": table}
     options = heads.FindingsOptions("difference", 5, 60, 20, [], 0)
     found = heads.findings(tables.__getitem__, {"difference": score}, options)
     return [one for one in found.verdicts if one.outcome is not Outcome.NOT_TESTED]

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+import interp
+from interp.errors import UserError
 from interp.heads.reductions import SegmentMasses
+from interp.heads.unrelated import with_unrelated_answer
 from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens
 from interp.model.streaming import stream
@@ -118,3 +123,18 @@ def test_forcing_the_anchor_changes_the_answer_and_forcing_a_synonym_does_not(pl
 def test_it_is_the_same_every_time() -> None:
     first, second = (organism.build_planted()[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_rfh_looks_at_the_reasoning_whatever_the_answer_says(planted: Lens) -> None:
+    """Its mass is a habit: what depends on the answer is where in the reasoning it looks."""
+    some = [replace(trace, example=str(i)) for i, trace in enumerate(traces(planted, 8))]
+    measured = interp.measure_heads(planted, some, score="content")
+    assert measured.scores[CIRCUIT.rfh] == pytest.approx(0, abs=1e-3)
+    other = with_unrelated_answer(some, 0)
+    assert other is not None
+    assert other.token_ids != some[0].token_ids
+    plain = interp.measure_heads(planted, other).table["answer_reasoning"]
+    first = measured.table[measured.table["example"] == some[0].example]
+    assert first["answer_reasoning_unrelated"].tolist() == pytest.approx(plain.tolist(), abs=1e-6)
+    with pytest.raises(UserError, match="two traces"):
+        interp.measure_heads(planted, some[:1], score="content")

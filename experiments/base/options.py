@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
 from interp.errors import UserError, nearest
+from interp.heads.scores import HeadScore
 from interp.model.layers import check_layer_name
 
 
@@ -51,6 +52,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=0, le=100)]
 Lax = Field(strict=False)
 """For enums: members are given by their values."""
+
+
+def _of_one_trace(score: HeadScore) -> HeadScore:
+    if score is HeadScore.CONTENT:
+        raise ValueError("needs other traces' answers: rank by it in experiment=heads, and name its heads here")
+    return score
+
+
+OneTraceScore = Annotated[HeadScore, Lax, AfterValidator(_of_one_trace)]
+"""A score of heads that one trace has by itself."""
 
 
 def _as_text(value: Any) -> Any:

@@ -18,6 +18,7 @@ from interp.heads.measure import HeadMeasures
 from interp.heads.measure import measure_heads as rows_of_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
+from interp.heads.unrelated import joined, unrelated_rows, with_unrelated_answer
 from interp.model.lens import Lens
 from interp.rhythm.couplings import Peaks
 from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
@@ -56,10 +57,19 @@ def measure_heads(
 ) -> HeadsMeasured:
     """All attention measures of every head on some traces, one streaming pass each (Paper A, section 4).
 
-    `score` is what heads are ranked by: the authors' difference score unless said otherwise, as in `experiment=heads`.
+    `score` is what heads are ranked by: the authors' difference score unless said otherwise, as in `experiment=heads`;
+    `content` takes one pass more and at least two traces with different answers.
     """
-    rows = [row for one in _several(traces) for row in rows_of_heads(lens, one, HeadMeasures(), seed)]
-    return HeadsMeasured(pd.DataFrame(rows), lens.name, HeadScore(score))
+    several = _several(traces)
+    table = pd.DataFrame([row for one in several for row in rows_of_heads(lens, one, HeadMeasures(), seed)])
+    if score == HeadScore.CONTENT:
+        if len({one.example for one in several}) < len(several):
+            raise UserError("score=content tells traces apart by their `example`: give each one of its own")
+        others = [other for i in range(len(several)) if (other := with_unrelated_answer(several, i)) is not None]
+        if not others:
+            raise UserError("score=content needs at least two traces with different answers")
+        table = joined(table, pd.DataFrame([row for one in others for row in unrelated_rows(lens, one)]))
+    return HeadsMeasured(table, lens.name, HeadScore(score))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
 from interp.heads.trajectories import forward_p
+from interp.heads.unrelated import COLUMN, joined
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
@@ -76,7 +77,7 @@ class HeadsFacts:
 def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOptions) -> Findings[HeadsFacts]:
     """What a run tells."""
     score, k, resamples, seed = options.score, options.k, options.resamples, options.seed
-    heads = table("heads")
+    heads = joined(table("heads"), table("unrelated"))
     values = samples[score]
     means = mean_over_examples(values)
     top = rank_heads(means, k)
@@ -86,6 +87,8 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         halves = _split_half(heads, values, k, options.random_sets, seed)
         headlines += halves
         focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
+        if (beside := _behind_another_answer(heads, values, k, seed)) is not None:
+            headlines.append(beside)
         chance = Estimate(k / means.size, 1)
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
@@ -258,6 +261,22 @@ def _split_half(heads: pd.DataFrame, values: np.ndarray, k: int, random_sets: in
             hypergeometric_comparison(shared, k, k, n_ranked),
         ),
     ]
+
+
+def _behind_another_answer(heads: pd.DataFrame, values: np.ndarray, k: int, seed: int) -> Headline | None:
+    """What the top heads of one half of the traces give the reasoning of the rest, beside what they give it when the
+    answer is another question's; None where that was not measured."""
+    if COLUMN not in heads:
+        return None
+    chosen = rank_heads(mean_over_examples(values[0::2]), k)
+    own, other = (mean_over(head_array(heads, heads[name])[1::2], chosen) for name in ("answer_reasoning", COLUMN))
+    return Headline(
+        f"mass answer->reasoning, top {k} heads of the other half of the traces, their own answer",
+        bootstrap_mean(own, rng_for(seed, "own answer")),
+        "an answer to another question",
+        bootstrap_mean(other, rng_for(seed, "another answer")),
+        Comparison.paired(own, other, rng_for(seed, "own or another answer")),
+    )
 
 
 Numbers = list[tuple[Headline, Sign]]

@@ -83,10 +83,19 @@ COLUMNS = {
     HeadKind.RECEIVER_SENTENCES: "kurtosis_sentences",
 }
 
-NEEDS = {HeadScore.LOG_RATIO: "answer_prompt_per_token", HeadScore.FOCUS: "answer_focus"}
+NEEDS = {
+    HeadScore.LOG_RATIO: "answer_prompt_per_token",
+    HeadScore.FOCUS: "answer_focus",
+    HeadScore.CONTENT: "answer_reasoning_unrelated",
+}
 """Columns of heads.parquet that not every run has."""
 
 Samples = Float[np.ndarray, "example layer head"]
+
+
+def scores_in(heads: pd.DataFrame) -> list[HeadScore]:
+    """The scores of Reasoning-Focus Heads whose columns are there."""
+    return [score for score in HeadScore if NEEDS.get(score, "answer_reasoning") in heads]
 
 
 def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame, layers: Sequence[int]) -> dict[str, Samples]:
@@ -94,8 +103,9 @@ def samples_by_kind(heads: pd.DataFrame, probes: pd.DataFrame, layers: Sequence[
 
     Heads outside `layers` have NaN: they take no part in rankings.
     """
-    scores = [score for score in HeadScore if NEEDS.get(score, "answer_reasoning") in heads]  # runs of earlier versions
-    found: dict[str, Samples] = {score.value: head_array(heads, score_values(heads, score)) for score in scores}
+    found: dict[str, Samples] = {
+        score.value: head_array(heads, score_values(heads, score)) for score in scores_in(heads)
+    }
     for kind, column in COLUMNS.items():
         if column in heads:
             found[kind.value] = head_array(heads, heads[column].astype(float))

@@ -168,6 +168,9 @@ class HeadScore(StrEnum):
     FOCUS = "focus"
     """How far the attention within the reasoning is from an even head's (1 minus the share of its entropy), whatever
     the length."""
+    CONTENT = "content"
+    """answer->reasoning minus the same of another trace's answer in the answer's place: what depends on what it says.
+    Only where that was measured (`experiment.unrelated` of heads)."""
 
 
 def usual_count(n_heads: int) -> int:
@@ -194,6 +197,8 @@ def score_values(heads: pd.DataFrame, score: HeadScore) -> pd.Series:
             return ratio.where(np.isfinite(ratio))
         case HeadScore.FOCUS:
             return heads["answer_focus"]
+        case HeadScore.CONTENT:
+            return reasoning - heads["answer_reasoning_unrelated"]
 
 
 def head_array(heads: pd.DataFrame, values: pd.Series) -> Float[np.ndarray, "example layer head"]:
