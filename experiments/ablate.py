@@ -323,7 +323,22 @@ EXPERIMENT = Experiment(
     facts=AblateFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True),
+    in_paper=InPaper(
+        shared_traces=True,
+        quick={
+            "doses": [10],
+            "lists": ["rfh"],
+            "kinds": ["zero"],
+            "rows": ["answer"],
+            "random_sets": 40,
+            "knockouts": ["answer_reasoning"],
+            "renormalise": [True],
+            "window": 0,
+            "write": False,
+            "each_head": False,
+            "haystack": {"lengths": []},
+        },
+    ),
     smallest=(
         "data.limit=2",
         *(f"experiment.{option}" for option in ("doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]")),

@@ -238,7 +238,7 @@ EXPERIMENT = Experiment(
     facts=HeadsFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True),
+    in_paper=InPaper(shared_traces=True, quick={"haystack": {"lengths": []}, "induction_prompts": 2, "maps": 1}),
     compare=compare,
     has_published=True,
     draw_compared=draw_compared,

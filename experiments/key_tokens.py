@@ -142,6 +142,6 @@ EXPERIMENT = Experiment(
     facts=KeyTokensFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True),
+    in_paper=InPaper(shared_traces=True, quick={"kinds": ["change_number", "insert_inert"], "each": 4, "traced": 0}),
     smallest=("data.limit=2", "experiment.each=2", "experiment.traced=1"),
 )

@@ -66,6 +66,7 @@ class PaperOptions(Options):
     questions: AtLeastOne
     traces: AtLeastOne
     pairs: AtLeastOne
+    quick: bool
     options: dict[Annotated[str, AfterValidator(_part)], dict[str, Any]]
 
 
@@ -236,6 +237,8 @@ def _config(
             cfg.experiment.rfhs = heads
         if name == "patching":
             cfg.data.limit = options.pairs
+        if options.quick and (in_paper := experiment(name).in_paper) is not None:
+            cfg.experiment.merge_with(in_paper.quick)
         cfg.experiment.merge_with(options.options.get(name, {}))
     OmegaConf.set_struct(cfg, True)
     return cfg

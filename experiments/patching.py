@@ -351,6 +351,6 @@ EXPERIMENT = Experiment(
     facts=PatchingFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(),
+    in_paper=InPaper(quick={"maps": 0, "head_roles": [], "attribution": False, "random_sets": 0}),
     smallest=("data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"),
 )

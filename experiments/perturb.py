@@ -240,6 +240,9 @@ EXPERIMENT = Experiment(
     facts=PerturbFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True),
+    in_paper=InPaper(
+        shared_traces=True,
+        quick={"scores": ["fai"], "k": 3, "positions": "groups", "max_new_tokens": 96},
+    ),
     smallest=("data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"),
 )

@@ -206,6 +206,6 @@ EXPERIMENT = Experiment(
     facts=RhythmFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True),
+    in_paper=InPaper(shared_traces=True, quick={"layers": ["all"], "sinks": ["kept"]}),
     smallest=("data.limit=2", "experiment.sentence_draws=5", "experiment.map_tokens=10"),
 )

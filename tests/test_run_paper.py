@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra import compose, initialize_config_dir
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from experiments.base.options import typed
 from experiments.paper import parts_of_papers
 from interp.model.checkpoints import CHECKPOINTS
 from interp.organisms.word_problems import Split, make_problem, solve
@@ -22,7 +24,7 @@ from interp.runs.about import About
 from interp.runs.claims import CLAIMS
 from interp.runs.report import Part, Report, report_page, sentence
 from interp.runs.store import read_table
-from tests.command import SMALL_PAPER, ok, run
+from tests.command import ROOT, SMALL_PAPER, ok, run
 
 SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]
 
@@ -55,16 +57,29 @@ def test_every_part_measures_the_same_traces(paper: Path) -> None:
 
 
 def test_one_ranking_of_heads_serves_the_whole_report(tmp_path: Path) -> None:
-    quick = [f"+experiment.options.patching.{o}" for o in ("maps=0", "attribution=false", "layers=0")]
-    options = [*SMALL, *quick, "experiment.parts=[evaluate,heads,patching]", "figures=false"]
+    options = [*SMALL, "+experiment.options.patching.layers=0", "experiment.quick=true", "figures=false"]
+    options += ["experiment.parts=[evaluate,heads,patching]", "experiment.pairs=9"]
     ok(*options, f"hydra.run.dir={tmp_path / 'a'}")
     ranked, patched = (json.loads((tmp_path / "a" / p / "summary.json").read_text()) for p in ("heads", "patching"))
     assert patched["rfhs"] == ranked["top_heads"]
+    used = json.loads((tmp_path / "a" / "patching" / "environment.json").read_text())["options"]
+    assert (used["data"]["limit"], used["experiment"]["maps"], used["experiment"]["layers"]) == (9, 0, 0)
     shutil.rmtree(tmp_path / "a" / "patching")
     (tmp_path / "a" / "summary.json").unlink()
     ok(*options, f"resume={tmp_path / 'a'}")
     again = json.loads((tmp_path / "a" / "patching" / "summary.json").read_text())
     assert again["rfhs"] == ranked["top_heads"]
+
+
+def test_what_a_quick_report_leaves_out_are_options_of_its_parts() -> None:
+    for name, record in parts_of_papers().items():
+        assert record.in_paper is not None
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            options = compose("config", [f"experiment={name}"]).experiment
+        before = set(options)
+        options.merge_with(record.in_paper.quick)
+        typed(record.options, options, name)
+        assert set(options) == before
 
 
 def test_the_report_stands_by_itself(paper: Path) -> None:
