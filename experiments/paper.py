@@ -22,6 +22,7 @@ from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
 from interp.grading.outcomes import Outcome
+from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
@@ -347,8 +348,8 @@ def _ability(parts: Sequence[Part]) -> list[str]:
 def _notes(session: Session, options: PaperOptions) -> list[str]:
     data = session.data_options.name
     said = [*(session.input.warnings if session.input else ())]
-    if session.model_options.untrained is not None:
-        said.insert(0, "The model's weights are random: whatever agrees here is no finding about trained models.")
+    if session.model_options.untrained is not None or looks_untrained(session.lens.hf):
+        said.insert(0, f"{UNTRAINED[0].upper()}{UNTRAINED[1:]}.")
     if not session.cfg.figures:
         said.append("No figures were drawn: the run was made with figures=false.")
     shared = f"{options.questions} questions of {data} are answered with and without reasoning"

@@ -6,13 +6,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from interp.errors import UserError, nearest
 from interp.model.bridge_check import check_bridge
 from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, from_memory, load_lens
+from interp.model.untrained import looks_untrained
 from interp.organisms.planted import build_planted
+from tests.families import FAMILIES, config_of
 
 REASONER = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
 
@@ -155,6 +159,20 @@ def test_untrained_weights_have_the_shape_and_nothing_of_the_training(word_reaso
     }
     assert not any(torch.equal(weight, trained[name]) for name, weight in weights.items())
     assert check_bridge(fresh)
+
+
+def test_random_weights_are_recognised(word_reasoner: Lens, planted: Lens) -> None:
+    recognised = []
+    for family in FAMILIES.values():
+        model = AutoModelForCausalLM.from_config(config_of(family))
+        recognised.append(looks_untrained(model))
+        norm = next((w for name, w in model.named_parameters() if w.ndim == 1 and "norm" in name.lower()), None)
+        if norm is not None:
+            norm.data[0] += 1e-3
+            assert not looks_untrained(model), "a step of training"
+    assert np.mean(recognised) > 0.85, "some architectures start otherwise"
+    assert not looks_untrained(word_reasoner.hf)
+    assert not looks_untrained(planted.hf), "set by hand"
 
 
 def test_planted_weights_give_way_to_random_ones_too(planted: Lens) -> None:

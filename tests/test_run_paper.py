@@ -161,7 +161,7 @@ def test_an_untrained_model_agrees_with_nothing(tmp_path: Path) -> None:
     rows = [{"text": text} for text in texts]
     (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     out = tmp_path / "run"
-    ok(
+    done = ok(
         *("experiment=paper", "model=huggingface", f"model.path={tmp_path / 'model'}", "data=traces", "figures=false"),
         *(f"data.path={tmp_path / 'traces.jsonl'}", "experiment.traces=12", "experiment.parts=[heads,rhythm,ablate]"),
         *("+experiment.options.heads.haystack.lengths=[]", "+experiment.options.ablate.haystack.lengths=[]"),
@@ -176,7 +176,10 @@ def test_an_untrained_model_agrees_with_nothing(tmp_path: Path) -> None:
     assert found.keys() == CLAIMS.keys()
     assert "agrees" not in found.values()
     assert {"A2", "A3", "A4", "A6", "A6.edges", "B2", "B4"} <= {c for c, o in found.items() if o != "not tested here"}
-    assert "given, so that the verdicts" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "given, so that the verdicts" in page
+    assert "The model&#39;s weights are random" in page
+    assert "the model's weights are random" in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from interp.front.models import check
 from interp.grading.responses import Grading
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
+from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.directory import ENVIRONMENT
 from interp.runs.store import Identity, RunStore
 from interp.text.prompts import PromptStyle
@@ -94,7 +95,10 @@ class Session:
     def lens(self) -> Lens:
         self.input  # noqa: B018 - wrong input is refused before the weights are loaded
         log.info("loading %s", self.model_spec.name)
-        return load_lens(self.model_spec)
+        lens = load_lens(self.model_spec)
+        if self.model_options.untrained is not None or looks_untrained(lens.hf):
+            log.warning("%s", UNTRAINED)
+        return lens
 
     @cached_property
     def shape(self) -> Shape:
