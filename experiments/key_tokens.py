@@ -15,7 +15,7 @@ from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.figures import key_tokens as figures
 from interp.figures.drawing import Drawings, Tables
-from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
+from interp.key_tokens.corruptions import Corrupted, Corruption, Wordings, corruptions
 from interp.key_tokens.effects import effect_rows, summary_rows, traced, write_answers
 from interp.key_tokens.findings import KeyTokensFacts, findings
 from interp.model.layers import layer_set
@@ -39,6 +39,12 @@ def _with_place(template: str) -> str:
     return template
 
 
+def _in_lower_case(words: str) -> str:
+    if not words or words != words.lower():
+        raise ValueError("must be in lower case: capitals are found and kept")
+    return words
+
+
 class KeyTokensOptions(Options):
     """conf/experiment/key_tokens.yaml"""
 
@@ -46,6 +52,7 @@ class KeyTokensOptions(Options):
     kinds: Annotated[list[Annotated[Corruption, Lax]], Field(min_length=1), AfterValidator(distinct)]
     paraphrase: Annotated[Text, AfterValidator(_with_place)]
     inert: Text
+    rewordings: dict[Annotated[Text, AfterValidator(_in_lower_case)], Text]
     each: AtLeastOne | None
     traced: Count
     layers: Layers
@@ -79,9 +86,10 @@ def corrupt(session: Session, options: KeyTokensOptions, example: Example) -> Ro
 
 def _cases(session: Session, options: KeyTokensOptions, trace: Trace) -> list[Corrupted]:
     rng = rng_for(session.seed, "corruptions", trace.example)
+    wordings = Wordings(options.paraphrase, options.inert, options.rewordings)
     chosen: list[Corrupted] = []
     for kind in options.kinds:
-        found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], options.paraphrase, options.inert))
+        found = list(corruptions(trace, session.lens.tokenizer, rng, [kind], wordings))
         if options.each is not None and len(found) > options.each:
             found = [found[i] for i in sorted(rng.permutation(len(found))[: options.each].tolist())]
         chosen += found
@@ -142,6 +150,8 @@ EXPERIMENT = Experiment(
     facts=KeyTokensFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True, quick={"kinds": ["change_number", "insert_inert"], "each": 4, "traced": 0}),
+    in_paper=InPaper(
+        shared_traces=True, quick={"kinds": ["change_number", "reword_step", "insert_inert"], "each": 4, "traced": 0}
+    ),
     smallest=("data.limit=2", "experiment.each=2", "experiment.traced=1"),
 )

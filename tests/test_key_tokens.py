@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from transformers import PreTrainedTokenizerBase
 
-from interp.key_tokens.corruptions import Corrupted, Corruption, corruptions
+from interp.key_tokens.corruptions import Corrupted, Corruption, Wordings, corruptions, reworded
 from interp.key_tokens.effects import Written, effect_rows, places, summary_rows, traced, write_answers
 from interp.model.lens import Lens
 from interp.text.sentences import reasoning_sentences
@@ -29,7 +29,8 @@ def trace(words: PreTrainedTokenizerBase) -> Trace:
 
 
 def changes(trace: Trace, words: PreTrainedTokenizerBase, kind: Corruption) -> list[Corrupted]:
-    return list(corruptions(trace, words, np.random.default_rng(0), [kind], "Wait, {}", "Okay."))
+    wordings = Wordings("Wait, {}", "Okay.", {"so": "next", "first": "nowhere"})
+    return list(corruptions(trace, words, np.random.default_rng(0), [kind], wordings))
 
 
 def test_numbers_and_names_change_one_token_each(trace: Trace, words: PreTrainedTokenizerBase) -> None:
@@ -70,6 +71,13 @@ def test_steps(trace: Trace, words: PreTrainedTokenizerBase) -> None:
     said = changes(trace, words, Corruption.PARAPHRASE)
     assert [c.new.strip() for c in said] == [f"Wait, {text}" for text in texts]
     assert not any(c.aligned for c in said)
+    assert [c.new.strip() for c in changes(trace, words, Corruption.REWORD)] == ["Next Tom 7.", "Next Mia 6."]
+
+
+def test_other_words_keep_capitals_and_leave_parts_of_words_alone() -> None:
+    others = {"so": "thus", "so that": "in order that", "let's": "let us"}
+    assert reworded("So also so, so that let's see.", others) == "Thus also thus, in order that let us see."
+    assert reworded("So.", {}) == "So."
 
 
 def test_real_traces_can_be_changed(r1_traces: Path, smollm2: Lens) -> None:
@@ -78,7 +86,13 @@ def test_real_traces_can_be_changed(r1_traces: Path, smollm2: Lens) -> None:
     item = next(iter(read_traces(r1_traces, {"condition": "with_reasoning"})))
     trace = parse_text(item.text, smollm2.tokenizer, smollm2.markers)
     found = list(
-        corruptions(trace, smollm2.tokenizer, np.random.default_rng(0), list(Corruption), "In other words, {}", "Okay.")
+        corruptions(
+            trace,
+            smollm2.tokenizer,
+            np.random.default_rng(0),
+            list(Corruption),
+            Wordings("In other words, {}", "Okay.", {"so": "thus"}),
+        )
     )
     kinds = {case.kind for case in found}
     assert {Corruption.NUMBER, Corruption.DELETE, Corruption.SHUFFLE, Corruption.PARAPHRASE} <= kinds
@@ -240,7 +254,9 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         f"hydra.run.dir={out}",
     )
     effects, corrupted = (pd.read_parquet(out / f"{name}.parquet") for name in ("effects", "corrupted"))
-    assert set(effects["intervention"]) >= {kind.value for kind in Corruption if kind is not Corruption.NAME}
+    assert set(effects["intervention"]) >= {
+        kind.value for kind in Corruption if kind not in (Corruption.NAME, Corruption.REWORD)
+    }
     assert corrupted[corrupted["metric"] != "correct"]["value"].between(0, 1).all()
     answers = pd.read_parquet(out / "answers.parquet")
     assert len(answers) == 4

@@ -17,6 +17,7 @@ KINDS = {
     "delete_step": ("step deleted", style.GREEN),
     "shuffle_step": ("step shuffled", style.RED),
     "paraphrase_step": ("step put into a template", style.PURPLE),
+    "reword_step": ("step said in other words", style.SKY),
     "insert_inert": ("sentence without content put in", style.GREY),
 }
 ROLES = {

@@ -17,7 +17,9 @@ SEQUENTIAL = "cividis"
 """Colour map for masses; uniform in lightness for all readers."""
 DIVERGING = "RdBu_r"
 """Colour map for effects that may have either sign."""
-BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666"
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY, SKY = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#666666", "#56B4E9",
+)  # fmt: skip
 """Okabe and Ito's palette."""
 
 LOOK: dict[Any, Any] = {

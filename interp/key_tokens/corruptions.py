@@ -7,7 +7,7 @@ activations can be patched between them; changed steps do not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -36,12 +36,26 @@ class Corruption(StrEnum):
     """The words of a sentence change places."""
     PARAPHRASE = "paraphrase_step"
     """A sentence is put into a template. `Wait, {}` keeps the words and announces a correction all the same."""
+    REWORD = "reword_step"
+    """Words of a sentence give way to others that say the same."""
     INERT = "insert_inert"
     """A sentence that says nothing is put before one: the control."""
 
 
-CONTROLS = (Corruption.INERT, Corruption.PARAPHRASE)
+CONTROLS = (Corruption.INERT, Corruption.REWORD, Corruption.PARAPHRASE)
 """Changes that leave the meaning as it was, the better control first."""
+
+
+@dataclass(frozen=True)
+class Wordings:
+    """The texts that changes of steps put in: all are the user's, in his language."""
+
+    template: str
+    """With {} for the sentence."""
+    inert: str
+    """A sentence that says nothing."""
+    others: Mapping[str, str]
+    """For words and phrases, in lower case, others that say the same."""
 
 
 @dataclass(frozen=True)
@@ -70,16 +84,14 @@ def corruptions(
     tokenizer: PreTrainedTokenizerBase,
     rng: np.random.Generator,
     kinds: Sequence[Corruption],
-    template: str,
-    inert: str,
+    wordings: Wordings,
 ) -> Iterator[Corrupted]:
-    """Every change of these kinds that the trace allows, in order of position. `template` has {} for the sentence,
-    `inert` is the sentence that says nothing."""
+    """Every change of these kinds that the trace allows, in order of position."""
     for kind in kinds:
         if kind in (Corruption.NUMBER, Corruption.NAME):
             yield from _words(trace, tokenizer, rng, kind)
         else:
-            yield from _steps(trace, tokenizer, rng, kind, f"{inert} {{}}" if kind is Corruption.INERT else template)
+            yield from _steps(trace, tokenizer, rng, kind, wordings)
 
 
 def _words(
@@ -128,7 +140,7 @@ def _replaced(
 
 
 def _steps(
-    trace: Trace, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, kind: Corruption, template: str
+    trace: Trace, tokenizer: PreTrainedTokenizerBase, rng: np.random.Generator, kind: Corruption, wordings: Wordings
 ) -> Iterator[Corrupted]:
     close = trace[Segment.ANSWER].start
     for start, stop in reasoning_sentences(trace):
@@ -145,9 +157,28 @@ def _steps(
             while [words[i] for i in order] == words:
                 order = rng.permutation(len(words))
             new = lead + " ".join(words[i] for i in order) + body[len(body.rstrip(".!?")) :] + tail
+        elif kind is Corruption.REWORD:
+            new = lead + reworded(body, wordings.others) + tail
         else:
+            template = f"{wordings.inert} {{}}" if kind is Corruption.INERT else wordings.template
             new = lead + template.replace("{}", body) + tail
         ids = tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
+        if kind is Corruption.REWORD and (new == old or tokenizer.unk_token_id in ids):
+            continue
         changed = (*trace.token_ids[:start], *ids, *trace.token_ids[stop:close])
         aligned = len(changed) == close
         yield Corrupted(kind, changed, start, stop, old, new, aligned)
+
+
+def reworded(text: str, others: Mapping[str, str]) -> str:
+    """The text with whole words and phrases replaced, the longest first; a capital stays a capital."""
+    if not others:
+        return text
+    words = sorted(others, key=len, reverse=True)
+    pattern = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, words))})(?!\w)", re.IGNORECASE)
+
+    def other(found: re.Match[str]) -> str:
+        new = others[found.group().lower()]
+        return new[:1].upper() + new[1:] if found.group()[0].isupper() else new
+
+    return pattern.sub(other, text)

@@ -29,6 +29,7 @@ NAMES = {
     Corruption.DELETE: "a step deleted",
     Corruption.SHUFFLE: "a step shuffled",
     Corruption.PARAPHRASE: "a step put into a template",
+    Corruption.REWORD: "a step said in other words",
     Corruption.INERT: "a sentence without content put in",
 }
 
