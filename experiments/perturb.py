@@ -33,9 +33,11 @@ from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.tables import curve_rows, token_rows
 from interp.rhythm.waad_fai import Sinks, measure_rhythm, response_of
 from interp.runs.about import About
+from interp.sentences.demands import surprisal_before_steps
+from interp.stats import or_null
 from interp.text.trace import Trace, decode_response, end_ids
 
-SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy")
+SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy", "answer_surprisal")
 _STEPS = re.compile(r"[.!?](?:\s|$)|\n+")
 
 
@@ -94,9 +96,14 @@ def perturb(session: Session, options: PerturbOptions, trace: Trace, heads: Head
         "waad_drop": drop(curve["waad"]),
         "entropy": entropy,
     }
+    shared = trunk(session.lens, trace.measured_ids)
+    if "answer_surprisal" in options.scores:
+        values["answer_surprisal"] = surprisal_before_steps(session.lens, shared, trace, response_of(trace))
+        for row, value in zip(tokens, values["answer_surprisal"], strict=True):
+            row["answer_surprisal"] = or_null(value)
     scores = Scores({name: np.asarray(values[name], dtype=float) for name in options.scores}, entropy)
     chosen = _chosen(session, options, trace, scores)
-    return {"tokens": tokens, "effects": _force(session, options, trace, chosen, session.golds.get(trace.example))}
+    return {"tokens": tokens, "effects": _force(session, options, trace, shared, chosen)}
 
 
 def _chosen(session: Session, options: PerturbOptions, trace: Trace, scores: Scores) -> list[int]:
@@ -112,10 +119,9 @@ def _chosen(session: Session, options: PerturbOptions, trace: Trace, scores: Sco
 
 
 def _force(
-    session: Session, options: PerturbOptions, trace: Trace, positions: Sequence[int], gold: str | None
+    session: Session, options: PerturbOptions, trace: Trace, shared: Trunk, positions: Sequence[int]
 ) -> list[dict[str, Any]]:
-    lens = session.lens
-    shared = trunk(lens, trace.measured_ids)
+    lens, gold = session.lens, session.golds.get(trace.example)
     # The trace's own token is forced as well: what changes then has nothing to do with the token.
     asked = [(p, draw, token) for p in positions for draw, token in enumerate(_forced(shared, p, options.candidates))]
     asked = [one for one in asked for _ in range(options.rollout_draws)]

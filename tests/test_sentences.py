@@ -17,7 +17,8 @@ from benchmarks.reading_heads import made
 from interp.ablation.effects import answer_position
 from interp.model.lens import Lens
 from interp.perturb.rollouts import trunk
-from interp.sentences.demands import demanded, lead_to_answer
+from interp.rhythm.waad_fai import response_of
+from interp.sentences.demands import demanded, lead_to_answer, surprisal_before_steps
 from interp.sentences.findings import signal_rows
 from interp.sentences.suppression import suppressed
 from interp.stats import rank_correlation
@@ -51,6 +52,22 @@ def test_suppression_equals_full_passes_under_a_mask(small_lens: Lens, batch: in
         assert end >= len(IDS) - 1 or np.abs(expected).max() > 1e-3, "a sentence that does something"
     plain = suppressed(small_lens, IDS, SENTENCES, batch)
     np.testing.assert_allclose(found.change, plain.change, atol=2e-4)
+
+
+def test_every_token_of_a_step_has_the_surprisal_before_it(reasoner: Lens) -> None:
+    ((trace, _),) = made(reasoner, 3, 1)
+    response = response_of(trace)
+    found = surprisal_before_steps(reasoner, trunk(reasoner, trace.measured_ids), trace, response)
+    lead, answer = lead_to_answer(trace) or pytest.fail("it has an answer")
+    for position, value in zip(response, found, strict=True):
+        step = next((start for start, stop in reasoning_sentences(trace) if start <= position < stop), None)
+        if step is None:
+            assert np.isnan(value)
+            continue
+        logits = reasoner.hf(torch.tensor([[*trace.token_ids[:step], *lead]])).logits[0, -1]
+        assert value == pytest.approx(-float(logits.log_softmax(-1)[answer]), abs=1e-3)
+    known = found[~np.isnan(found)]
+    assert (known > 1).all(), "only the last step tells the answer"
 
 
 def test_answers_demanded_on_shared_keys_equal_texts_computed_alone(small_lens: Lens) -> None:

@@ -183,6 +183,7 @@ def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str
         "receiver_fai": "receiver_fai",
         "waad": "waad",
         "entropy": "entropy",
+        "answer_surprisal": "answer_surprisal",
     }
     by_example = dict(tuple(effects.groupby("example", sort=False)))
     problems = []

@@ -50,6 +50,12 @@ TOKENS_TABLE = Table(
     Column("clause_start", BOOL, "whether it begins a sentence or a part of one"),
     Column("step_start", BOOL, "whether it begins a line"),
     Column("entropy", FLOAT, "entropy of the prediction of this token, in nats", null="the first token"),
+    Column(
+        "answer_surprisal",
+        FLOAT,
+        "surprisal of the trace's answer where it is demanded before this token's sentence, in nats",
+        null="outside the reasoning, or not measured",
+    ),
 )
 CURVES_TABLE = Table(
     "curves",

@@ -17,6 +17,7 @@ from interp.model.lens import Lens
 from interp.model.prefixes import next_logits
 from interp.model.unembedding import last_logits
 from interp.perturb.rollouts import Trunk
+from interp.text.sentences import reasoning_sentences
 from interp.text.token_kinds import Boundary, boundary_positions
 from interp.text.trace import Segment, Trace
 
@@ -54,3 +55,16 @@ def demanded(
             found.append(next_logits(lens, part, shared.prefix.before(places[first : first + batch])))
     log_p = torch.cat(found).float().log_softmax(-1)
     return log_p[:, answer].cpu().numpy().astype(float)
+
+
+def surprisal_before_steps(lens: Lens, shared: Trunk, trace: Trace, response: range) -> Float[np.ndarray, " token"]:
+    """For each token of the response, in nats, how surprising the trace's own answer is where it is demanded before the
+    token's sentence; NaN outside the reasoning, and everywhere where the response gives no answer."""
+    found, lead = np.full(len(response), np.nan), lead_to_answer(trace)
+    sentences = reasoning_sentences(trace)
+    if lead is None or not sentences:
+        return found
+    log_p = demanded(lens, shared, [start for start, _ in sentences], *lead)
+    for (start, stop), value in zip(sentences, log_p, strict=True):
+        found[start - response.start : stop - response.start] = -value
+    return found
