@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from experiments.base.experiment import Example, Experiment, InPaper
-from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct
+from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, with_place
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
@@ -28,8 +29,9 @@ from interp.grading.responses import demanded_answer, graded, graded_trace, samp
 from interp.model.generate import Backend, Response
 from interp.runs.about import About
 from interp.runs.findings import Findings
-from interp.text.prompts import Condition, render
-from interp.text.trace import ThinkMarkers, after_reasoning, decode_response, parse_ids, split_text
+from interp.text.prompts import EDITED, OPENED, Condition, render
+from interp.text.thought_edits import filler, first_half, of_another
+from interp.text.trace import ThinkMarkers, Trace, after_reasoning, decode_response, parse_ids, split_text
 
 DEMANDED_TOKENS = 32
 """So long may an answer be whose beginning is forced (model.prompt.demand): longer ones are no answers at once."""
@@ -53,6 +55,8 @@ class EvaluateOptions(Options):
     name: Text
     conditions: Annotated[list[Annotated[Condition, Lax]], Field(min_length=1), AfterValidator(distinct)] | None
     samples: AtLeastOne
+    filler: Annotated[Text, Field(min_length=1)]
+    hint: Annotated[Text, AfterValidator(with_place)]
     judge: Annotated[JudgeOptions, By(JudgeSettings)]
 
 
@@ -74,12 +78,17 @@ def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> 
             continue
         rows: list[list[dict[str, Any]]] = [[] for _ in batch]
         traces: list[list[dict[str, Any]]] = [[] for _ in batch]
+        own: dict[int, list[Trace | None]] = {}
         for condition in conditions_of(session, options):
             for sample in range(options.samples):
-                for i, (row, response) in enumerate(_respond(session, batch, first, condition, sample)):
+                answers = _respond(session, options, batch, first, condition, sample, own.get(sample, ()))
+                for i, (row, _) in enumerate(answers):
                     rows[i].append(row)
-                    if condition is Condition.WITH_REASONING and sample == 0:
-                        traces[i] = _traces(session, batch[i], response)
+                if condition is Condition.WITH_REASONING:
+                    own[sample] = _own_traces(session, batch, answers)
+                    for i, (trace, (_, response)) in enumerate(zip(own[sample], answers, strict=True)):
+                        if trace is not None and response is not None and sample == 0:
+                            traces[i] = [trace_row(trace, response.forced_positions)]
         for i, question in enumerate(batch):
             if not session.store.has(first + i):
                 graded_rows = _judged(judge, question, rows[i], session.grading.markers)
@@ -87,46 +96,97 @@ def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> 
 
 
 def _respond(
-    session: Session, batch: list[Question], first: int, condition: Condition, sample: int
-) -> list[tuple[dict[str, Any], Response]]:
-    """One answer to each question of a batch: its row, and what the model wrote."""
-    tokenizer, markers = session.tokenizer, session.model_options.markers
-    style, sampling = session.prompt_style, session.generation
-    demand = style.demand if condition is Condition.WITHOUT_REASONING else ""
+    session: Session,
+    options: EvaluateOptions,
+    batch: list[Question],
+    first: int,
+    condition: Condition,
+    sample: int,
+    own: Sequence[Trace | None] = (),
+) -> list[tuple[dict[str, Any], Response | None]]:
+    """One answer to each question of a batch: its row, and what the model wrote. `own` are the traces of its answers
+    with reasoning; where there is none, a condition that edits it cannot be asked and counts as cut off."""
+    sampling = session.generation
+    demand = session.prompt_style.demand if condition not in (*OPENED, Condition.NO_TAGS) else ""
     if demand:
         sampling = replace(sampling, max_new_tokens=min(DEMANDED_TOKENS, sampling.max_new_tokens))
-    prompts = [render(q.text, tokenizer, markers, style, condition, q.earlier) for q in batch]
-    responses = session.generator(prompts, sampling, session.seed, "evaluate", condition, sample, first)
-    texts = [decode_response(tokenizer, response.ids) for response in responses]
-    found = [demanded_answer(demand, text) if demand else None for text in texts]
-    rows = [
-        graded(
+    hints = [_hint(session, first + i) if condition is Condition.HINTED else None for i in range(len(batch))]
+    prompts = [_prompt(session, options, q, condition, hints[i], own, i) for i, q in enumerate(batch)]
+    asked = [prompt for prompt in prompts if prompt is not None]
+    written = iter(session.generator(asked, sampling, session.seed, "evaluate", condition, sample, first))
+    found = []
+    for question, prompt, hint in zip(batch, prompts, hints, strict=True):
+        response = None if prompt is None else next(written)
+        text = "" if response is None else decode_response(session.tokenizer, response.ids)
+        demanded = demanded_answer(demand, text) if demand and response is not None else None
+        row = graded(
             question,
             condition,
-            text if answer is None else answer,
+            text if demanded is None else demanded,
             session.grading,
-            finished=response.finished or answer is not None,
-            n_tokens=len(response.ids),
-            n_forced=len(response.forced),
+            finished=response is not None and (response.finished or demanded is not None),
+            n_tokens=0 if response is None else len(response.ids),
+            n_forced=0 if response is None else len(response.forced),
             writer=session.model_options.label,
             sample=sample,
+            hint=hint,
         )
-        for question, response, text, answer in zip(batch, responses, texts, found, strict=True)
-    ]
-    return list(zip(rows, responses, strict=True))
+        found.append((row, response))
+    return found
 
 
-def _traces(session: Session, question: Question, response: Response) -> list[dict[str, Any]]:
-    """The trace of a finished response with reasoning: exactly the tokens that were written."""
-    ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
-    try:
-        trace = parse_ids(
-            ids, session.tokenizer, session.model_options.markers, n_prompt=n_prompt, example=question.id,
-            source="generated",
-        )  # fmt: skip
-    except TraceError:
-        return []
-    return [trace_row(trace, response.forced_positions)] if response.finished else []
+def _prompt(
+    session: Session,
+    options: EvaluateOptions,
+    question: Question,
+    condition: Condition,
+    hint: str | None,
+    own: Sequence[Trace | None],
+    place: int,
+) -> str | None:
+    """What the model is asked; None where its own reasoning is to be edited and there is none."""
+    tokenizer, text, thought = session.tokenizer, question.text, ""
+    if hint is not None:
+        text = f"{text} {options.hint.format(hint)}"
+    if condition in EDITED:
+        trace = own[place]
+        if trace is None:
+            return None
+        if condition is Condition.HALF_REASONING:
+            thought = first_half(trace)
+        elif condition is Condition.FILLER:
+            thought = filler(trace, tokenizer, options.filler)
+        else:
+            around = (own[i % len(own)] for i in range(place + 1, place + len(own)))
+            thought = of_another(trace, [other for other in around if other is not None])
+            if not thought:
+                return None
+    markers, style = session.model_options.markers, session.prompt_style
+    return render(text, tokenizer, markers, style, condition, question.earlier, thought)
+
+
+def _hint(session: Session, index: int) -> str | None:
+    """A wrong answer: the right one of the next question that has another."""
+    questions = session.questions
+    around = (questions[i % len(questions)].gold for i in range(index + 1, index + len(questions)))
+    return next((gold for gold in around if gold is not None and gold != questions[index].gold), None)
+
+
+def _own_traces(
+    session: Session, batch: Sequence[Question], answers: Sequence[tuple[dict[str, Any], Response | None]]
+) -> list[Trace | None]:
+    """The traces of finished responses with reasoning: exactly the tokens that were written."""
+    found: list[Trace | None] = []
+    for question, (_, response) in zip(batch, answers, strict=True):
+        found.append(None)
+        if response is not None and response.finished:
+            ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
+            with suppress(TraceError):
+                found[-1] = parse_ids(
+                    ids, session.tokenizer, session.model_options.markers, n_prompt=n_prompt, example=question.id,
+                    source="generated",
+                )  # fmt: skip
+    return found
 
 
 def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:
@@ -166,6 +226,14 @@ def check(session: Session, options: EvaluateOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     if options.samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.samples=1")
+    asked = conditions_of(session, options)
+    edited = [one for one in asked if one in EDITED]
+    if edited and (
+        Condition.WITH_REASONING not in asked or asked.index(Condition.WITH_REASONING) > asked.index(edited[0])
+    ):
+        raise UserError(
+            f"experiment.conditions: {edited[0]} edits the model's own reasoning: put with_reasoning before it"
+        )
     if session.data_options.max_tokens is not None:
         raise UserError("data.max_tokens does not apply to evaluate: generation.max_new_tokens limits the answers")
     if session.data_options.scrambled is not None:
@@ -221,11 +289,15 @@ def plan(session: Session, options: EvaluateOptions) -> Plan:
     questions, size = session.questions, session.generation.batch
     batch = questions[:size]
     rows: list[dict[str, Any]] = []
-    respond = partial(_respond, session, batch, 0)
+    respond = partial(_respond, session, options, batch, 0)
     respond(conditions[0], 0)  # the first pass pays for loading and for what later ones find ready
+    own: list[Trace | None] = []
     with measured() as meter:
         for condition in conditions:
-            rows += [row for row, _ in respond(condition, 0)]
+            answers = respond(condition, 0, own)
+            rows += [row for row, _ in answers]
+            if condition is Condition.WITH_REASONING:
+                own = _own_traces(session, batch, answers)
     share = options.samples * len(questions) / len(batch)
     return Plan(
         len(questions),

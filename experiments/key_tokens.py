@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, with_place
 from experiments.base.plan import Plan
 from experiments.base.sample import sampled
 from experiments.base.session import Session
@@ -29,16 +29,6 @@ TOO_LONG = "its answer is longer than experiment.max_answer_tokens"
 NOTHING = "nothing in its reasoning can be changed"
 
 
-def _with_place(template: str) -> str:
-    if "{}" not in template:
-        raise ValueError("needs {} where the sentence stands")
-    try:
-        template.format("")
-    except (AttributeError, IndexError, KeyError, ValueError) as error:
-        raise ValueError(f"must hold no braces but {{}}: {error}") from error
-    return template
-
-
 def _in_lower_case(words: str) -> str:
     if not words or words != words.lower():
         raise ValueError("must be in lower case: capitals are found and kept")
@@ -50,7 +40,7 @@ class KeyTokensOptions(Options):
 
     name: Text
     kinds: Annotated[list[Annotated[Corruption, Lax]], Field(min_length=1), AfterValidator(distinct)]
-    paraphrase: Annotated[Text, AfterValidator(_with_place)]
+    paraphrase: Annotated[Text, AfterValidator(with_place)]
     inert: Text
     rewordings: dict[Annotated[Text, AfterValidator(_in_lower_case)], Text]
     each: AtLeastOne | None

@@ -269,7 +269,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     [
         ("experiment.kinds=[burn_step]", "experiment.kinds=burn_step is not known"),
         ("experiment.kinds=[]", "must have at least 1 item"),
-        ("experiment.paraphrase=hm", "needs {} where the sentence stands"),
+        ("experiment.paraphrase=hm", "needs {} where the text is put in"),
         ("experiment.each=0", "experiment.each=0 must be at least 1"),
         ("experiment.traced=-1", "must not be negative"),
         ("experiment.batch=0", "experiment.batch=0 must be at least 1"),

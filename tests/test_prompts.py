@@ -7,6 +7,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp.errors import UserError
 from interp.text.prompts import Condition, PromptStyle, PromptTemplate, render, with_response
+from interp.text.thought_edits import filler, first_half, of_another
 from interp.text.trace import Segment, ThinkMarkers, parse_text
 
 OPENS = "{{ bos_token }}{{ messages[-1]['content'] }}{% if add_generation_prompt %} <think>\n{% endif %}"
@@ -183,3 +184,23 @@ def test_templates_that_behave_as_those_of_real_models(name: str, r1_style: PreT
     trace = parse_text(whole, r1_style, markers)
     assert trace.segment_text(Segment.REASONING).strip() == "the thought"
     assert trace.segment_text(Segment.ANSWER).strip() == "the answer"
+
+
+def test_edited_thoughts_by_hand(words: PreTrainedTokenizerBase) -> None:
+    prompt = "Tom 3 pens. Who has most pens, Tom or Mia? "
+    first = parse_text(f"{prompt}<think> First, Tom 3. 3 + 4 = 7. So Tom 7. </think> Tom 7 pens.", words, example="a")
+    other = parse_text(f"{prompt}<think> Next, Mia 5. 5 + 1 = 6. </think> Mia 6 pens.", words, example="b")
+    assert first_half(first) == "First, Tom 3."
+    assert first_half(other) == "Next, Mia 5."
+    n = len(first[Segment.REASONING])
+    assert filler(first, words, ".") == " ".join("." * n)
+    with pytest.raises(UserError, match="does not know"):
+        filler(first, words, "xyzzy")
+    assert of_another(first, [first, other]) == "Next, Mia 5. 5 + 1 = 6."
+    short = of_another(other, [first])
+    assert first.segment_text(Segment.REASONING).strip().startswith(short)
+    assert len(words(short, add_special_tokens=False)["input_ids"]) == len(other[Segment.REASONING])
+    assert of_another(first, [first]) == ""
+    style = PromptStyle(separator=" ", demand="box")
+    asked = render("Tom?", words, ThinkMarkers(), style, Condition.HALF_REASONING, thought="So Tom 7.")
+    assert asked.endswith("Tom? <think> So Tom 7. </think> box")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
+from interp.runs.store import read_table
 from tests.command import ok, run
 from tests.conftest import ARCHITECTURES
 
@@ -155,3 +156,28 @@ def test_a_task_with_many_right_answers(tmp_path: Path, r1_style: PreTrainedToke
     answers = pd.read_parquet(tmp_path / "run" / "answers.parquet")
     assert len(answers) == 4
     assert set(answers["kind"]) == {"chain_sum"}
+
+
+def test_what_the_own_reasoning_is_worth_beside_edited_ones(tmp_path: Path) -> None:
+    asked = "with_reasoning,without_reasoning,half_reasoning,filler,others_reasoning,hinted"
+    options = ["experiment=evaluate", "model=word-reasoner", "data=word_problems", "data.limit=16", "generation=greedy"]
+    options += [f"experiment.conditions=[{asked}]", "experiment.filler=.", "experiment.hint='The answer is {}.'"]
+    ok(*options, "progress=false", "figures=false", f"hydra.run.dir={tmp_path / 'run'}")
+    answers = read_table(tmp_path / "run", "answers")
+    right = answers.groupby("condition")["correct"].mean()
+    assert right["with_reasoning"] > 0.8
+    assert max(right[one] for one in ("half_reasoning", "filler", "others_reasoning")) < 0.5
+    hinted = answers[answers["condition"] == "hinted"]
+    assert (hinted["hint"] != hinted["gold"]).all()
+    assert answers[answers["condition"] != "hinted"]["hint"].isna().all()
+    found = summary(tmp_path / "run")
+    assert found["share of answers that are the suggested wrong one"]["n"] == 16
+    plain = [one for name, one in found.items() if name.endswith("with reasoning minus without reasoning")]
+    assert plain
+    assert all(one["n"] == 16 for one in plain), "conditions of ours leave the paper's pairs as they are"
+
+
+def test_edited_reasoning_needs_a_reasoning(tmp_path: Path) -> None:
+    done = run("experiment=evaluate", "experiment.conditions=[filler]", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 2
+    assert "put with_reasoning before it" in done.stderr

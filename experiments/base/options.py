@@ -54,6 +54,17 @@ Lax = Field(strict=False)
 """For enums: members are given by their values."""
 
 
+def with_place(template: str) -> str:
+    """A template with {} for what is put in."""
+    if "{}" not in template:
+        raise ValueError("needs {} where the text is put in")
+    try:
+        template.format("")
+    except (AttributeError, IndexError, KeyError, ValueError) as error:
+        raise ValueError(f"must hold no braces but {{}}: {error}") from error
+    return template
+
+
 def _of_one_trace(score: HeadScore) -> HeadScore:
     if score is HeadScore.CONTENT:
         raise ValueError("needs other traces' answers: rank by it in experiment=heads, and name its heads here")

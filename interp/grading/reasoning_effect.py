@@ -15,7 +15,7 @@ from scipy import stats
 from interp.grading.outcomes import Outcome
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, rng_for, sign_flips
-from interp.text.prompts import Condition
+from interp.text.prompts import EDITED, Condition
 
 FILTERS_TABLE = Table(
     "filters",
@@ -73,6 +73,8 @@ FILTERS = (
 )
 """The filters of Paper A's Table 2 in order, each with the outcomes that it drops; the last one pairs the questions."""
 PAIRING = "same questions under all conditions"
+OURS = (*EDITED, Condition.HINTED)
+"""Conditions that the paper does not have."""
 LENGTH_GROUPS = 4
 
 
@@ -106,8 +108,10 @@ def passed_filters(answers: pd.DataFrame) -> pd.DataFrame:
 
 
 def _paired(answers: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    seen = answers.groupby("example")["condition"].nunique()
-    return answers[answers["example"].isin(seen.index[seen == len(conditions)])]
+    # Under conditions of ours fewer answers are found: they leave the paper's comparison as it is.
+    asked = [one for one in conditions if one not in OURS] or conditions
+    seen = answers[answers["condition"].isin(asked)].groupby("example")["condition"].nunique()
+    return answers[answers["example"].isin(seen.index[seen == len(asked)])]
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,13 +10,13 @@ from typing import Any
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outcome
 from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
-from interp.text.prompts import Condition
+from interp.text.prompts import OPENED, Condition
 from interp.text.trace import EOS_TEXTS, ThinkMarkers, split_response, split_text
 
 ANSWERS_TABLE = Table(
     "answers",
     EXAMPLE,
-    Column("condition", TEXT, "`with_reasoning`, `without_reasoning`, `no_tags`; behind it `_template`: a given text"),
+    Column("condition", TEXT, "as Condition in interp/text/prompts.py; behind it `_template`: a given text"),
     Column("sample", INT, "which of several answers to the question under this condition, from 0"),
     Column("writer", TEXT, "the model that wrote the text", null="the file does not say"),
     Column("text", TEXT, "the generated text"),
@@ -31,6 +32,8 @@ ANSWERS_TABLE = Table(
     Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
     Column("n_forced", INT, "how many of them were forced, to close the thought", null="the text was given"),
     Column("finished", BOOL, "whether generation ended by itself"),
+    Column("hint", TEXT, "the wrong answer that the question suggested", null="it suggested none"),
+    Column("hint_said", BOOL, "whether the reasoning names it", null="it suggested none"),
 )
 
 
@@ -55,6 +58,7 @@ def graded(
     n_forced: int | None = None,
     writer: str | None = None,
     sample: int = 0,
+    hint: str | None = None,
 ) -> dict[str, Any]:
     """A row of answers.parquet from what a model wrote after the prompt of this condition.
 
@@ -62,11 +66,11 @@ def graded(
     """
     parts = split_response(text, grading.markers)
     reasoning, answer, closed = parts.reasoning, parts.answer, parts.closed
-    if not (closed or condition == Condition.WITH_REASONING or grading.markers.open in text):
+    if not (closed or condition in OPENED or grading.markers.open in text):
         reasoning, answer = "", text
     # Without tags to close, an answer may stand anywhere.
     found = extract_answer(answer if answer else text, grading.where)
-    needs_tags = condition == Condition.WITH_REASONING
+    needs_tags = condition in OPENED
     became = outcome(
         answer,
         found,
@@ -93,7 +97,14 @@ def graded(
         "n_tokens": n_tokens,
         "n_forced": n_forced,
         "finished": finished,
+        "hint": hint,
+        "hint_said": None if hint is None else says(reasoning, hint),
     }
+
+
+def says(text: str, words: str) -> bool:
+    """Whether a text has these words, not only as a part of others."""
+    return re.search(rf"(?<!\w){re.escape(words.strip().lower())}(?!\w)", text.lower()) is not None
 
 
 def demanded_answer(demand: str, text: str) -> str | None:

@@ -24,6 +24,20 @@ class Condition(StrEnum):
     """A short finished thought stands in closed think tags."""
     NO_TAGS = "no_tags"
     """There are no think tags."""
+    HALF_REASONING = "half_reasoning"
+    """The first half of the model's own reasoning, closed: an early answer."""
+    FILLER = "filler"
+    """A text without content of the own reasoning's length between the tags."""
+    OTHERS_REASONING = "others_reasoning"
+    """The model's reasoning on another question between the tags, cut to the own one's length."""
+    HINTED = "hinted"
+    """The think tag is opened, and the question suggests a wrong answer."""
+
+
+OPENED = (Condition.WITH_REASONING, Condition.HINTED)
+"""The model writes its reasoning."""
+EDITED = (Condition.HALF_REASONING, Condition.FILLER, Condition.OTHERS_REASONING)
+"""What stands between the tags is made from the model's own reasoning, so that must be there first."""
 
 
 class PromptTemplate(StrEnum):
@@ -76,16 +90,18 @@ def render(
     style: PromptStyle,
     condition: Condition,
     earlier: Sequence[str] = (),
+    thought: str = "",
 ) -> str:
     """The prompt's text, special tokens included, up to where the model goes on.
 
     `earlier` are earlier turns of the conversation: user, assistant, user, ... Chat templates differ in whether they
     open the think tag themselves, or close a thought of their own; what they put there is replaced where the condition
-    asks for something else. Raises UserError for a template that refuses the messages.
+    asks for something else. `thought` is what stands between the tags where it is EDITED. Raises UserError for a
+    template that refuses the messages.
     """
     content = f"{question} {style.instruction}".strip()
     messages = [{"role": "system", "content": style.system}] if style.system else []
-    for example in style.examples if condition is Condition.WITH_REASONING else ():
+    for example in style.examples if condition in OPENED or condition in EDITED else ():
         messages.append({"role": "user", "content": f"{example.question} {style.instruction}".strip()})
         thought = style.separator.join((markers.open, example.reasoning, markers.close))
         messages.append({"role": "assistant", "content": f"{thought}{style.separator * 2}{example.answer}"})
@@ -97,12 +113,15 @@ def render(
         asked, begun = conversation(messages, tokenizer, style.arguments)
     # Where the template opens the think tag itself, its own text stays untouched.
     opens = begun.rstrip().endswith(markers.open)
-    if opens and condition is Condition.WITH_REASONING:
+    if opens and condition in OPENED:
         return asked + begun
     before = asked + re.sub(_tags(markers), "", begun)
     match condition:
-        case Condition.WITH_REASONING:
+        case Condition.WITH_REASONING | Condition.HINTED:
             return f"{before}{markers.open}{style.separator}"
+        case Condition.HALF_REASONING | Condition.FILLER | Condition.OTHERS_REASONING:
+            closed = style.separator.join((markers.open, thought, markers.close))
+            return f"{before}{closed}{style.separator}{style.demand}"
         case Condition.WITHOUT_REASONING:
             if style.finished_thought is None:
                 return before + style.demand
