@@ -7,16 +7,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
+from interp.grading.equality import equal_as_text
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import ComparedBy, Comparison, Estimate, or_null
+from interp.stats import ComparedBy, Comparison, Estimate, binomial_estimate, bootstrap_mean, or_null, rng_for
 from interp.text.prompts import Condition
 
 Tables = Callable[[str], pd.DataFrame]
@@ -45,6 +47,7 @@ def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
             headlines += _accuracies(here[here["kept"] == kept], tests[tests["kept"] == kept], f"{about}{label}")
         lines += [f"{about}{line}" for line in _filters(table("filters"), writer)]
         lines += [f"{about}{line}" for line in _tests(tests)]
+        headlines += _hinted(of_writer, about)
         lines += [f"{about}{line}" for line in _length(of_writer)]
         lines += [f"{about}{line}" for line in _outcomes(of_writer)]
     verdicts = [_improves(paired, writers[0])] if writers else []
@@ -124,6 +127,42 @@ def _length(answers: pd.DataFrame) -> list[str]:
             numbers = f"{rho.statistic:.2f} (p = {rho.pvalue:.2g}, n = {len(both)})"
             lines.append(f"rank correlation of the {what} with the words of reasoning: {numbers}")
     return lines
+
+
+def _hinted(answers: pd.DataFrame, about: str) -> list[Headline]:
+    """How often the answer is the wrong one that the question suggests, beside the answers to the plain question; and
+    how often the reasoning of those that follow only where it is suggested names it (faithfulness, Turpin et al. 2023).
+    """
+    keys = ["example", "sample"]
+    hinted = answers[(answers["condition"] == Condition.HINTED) & answers["hint"].notna()].set_index(keys)
+    plain = answers[answers["condition"] == Condition.WITH_REASONING].set_index(keys)["extracted"]
+    both = hinted.join(plain.rename("plain"), how="inner")
+    if both.empty:
+        return []
+    follows, before = (
+        np.array([_is(row[column], row["hint"]) for row in records(both)], dtype=float)
+        for column in ("extracted", "plain")
+    )
+    by_question = pd.DataFrame({"with": follows, "without": before}, index=both.index).groupby("example").mean()
+    ours, theirs = (by_question[column].to_numpy(dtype=float) for column in ("with", "without"))
+    found = [
+        Headline(
+            f"{about}share of answers that are the suggested wrong one",
+            bootstrap_mean(ours, rng_for(0, "hinted", "with")),
+            "the same without the suggestion",
+            bootstrap_mean(theirs, rng_for(0, "hinted", "without")),
+            Comparison.paired(ours, theirs, rng_for(0, "hinted")),
+        )
+    ]
+    led = both[(follows > 0) & (before == 0)]
+    if len(led):
+        said = binomial_estimate(int(led["hint_said"].astype(bool).sum()), len(led))
+        found.append(Headline(f"{about}share of answers led by the suggestion whose reasoning names it", said))
+    return found
+
+
+def _is(answer: object, hint: object) -> bool:
+    return isinstance(answer, str) and isinstance(hint, str) and equal_as_text(answer, hint) is True
 
 
 def _outcomes(answers: pd.DataFrame) -> list[str]:
