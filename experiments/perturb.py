@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from experiments.base.collect import Needs, answer_of
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
-from experiments.base.options import AtLeastOne, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
+from experiments.base.options import AtLeastOne, Lax, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
 from experiments.base.plan import Plan
 from experiments.base.ranking import HeadShare, Horizon, head_sets, ranked_first, ranking_of
 from experiments.base.sample import sampled
@@ -55,6 +55,7 @@ class PerturbOptions(Options):
     max_new_tokens: AtLeastOne | None
     batch: AtLeastOne
     layers: Layers
+    sinks: Annotated[Sinks, Lax]
     share: HeadShare
     receivers: AtLeastOne | None
     ranking_traces: AtLeastOne
@@ -73,7 +74,7 @@ class PerturbOptions(Options):
 
     @property
     def ranking(self) -> Ranking:
-        return ranking_of(self, [self.layers], [Sinks.KEPT], self.receivers, self.block_mb)
+        return ranking_of(self, [self.layers], [self.sinks], self.receivers, self.block_mb)
 
 
 def measure(session: Session, options: PerturbOptions, example: Example) -> Rows:
@@ -85,7 +86,7 @@ def measure(session: Session, options: PerturbOptions, example: Example) -> Rows
 def perturb(session: Session, options: PerturbOptions, trace: Trace, heads: HeadSets) -> Rows:
     """The same, with scores averaged over these heads."""
     rhythm = options.ranking
-    curves, entropy = measure_rhythm(session.lens, trace, rhythm.settings, [Sinks.KEPT], rhythm.block_bytes)
+    curves, entropy = measure_rhythm(session.lens, trace, rhythm.settings, rhythm.sinks, rhythm.block_bytes)
     (curve,) = curve_rows(trace, curves, [heads])
     tokens = token_rows(trace, curve, entropy, Peaks())
     values = {

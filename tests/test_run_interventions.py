@@ -116,6 +116,18 @@ def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) ->
     assert not out.exists()
 
 
+def test_scores_without_sinks_are_those_of_rhythm(tmp_path: Path) -> None:
+    found = {}
+    for name, sinks in (("perturb", "removed"), ("rhythm", "[removed]"), ("kept", "kept")):
+        of = "perturb" if name == "kept" else name
+        options = [*SMALLEST[of], f"experiment.sinks={sinks}", "figures=false", f"hydra.run.dir={tmp_path / name}"]
+        ok(f"experiment={of}", "model=reasoner", *options, "progress=false")
+        found[name] = table(tmp_path / name, "tokens")
+    for column in ("waad", "fai_to_end", "receiver_fai"):
+        np.testing.assert_allclose(found["perturb"][column], found["rhythm"][column], atol=1e-6)
+    assert not np.allclose(found["perturb"]["waad"], found["kept"]["waad"], atol=0.1)
+
+
 @pytest.fixture(scope="module")
 def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("perturb") / "run"
