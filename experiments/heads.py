@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
+
+import pandas as pd
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text
 from experiments.base.plan import Plan, require_memory
 from experiments.base.probing import HaystackOptions, cost_of_probes, measure_probes, needles_for
+from experiments.base.ranking import HeadShare
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
@@ -23,6 +26,7 @@ from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
 from interp.heads.compare import compare
 from interp.heads.findings import FindingsOptions, HeadsFacts, findings
+from interp.heads.largest import attention_rows
 from interp.heads.measure import HeadMeasures, map_rows, measure_heads
 from interp.heads.ranking import (
     Samples,
@@ -33,12 +37,23 @@ from interp.heads.ranking import (
     samples_by_kind,
     top_heads,
 )
-from interp.heads.scores import HeadScore, usual_count
+from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.model.layers import layer_set
+from interp.rhythm.head_sets import HeadSets, choose_heads, head_set_rows
+from interp.rhythm.waad_fai import Sinks
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
+
+
+class ExploreOptions(Options):
+    """What the page to click in is made of."""
+
+    traces: Count
+    heads: Count
+    weights: AtLeastOne
+    share: HeadShare
 
 
 class HeadsOptions(Options):
@@ -58,6 +73,7 @@ class HeadsOptions(Options):
     shuffled: bool
     maps: Count
     map_heads: Count
+    explore: ExploreOptions
     block_mb: Megabytes | None
 
     def k(self, n_heads: int) -> int:
@@ -80,7 +96,8 @@ def measure(session: Session, options: HeadsOptions, example: Example) -> Rows:
 
 
 def rank(session: Session, options: HeadsOptions) -> None:
-    """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces."""
+    """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces: whole ones
+    of the answer for pictures, the largest weights of all for the page."""
     store = session.store
     measure_probes(session, options.induction_prompts, options.haystack)
     samples, k = _samples(session, options)
@@ -98,6 +115,47 @@ def rank(session: Session, options: HeadsOptions) -> None:
             shown = tops[options.score][: options.map_heads]
             rows = map_rows(session.lens, Trace.from_row(row), shown, options.block_bytes)
             store.write_closing(f"c-map-{i:02d}", maps=rows)
+    explore = options.explore
+    if explore.traces and not store.has_closing("d-sets"):
+        store.write_closing("d-sets", head_sets=_head_sets(session, options, tops[options.score]))
+    for i, row in enumerate(records(store.table("traces").head(explore.traces))):
+        if not store.has_closing(f"e-attention-{i:02d}"):
+            sets = _members(store.table("head_sets"))
+            shown = _shown(options, samples, sets)
+            how = (explore.weights, options.block_bytes)
+            store.write_closing(
+                f"e-attention-{i:02d}", attention=attention_rows(session.lens, Trace.from_row(row), shown, sets, *how)
+            )
+
+
+def _head_sets(session: Session, options: HeadsOptions, rfhs: Sequence[Head]) -> list[dict[str, Any]]:
+    """The rows of head_sets.parquet: over whose heads the page has means."""
+    heads, layers = session.store.table("heads"), layer_set(options.layers, session.lens.n_layers)
+    means = {
+        name: mean_over_examples(head_array(heads, heads[name].astype(float))) for name in ("distance", "kurtosis")
+    }
+    chosen = choose_heads(means["distance"], means["kurtosis"], layers, options.explore.share, len(rfhs))
+    scores = mean_over_examples(head_array(heads, score_values(heads, options.score)))
+    about = {"layers": options.layers, "sinks": Sinks.KEPT}
+    return [
+        *({"kind": "rfh", **about, **head._asdict(), "value": float(scores[head])} for head in rfhs),
+        *head_set_rows([HeadSets(options.layers, Sinks.KEPT, *chosen)], means),
+    ]
+
+
+def _members(head_sets: pd.DataFrame) -> dict[str, list[Head]]:
+    """The heads of each set, the first ones first."""
+    return {
+        str(kind): [Head(int(row["layer"]), int(row["head"])) for row in records(rows)]
+        for kind, rows in head_sets.groupby("kind", sort=False)
+    }
+
+
+def _shown(options: HeadsOptions, samples: Mapping[str, Samples], sets: Mapping[str, Sequence[Head]]) -> list[Head]:
+    """Which single heads the page has: the first of each set, then the best of the ranking."""
+    values = mean_over_examples(samples[options.score])
+    first = [members[0] for members in sets.values() if members]
+    return list(dict.fromkeys([*first, *rank_heads(values, values.size)]))[: options.explore.heads]
 
 
 def _samples(session: Session, options: HeadsOptions) -> tuple[Mapping[str, Samples], int]:
@@ -125,7 +183,7 @@ def plan(session: Session, options: HeadsOptions) -> Plan:
     """Measures a trace and a probe of each kind, and scales up."""
     sample = sampled(session, options, measure)
     n_probes, seconds = cost_of_probes(session, options.induction_prompts, options.haystack)
-    mapped = min(options.maps, session.n_examples)
+    mapped = min(options.maps, session.n_examples) + min(options.explore.traces, session.n_examples)
     written = sample.plan(more=mapped, seconds=seconds)
     more = len(needles_for(session, options.haystack)) * options.haystack.max_new_tokens
     return replace(written, passes=written.passes + n_probes, generated_tokens=written.generated_tokens + more)
