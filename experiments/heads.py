@@ -21,8 +21,8 @@ from interp.errors import UserError
 from interp.figures import heads as figures
 from interp.figures.compare import layer_profiles
 from interp.figures.drawing import Drawings, Tables
+from interp.figures.explorer.page import explorer
 from interp.figures.maps import attention_maps, mapped_heads
-from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
 from interp.heads.compare import compare
 from interp.heads.findings import FindingsOptions, HeadsFacts, findings
@@ -214,6 +214,7 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, model)
     yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, model)
     yield "a_fig3_overlaps", partial(figures.overlaps, table("overlaps"), model)
+    yield "explore", partial(explorer, {"heads": table}, facts.reflection_words)
     if maps.empty:
         return
     shown, words = set(maps["example"]), facts.reflection_words
@@ -221,7 +222,6 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     if mapped_heads(maps):
         yield "a_fig4_maps", partial(attention_maps, maps, heads, traces, words, model)
     yield "a_fig5_tokens", partial(token_attention, maps, traces[0], model)
-    yield "a_fig5_tokens", partial(token_page, maps, traces, words, model)
 
 
 def draw_compared(table: Tables, runs: Mapping[str, Tables], kind: str) -> Drawings:
@@ -280,7 +280,7 @@ EXPERIMENT = Experiment(
     draw_compared=draw_compared,
     smallest=(
         "data.limit=2",
-        *(f"experiment.{option}" for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1")),
+        *(f"experiment.{option}" for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1", "explore.traces=1")),
         "experiment.haystack.lengths=[40]",
         "experiment.haystack.depths=[0.5]",
     ),
