@@ -122,10 +122,9 @@ def rank(session: Session, options: HeadsOptions) -> None:
         if not store.has_closing(f"e-attention-{i:02d}"):
             sets = _members(store.table("head_sets"))
             shown = _shown(options, samples, sets)
-            how = (explore.weights, options.block_bytes)
-            store.write_closing(
-                f"e-attention-{i:02d}", attention=attention_rows(session.lens, Trace.from_row(row), shown, sets, *how)
-            )
+            trace, largest = Trace.from_row(row), explore.weights
+            rows = attention_rows(session.lens, trace, shown, sets, largest, options.block_bytes)
+            store.write_closing(f"e-attention-{i:02d}", attention=rows)
 
 
 def _head_sets(session: Session, options: HeadsOptions, rfhs: Sequence[Head]) -> list[dict[str, Any]]:
@@ -280,7 +279,10 @@ EXPERIMENT = Experiment(
     draw_compared=draw_compared,
     smallest=(
         "data.limit=2",
-        *(f"experiment.{option}" for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1", "explore.traces=1")),
+        *(
+            f"experiment.{option}"
+            for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1", "explore.traces=1")
+        ),
         "experiment.haystack.lengths=[40]",
         "experiment.haystack.depths=[0.5]",
     ),

@@ -120,8 +120,9 @@ def attention_rows(
     sets = {ALL: everywhere, **{name: members for name, members in sets.items() if members}}
     n = trace.n_measured
     step = max(1, ROWS_BYTES // (4 * n * len(sets)))
-    rows: dict[str | Head, list[dict[str, Any]]] = {one: [] for one in (*sets, *heads)}
-    received: dict[str | Head, np.ndarray] = {one: np.zeros(n) for one in rows}
+    shown: list[str | Head] = [*sets, *heads]
+    rows: dict[str | Head, list[dict[str, Any]]] = {one: [] for one in shown}
+    received: dict[str | Head, np.ndarray] = {one: np.zeros(n) for one in shown}
     for start in range(0, n, step):
         kept = LargestWeights(range(start, min(n, start + step)), heads, sets, largest, lens.n_heads)
         stream(lens, trace.measured_ids, kept, block_bytes=block_bytes)

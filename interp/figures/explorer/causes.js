@@ -1,20 +1,20 @@
 // What interventions did at a token or in a sentence, in words, and how strongly, for the line below the text.
 
 const KINDS = {
-  change_number: "the number changed", swap_name: "another name put in", delete_step: "this sentence left out",
-  shuffle_step: "the words of this sentence shuffled", paraphrase_step: "this sentence put in other words",
-  insert_inert: "a sentence that says nothing put before this one (control)",
+  change_number: "The number changed", swap_name: "Another name put in", delete_step: "This sentence left out",
+  shuffle_step: "The words of this sentence shuffled", paraphrase_step: "This sentence put in other words",
+  insert_inert: "A sentence that says nothing put before this one (control)",
 };
 const ROLES = {
-  changed: "the changed words", reasoning_after: "the reasoning behind them", close: "the closing tag",
-  answer_before: "the answer so far", predicting: "the token before the prediction",
+  changed: "The changed words", reasoning_after: "The reasoning behind them", close: "The closing tag",
+  answer_before: "The answer so far", predicting: "The token before the prediction",
 };
 const MARKS = {
   "": "nothing",
-  answer: "answer changed by a forced token",
-  overlap: "text changed by a forced token",
-  changed: "answer changed by changed words",
-  suppressed: "answer lost without the sentence",
+  answer: "forced token: answer",
+  overlap: "forced token: text",
+  changed: "changed words: answer",
+  suppressed: "hidden sentence: answer",
 };
 
 /** For each kind of line: what strength (0..1) each position has, NaN where nothing was tried. */
@@ -61,7 +61,8 @@ function line(className, ...pieces) {
 }
 const bold = text => ({ bold: text });
 const quoted = text => `“${label(text).slice(0, 60)}”`;
-const signed = value => (value > 0 ? "+" : value < 0 ? "−" : "±") + digits(Math.abs(value));
+const nats = value => value.toFixed(2).replace("-", "−");
+const signed = (value, shown = digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + shown(Math.abs(value));
 
 function forcedHere(one) {
   const pieces = [`Forced in its place: ${one.tokens.map(quoted).join(", ")}. `];
@@ -93,15 +94,15 @@ function changedHere(one) {
 }
 
 function sentenceHere(one) {
-  const pieces = ["Sentence hidden from what follows: the answer loses ", bold(`${digits(one.suppressed ?? 0)} nats`)];
-  if (one.demanded !== null) pieces.push(`; the answer demanded behind it: ${signed(one.demanded)} nats`);
+  const pieces = ["Sentence hidden from what follows: the answer loses ", bold(`${nats(one.suppressed ?? 0)} nats`)];
+  if (one.demanded !== null) pieces.push(`; the answer demanded behind it: ${signed(one.demanded, nats)} nats`);
   if (one.resampled !== null) pieces.push(`; written anew behind it: ${signed(one.resampled)} of the rollouts with this answer`);
   return line("", ...pieces, ".");
 }
 
 /** NLD by layer as bars, from 0 (nothing) to 1 (the clean answer is back). */
 function patchedHere(one) {
-  const made = line("", `${ROLES[one.role] ?? one.role} patched back after ${quoted(one.old)} → ${quoted(one.new)}: NLD by layer, at most `, bold(digits(Math.max(...one.nld.map(value => value ?? 0)))), ".");
+  const made = line("", `${ROLES[one.role] ?? one.role} patched back, after ${quoted(one.old)} → ${quoted(one.new)}: NLD by layer, at most `, bold(digits(Math.max(...one.nld.map(value => value ?? 0)))), ".");
   const space = "http://www.w3.org/2000/svg", svg = document.createElementNS(space, "svg"), n = one.nld.length;
   svg.setAttribute("class", "layers");
   svg.setAttribute("viewBox", `0 0 ${10 * n} 32`);

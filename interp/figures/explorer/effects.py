@@ -1,4 +1,4 @@
-"""What was done to a token or a sentence of a trace, and what became of the answer: from the other parts of a report."""
+"""What was done to a token or a sentence, and what became of the answer: from the other parts of a report."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _of(table: pd.DataFrame, trace: Trace) -> pd.DataFrame:
 
 def number(value: float | None) -> float | None:
     """Short, and null where undefined."""
-    return None if value is None or not np.isfinite(value) else round(float(value), DIGITS)
+    return None if value is None or not np.isfinite(value) else float(f"{value:.{DIGITS}g}")
 
 
 def _mean(rows: pd.DataFrame, metric: str) -> float | None:

@@ -1,7 +1,7 @@
 // What is chosen, and what happens when that changes.
 
 const data = JSON.parse(byId("data").textContent);
-const state = { trace: 0, map: 0, kind: "final", at: 0, mark: "" };
+const state = { trace: 0, map: 0, kind: "final", at: 0, mark: null };
 let text, maps, seen, ramps, marks = {}, hovered = null;
 const unpacked = new Map(), painted = [], outlined = [];
 const trace = () => data.traces[state.trace];
@@ -58,10 +58,11 @@ function showChoice() {
 /** What is chosen, in words. */
 function tell(start, end) {
   const segment = trace().segments.find(([, from, to]) => start >= from && start < to)?.[0] ?? "";
-  const what = { token: `token ${start}`, sentence: `sentence ${state.at}`, final: `the final answer, tokens ${start}–${end - 1}` }[state.kind];
+  const what = { token: `token ${start}`, sentence: `sentence ${state.at}`, final: end - start > 1 ? `what writes the final answer, tokens ${start} to ${end - 1}` : `what writes the final answer, token ${start}` }[state.kind];
   const first = element("p"), words = trace().tokens.slice(start, end).join("");
-  first.append(element("b", "", `“${label(words).slice(0, 90)}”`), ` · ${what}, ${segment}`);
-  const sink = seen.back[0], more = element("p", "", `${data.maps[state.map].name}: ${percent(sink)} on the first token, ${percent(seen.inside)} on ${end - start > 1 ? "themselves" : "itself"}.`);
+  const shown = end - start > 1 ? words.trim().replace(/\s+/g, " ") : label(words);
+  first.append(element("b", "", `“${shown.slice(0, 90)}”`), ` · ${what}, ${segment}`);
+  const sink = seen.back[0], more = element("p", "", `${data.maps[state.map].name}: ${percent(sink)} on the first token, ${percent(seen.inside)} ${end - start > 1 ? "within" : "on itself"}.`);
   const rest = element("p", "quiet", `Kept: ${percent(seen.kept)} of where it looks, ${percent(seen.keptAhead)} of the ${digits(seen.received)} that it gets from later tokens; the rest lies in smaller weights.`);
   byId("said").replaceChildren(first, more, rest);
 }
@@ -101,7 +102,9 @@ function paintMarks() {
   text.tokens.forEach((token, p) => {
     const tried = strength !== undefined && !Number.isNaN(strength[p]);
     token.classList.toggle("m", tried);
-    if (tried) token.style.setProperty("--m", strength[p] > 0 ? steps[Math.round(LEVELS * (0.35 + 0.65 * Math.min(1, strength[p])))].paper : colour("line"));
+    if (!tried) return;
+    token.style.setProperty("--w", strength[p] > 0 ? "3px" : "1px");
+    token.style.setProperty("--m", strength[p] > 0 ? steps[Math.round(LEVELS * (0.35 + 0.65 * Math.min(1, strength[p])))].paper : colour("dim"));
   });
 }
 
@@ -249,7 +252,7 @@ function listen() {
 }
 
 byId("trace").append(...data.traces.map((one, i) => new Option(`${i}: ${one.name}`, i)));
-byId("map").append(...data.maps.map((one, i) => new Option(one.heads ? `${one.name} (${one.heads.length || "all"})` : one.name, i)));
+byId("map").append(...data.maps.map((one, i) => new Option(one.heads?.length ? `${one.name} (${one.heads.length})` : one.name, i)));
 byId("kept").textContent = `Kept are the ${data.largest} largest weights of each token, none below .001, for ${data.traces.length} traces of ${data.data}` + (data.left_out ? `; ${data.left_out} more would have made this page too large.` : ".") + ` Sets: ` + data.maps.filter(one => one.heads?.length).map(one => `${one.name} ${one.heads.map(([layer, head]) => `(${layer},${head})`).join(" ")}`).join("; ") + ".";
 setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
 readAddress();

@@ -32,7 +32,7 @@ from interp.text.sentences import segment_sentences
 from interp.text.trace import Segment, Trace
 
 MAX_BYTES = 8_000_000
-"""Of the page. Where it would be larger, fewer weights of each row are kept, then fewer traces, and the page says so."""
+"""Of the page. Where it would be larger, fewer weights of a row are kept, then fewer traces, and the page says so."""
 LEAST_WEIGHTS = 4
 """Before fewer weights of a row than these are kept, traces are left away."""
 SETS = {
@@ -51,6 +51,7 @@ CURVES = {"waad": "waad_peak", "fai_to_end": "fai_peak", "entropy": None}
 def explorer(parts: Mapping[str, Tables], words: Sequence[str]) -> str | None:
     """The page's HTML out of the tables of `heads` and of whatever other parts of a report there are, by their names;
     None where `heads` kept no attention. `words` are reflection words, which are underlined."""
+    parts = {name: cache(table) for name, table in parts.items()}
     attention = parts["heads"]("attention")
     if attention.empty:
         return None
@@ -80,7 +81,7 @@ def _within_limit(data: dict[str, Any], kept: list[list[Rows]]) -> str:
         data["largest"] = largest
         page = _page(data)
         size = len(page.encode())
-        if size <= MAX_BYTES or len(kept) == 1 and largest == 1:
+        if size <= MAX_BYTES or (len(kept) == 1 and largest == 1):
             return page
         if largest > LEAST_WEIGHTS or len(kept) == 1:
             largest = max(1, min(largest - 1, int(largest * MAX_BYTES / size)))
@@ -91,7 +92,13 @@ def _within_limit(data: dict[str, Any], kept: list[list[Rows]]) -> str:
 
 def _page(data: Mapping[str, Any]) -> str:
     folder = files("interp.figures.explorer")
-    colours = {"blue": style.BLUE, "orange": style.ORANGE, "green": style.GREEN, "red": style.RED, "purple": style.PURPLE}
+    colours = {
+        "blue": style.BLUE,
+        "orange": style.ORANGE,
+        "green": style.GREEN,
+        "red": style.RED,
+        "purple": style.PURPLE,
+    }
     root = ":root{" + "".join(f"--{name}:{value};" for name, value in colours.items()) + "}\n"
     look = root + (folder / "look.css").read_text(encoding="utf-8")
     script = "(() => {\n" + "".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS) + "})();\n"

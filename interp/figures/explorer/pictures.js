@@ -41,7 +41,7 @@ function drawCurves(trace) {
       pen.fill();
     }
     pen.fillStyle = colour("ink");
-    pen.fillText(name, 4, i * rows + 12);
+    pen.fillText(`${name} ${digits(low)} to ${digits(high)}`, 4, i * rows + 12);
     pen.fillStyle = colour("line");
     pen.fillRect(0, (i + 1) * rows - 1, width, 1);
   });
