@@ -24,6 +24,7 @@ from interp.figures.drawing import Drawings, Tables
 from interp.figures.explorer.page import explorer
 from interp.figures.maps import attention_maps, mapped_heads
 from interp.figures.tokens import token_attention
+from interp.grading.responses import graded_trace
 from interp.heads.compare import compare
 from interp.heads.findings import FindingsOptions, HeadsFacts, findings
 from interp.heads.largest import attention_rows
@@ -124,7 +125,15 @@ def rank(session: Session, options: HeadsOptions) -> None:
             shown = _shown(options, samples, sets)
             trace, largest = Trace.from_row(row), explore.weights
             rows = attention_rows(session.lens, trace, shown, sets, largest, options.block_bytes)
-            store.write_closing(f"e-attention-{i:02d}", attention=rows)
+            store.write_closing(f"e-attention-{i:02d}", attention=rows, answers=_graded(session, trace.example))
+
+
+def _graded(session: Session, example: str) -> list[dict[str, Any]]:
+    """The row of answers.parquet of a given trace; a generated one has its own already, a scrambled one no answer."""
+    if session.given is None or session.data_options.scrambled is not None:
+        return []
+    given = next(one for one in session.given if one.id == example)
+    return [{**graded_trace(given, session.grading), "example": example}]
 
 
 def _head_sets(session: Session, options: HeadsOptions, rfhs: Sequence[Head]) -> list[dict[str, Any]]:

@@ -24,10 +24,14 @@ from interp.heads.largest import attention_rows
 from interp.heads.scores import Head
 from interp.model.lens import Lens
 from interp.model.streaming import eager_weights
+from interp.organisms.planted import CIRCUIT
+from interp.runs.store import tables_of
 from interp.text.trace import Segment, Trace
 from tests.browser import Browser
+from tests.command import NO_PROBES, ok
 from tests.explored import Tables, attention_of, heads_run, small_trace, tables, trace_of
 from tests.test_attention import make_trace
+from tests.test_planted import traces as planted_traces
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -124,6 +128,21 @@ def test_the_data_of_a_tiny_trace_by_hand() -> None:
     for row, pairs in zip(of_all, found, strict=True):
         assert [key for key, _ in pairs] == row["keys"].tolist()
         assert [(code / 255) ** 2 for _, code in pairs] == pytest.approx(row["weights"], abs=0.005)
+
+
+def test_given_traces_are_graded_where_their_file_knows_the_answer(tmp_path: Path) -> None:
+    small = ["model=planted", *NO_PROBES, "experiment.resamples=20"]
+    ok(*small, "data.limit=3", f"hydra.run.dir={tmp_path / 'own'}")
+    own = tables_of(tmp_path / "own")
+    texts, answers = own("traces")["text"], own("answers")["extracted"]
+    golds = [answers[0], f"{answers[1]}0", None]
+    rows = [{"id": str(i), "text": text, "gold": gold} for i, (text, gold) in enumerate(zip(texts, golds, strict=True))]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, given = tmp_path / "run", ["data=traces", f"data.path={tmp_path / 'traces.jsonl'}"]
+    ok(*small, *given, "experiment.explore.traces=3", f"hydra.run.dir={out}")
+    blocks = data_of(explorer({"heads": tables_of(out)}, []))["traces"]
+    assert [block["answer"]["correct"] for block in blocks] == [True, False, None]
+    assert [block["answer"]["model"] for block in blocks] == answers.tolist()
 
 
 def test_without_grades_the_answer_is_read_and_not_judged() -> None:
@@ -344,11 +363,12 @@ def test_sentences_are_chosen_folded_and_walked_through(browser: Browser, small_
     assert browser.run("document.querySelector('.t[data-p=\"5\"]').getClientRects().length") == 0
     browser.press("f")
     assert browser.run(folded) == "true"
-    for key, place in (("ArrowDown", "sentence=4"), ("ArrowUp", "sentence=3"), ("ArrowRight", "token=4"), ("ArrowRight", "token=5"),
-                       ("ArrowLeft", "token=4"), ("ArrowDown", "sentence=3")):  # fmt: skip
-        browser.press(key)
+    steps = {"Down": "sentence=4", "Up": "sentence=3", "Right": "token=4", "Left": "token=3"}
+    for direction, place in steps.items():
+        browser.press(f"Arrow{direction}")
         assert browser.run(HASH) == f"#trace=0&{place}&head=all"
-    assert "sentence 3, reasoning" in browser.run("document.querySelector('#said').textContent")
+    browser.press("ArrowDown")
+    assert "sentence 2, think" in browser.run("document.querySelector('#said').textContent")
     browser.press("a")
     assert browser.run(HASH) == "#trace=0&head=all"
 
@@ -404,7 +424,8 @@ CONTRASTS = """(() => {
   const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [c, part]) =>
     sum + part * ((c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4), 0);
   const paper = one => { for (; one; one = one.parentElement) {
-    const found = channels(getComputedStyle(one).backgroundColor); if (found.length < 4 || found[3] === 1) return found; }
+    const found = channels(getComputedStyle(one).backgroundColor);
+    if (found.length < 4 || found[3] === 1) return found; }
     return [255, 255, 255]; };
   const bad = [];
   for (const one of document.querySelectorAll("body *")) {
@@ -474,10 +495,7 @@ def test_a_click_in_ten_thousand_tokens_is_answered_at_once(browser: Browser, ho
 
 
 def test_the_planted_head_is_seen_to_read_the_reasoning(planted: Lens) -> None:
-    from interp.organisms.planted import CIRCUIT
-    from tests.test_planted import traces
-
-    (trace,) = traces(planted, 1)
+    (trace,) = planted_traces(planted, 1)
     rows = attention_rows(planted, trace, [Head(*CIRCUIT.rfh)], {}, 8)
     reasoning, answer = trace[Segment.REASONING], trace[Segment.ANSWER]
     of_head = [row for row in rows if row.get("layer") is not None and row["position"] >= answer.start]

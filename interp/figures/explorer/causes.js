@@ -61,7 +61,7 @@ function line(className, ...pieces) {
 }
 const bold = text => ({ bold: text });
 const quoted = text => `“${label(text).slice(0, 60)}”`;
-const nats = value => value.toFixed(2).replace("-", "−");
+const nats = value => value.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
 const signed = (value, shown = digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + shown(Math.abs(value));
 
 function forcedHere(one) {

@@ -253,7 +253,18 @@ function listen() {
 
 byId("trace").append(...data.traces.map((one, i) => new Option(`${i}: ${one.name}`, i)));
 byId("map").append(...data.maps.map((one, i) => new Option(one.heads?.length ? `${one.name} (${one.heads.length})` : one.name, i)));
-byId("kept").textContent = `Kept are the ${data.largest} largest weights of each token, none below .001, for ${data.traces.length} traces of ${data.data}` + (data.left_out ? `; ${data.left_out} more would have made this page too large.` : ".") + ` Sets: ` + data.maps.filter(one => one.heads?.length).map(one => `${one.name} ${one.heads.map(([layer, head]) => `(${layer},${head})`).join(" ")}`).join("; ") + ".";
+const SHOWN = 10;
+/** What was kept, and the first heads of every set. */
+function tellKept() {
+  const sets = data.maps.filter(one => one.heads?.length).map(({ name, heads }) => {
+    const first = heads.slice(0, SHOWN).map(([layer, head]) => `(${layer},${head})`).join(" ");
+    return `${name} ${first}${heads.length > SHOWN ? ` and ${heads.length - SHOWN} more` : ""}`;
+  });
+  const cut = data.left_out ? `; ${data.left_out} more would have made this page too large` : "";
+  byId("kept").textContent = `Kept are the ${data.largest} largest weights of each token, none below .001, of ${data.traces.length} traces (data ${data.data})${cut}. Heads by layer and head: ${sets.join("; ")}.`;
+}
+
+tellKept();
 setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
 readAddress();
 listen();

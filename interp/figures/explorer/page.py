@@ -184,7 +184,8 @@ def _answer(parts: Mapping[str, Tables], trace: Trace) -> dict[str, Any]:
         answers = parts[name]("answers") if name in parts else pd.DataFrame()
         if not answers.empty:
             here = answers[(answers["example"] == trace.example) & (answers["sample"] == 0)]
-            here = here[here["condition"].str.startswith(Condition.WITH_REASONING)]
+            if name == "evaluate":
+                here = here[here["condition"].str.startswith(Condition.WITH_REASONING)]
             if len(here) and not missing(parts[name], trace):
                 row = records(here)[0]
                 correct = row["correct"] if isinstance(row["correct"], bool | np.bool_) else None
