@@ -60,7 +60,8 @@ function line(className, ...pieces) {
   return made;
 }
 const bold = text => ({ bold: text });
-const quoted = text => `“${label(text).slice(0, 60)}”`;
+const quoted = text => `“${(oneLine(text) || label(text)).slice(0, 60)}”`;
+const placesOf = n => n === 1 ? "1 place" : `${n} places`;
 const nats = value => value.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
 const signed = (value, shown = digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + shown(Math.abs(value));
 
@@ -83,8 +84,8 @@ function forcedInside(forced) {
     return known.length ? known.reduce((a, b) => a + b) / known.length : null;
   };
   const [other, own] = [mean("answer_changed"), mean("answer_changed_own")];
-  if (other === null) return line("", `Other tokens were forced at ${forced.length} places here.`);
-  return line("", `Other tokens forced at ${forced.length} places: answer changed `, bold(percent(other)), own === null ? "." : `; with their own, ${percent(own)}.`);
+  if (other === null) return line("", `Other tokens were forced at ${placesOf(forced.length)} here.`);
+  return line("", `Other tokens forced at ${placesOf(forced.length)}: answer changed `, bold(percent(other)), own === null ? "." : `; with their own, ${percent(own)}.`);
 }
 
 function changedHere(one) {

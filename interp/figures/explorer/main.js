@@ -60,10 +60,10 @@ function tell(start, end) {
   const segment = trace().segments.find(([, from, to]) => start >= from && start < to)?.[0] ?? "";
   const what = { token: `token ${start}`, sentence: `sentence ${state.at}`, final: end - start > 1 ? `what writes the final answer, tokens ${start} to ${end - 1}` : `what writes the final answer, token ${start}` }[state.kind];
   const first = element("p"), words = trace().tokens.slice(start, end).join("");
-  const shown = end - start > 1 ? words.trim().replace(/\s+/g, " ") : label(words);
+  const shown = end - start > 1 ? oneLine(words) : label(words);
   first.append(element("b", "", `“${shown.slice(0, 90)}”`), ` · ${what}, ${segment}`);
   const sink = seen.back[0], more = element("p", "", `${data.maps[state.map].name}: ${percent(sink)} on the first token, ${percent(seen.inside)} ${end - start > 1 ? "within" : "on itself"}.`);
-  const rest = element("p", "quiet", `Kept: ${percent(seen.kept)} of where it looks, ${percent(seen.keptAhead)} of the ${digits(seen.received)} that it gets from later tokens; the rest lies in smaller weights.`);
+  const rest = element("p", "quiet", `Kept: ${percent(seen.kept)} of where it looks, ` + (seen.received < 0.001 ? "and it gets next to nothing from later tokens" : `${percent(seen.keptAhead)} of the ${digits(seen.received)} that it gets from later tokens`) + "; the rest lies in smaller weights.");
   byId("said").replaceChildren(first, more, rest);
 }
 
@@ -75,12 +75,13 @@ function list(id, weights) {
     bar.style.width = `${100 * weights[p] / top}%`;
     button.append(bar, element("span", "word", label(trace().tokens[p])), element("span", "at", String(p)), element("span", "", digits(weights[p])));
     const strength = marks[state.mark]?.[p];
-    if (strength > 0) button.append(element("span", "did", percent(strength)));
+    if (strength > 0) button.append(element("span", "did", percent(strength))), button.title = `${MARKS[state.mark]}: ${percent(strength)}`;
     button.addEventListener("click", () => choose("token", p, true));
     item.append(button);
     return item;
   }));
-  if (!places.length) byId(id).append(element("li", "at", "no kept weight"));
+  document.querySelector(`h2.${id} span`).textContent = places.length ? `, darkest ${digits(top)}` : "";
+  if (!places.length) byId(id).append(element("li", "at", id === "back" ? "nothing but the first token" : "nothing that is kept"));
 }
 
 function tellAnswer() {
@@ -175,7 +176,7 @@ function readAddress() {
   const asked = new Map(location.hash.slice(1).split("&").map(part => part.split("=")));
   const number = (name, n) => /^\d+$/.test(asked.get(name) ?? "") && +asked.get(name) < n ? +asked.get(name) : null;
   state.trace = number("trace", data.traces.length) ?? state.trace;
-  const map = data.maps.findIndex(one => one.id === decodeURIComponent(asked.get("head") ?? ""));
+  const map = data.maps.findIndex(one => one.id === asked.get("head")?.replace("%2C", ","));
   if (map >= 0) state.map = map;
   const token = number("token", trace().tokens.length), sentence = number("sentence", trace().sentences.length);
   if (token !== null) Object.assign(state, { kind: "token", at: token });

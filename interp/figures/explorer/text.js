@@ -12,7 +12,8 @@ function element(name, className, text) {
 /** A token as a label on one line. */
 const label = text => (text.trim() || text).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "·") || "∅";
 const digits = value => value === 0 ? "0" : Math.abs(value) < 0.0005 ? value.toExponential(0) : Math.abs(value) < 1 ? value.toFixed(3).replace(/^(-?)0/, "$1") : value.toFixed(2);
-const percent = share => `${Math.round(100 * share)} %`;
+const percent = share => `${Math.round(100 * share)}\u00a0%`;
+const oneLine = text => text.trim().replace(/\s+/g, " ");
 
 const rgb = hex => [1, 3, 5].map(i => parseInt(hex.slice(i, i + 2), 16));
 const colour = name => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
@@ -53,8 +54,8 @@ function renderText(trace) {
         number.setAttribute("aria-label", `sentence ${s}, ${name}`);
         number.setAttribute("aria-expanded", "true");
         body = element("span", "body");
-        const words = trace.tokens.slice(from, Math.min(to, from + 40)).join("").trim().replace(/\s+/g, " ");
-        const short = element("span", "short", `${words.slice(0, 70)}… (${to - from})`);
+        const words = trace.tokens.slice(from, Math.min(to, from + 40)).join("");
+        const short = element("span", "short", `${oneLine(words).slice(0, 70)}… (${to - from})`);
         short.dataset.s = s;
         sentence.append(number, body, short);
         segment.append(sentence);
