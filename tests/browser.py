@@ -106,6 +106,18 @@ class Browser:
             assert time.monotonic() < deadline, f"{condition} did not come true; {self.said}"
             time.sleep(0.02)
 
+    def seconds(self, script: str) -> float:
+        """Processor time of the page's own thread for a script and what is laid out and painted after it: other
+        programs do not count."""
+        self.command("Performance.enable", timeDomain="threadTicks")
+        before = self._task_seconds()
+        self.run(f"{script}; new Promise(done => requestAnimationFrame(() => setTimeout(done, 0)))")
+        return self._task_seconds() - before
+
+    def _task_seconds(self) -> float:
+        metrics = self.command("Performance.getMetrics")["metrics"]
+        return float(next(one["value"] for one in metrics if one["name"] == "TaskDuration"))
+
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}

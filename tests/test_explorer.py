@@ -476,22 +476,12 @@ def test_nothing_of_a_hostile_trace_runs(browser: Browser, hostile: str, tmp_pat
 
 
 def test_a_click_in_ten_thousand_tokens_is_answered_at_once(browser: Browser, hostile: str, tmp_path: Path) -> None:
-    """Click to layout, of the fastest of five: a busy machine says nothing of the page."""
     file = tmp_path / "explore.html"
     file.write_text(hostile, encoding="utf-8")
     browser.open(file)
-    times = browser.run(
-        """(async () => { const times = [];
-        for (const p of [9990, 5000, 200, 7001, 9003]) {
-          const began = performance.now();
-          document.querySelector(`.t[data-p="${p}"]`).click();
-          document.querySelector("#text").getBoundingClientRect();
-          times.push(performance.now() - began);
-          await new Promise(done => setTimeout(done, 0));
-        } return times; })()"""
-    )
-    assert browser.run(HASH) == "#trace=0&token=9003&head=all"
-    assert min(times) < 100, times
+    for p in (9990, 5000, 200, 7001, 9003):
+        assert browser.seconds(f"document.querySelector('.t[data-p=\"{p}\"]').click()") < 0.1
+        assert browser.run(HASH) == f"#trace=0&token={p}&head=all"
 
 
 def test_the_planted_head_is_seen_to_read_the_reasoning(planted: Lens) -> None:

@@ -80,7 +80,7 @@ function list(id, weights) {
     item.append(button);
     return item;
   }));
-  document.querySelector(`h2.${id} span`).textContent = places.length ? `, darkest ${digits(top)}` : "";
+  document.querySelector(`h2.${id} span`).textContent = places.length ? ` (≤ ${digits(top)})` : "";
   if (!places.length) byId(id).append(element("li", "at", id === "back" ? "nothing but the first token" : "nothing that is kept"));
 }
 
