@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
+
+import pandas as pd
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text
 from experiments.base.plan import Plan, require_memory
 from experiments.base.probing import HaystackOptions, cost_of_probes, measure_probes, needles_for
+from experiments.base.ranking import HeadShare
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
 from interp.figures import heads as figures
 from interp.figures.compare import layer_profiles
 from interp.figures.drawing import Drawings, Tables
+from interp.figures.explorer.page import explorer
 from interp.figures.maps import attention_maps, mapped_heads
-from interp.figures.token_page import token_page
 from interp.figures.tokens import token_attention
+from interp.grading.responses import graded_trace
 from interp.heads.compare import compare
 from interp.heads.findings import FindingsOptions, HeadsFacts, findings
+from interp.heads.largest import attention_rows
 from interp.heads.measure import HeadMeasures, map_rows, measure_heads
 from interp.heads.ranking import (
     Samples,
@@ -33,13 +38,24 @@ from interp.heads.ranking import (
     samples_by_kind,
     top_heads,
 )
-from interp.heads.scores import HeadScore, usual_count
+from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.heads.unrelated import joined, unrelated_rows, with_unrelated_answer
 from interp.model.layers import layer_set
+from interp.rhythm.head_sets import HeadSets, choose_heads, head_set_rows
+from interp.rhythm.waad_fai import Sinks
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.text.trace import Trace
+
+
+class ExploreOptions(Options):
+    """What the page to click in is made of."""
+
+    traces: Count
+    heads: Count
+    weights: AtLeastOne
+    share: HeadShare
 
 
 class HeadsOptions(Options):
@@ -60,6 +76,7 @@ class HeadsOptions(Options):
     unrelated: bool
     maps: Count
     map_heads: Count
+    explore: ExploreOptions
     block_mb: Megabytes | None
 
     def k(self, n_heads: int) -> int:
@@ -82,7 +99,8 @@ def measure(session: Session, options: HeadsOptions, example: Example) -> Rows:
 
 
 def rank(session: Session, options: HeadsOptions) -> None:
-    """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces."""
+    """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces: whole ones
+    of the answer for pictures, the largest weights of all for the page."""
     store = session.store
     measure_probes(session, options.induction_prompts, options.haystack)
     if options.unrelated:
@@ -102,6 +120,55 @@ def rank(session: Session, options: HeadsOptions) -> None:
             shown = tops[options.score][: options.map_heads]
             rows = map_rows(session.lens, Trace.from_row(row), shown, options.block_bytes)
             store.write_closing(f"c-map-{i:02d}", maps=rows)
+    explore = options.explore
+    if explore.traces and not store.has_closing("d-sets"):
+        store.write_closing("d-sets", head_sets=_head_sets(session, options, tops[options.score]))
+    for i, row in enumerate(records(store.table("traces").head(explore.traces))):
+        if not store.has_closing(f"e-attention-{i:02d}"):
+            sets = _members(store.table("head_sets"))
+            shown = _shown(options, samples, sets)
+            trace, largest = Trace.from_row(row), explore.weights
+            rows = attention_rows(session.lens, trace, shown, sets, largest, options.block_bytes)
+            store.write_closing(f"e-attention-{i:02d}", attention=rows, answers=_graded(session, trace.example))
+
+
+def _graded(session: Session, example: str) -> list[dict[str, Any]]:
+    """The row of answers.parquet of a given trace; a generated one has its own already, a scrambled one no answer."""
+    if session.given is None or session.data_options.scrambled is not None:
+        return []
+    given = next(one for one in session.given if one.id == example)
+    return [{**graded_trace(given, session.grading), "example": example}]
+
+
+def _head_sets(session: Session, options: HeadsOptions, rfhs: Sequence[Head]) -> list[dict[str, Any]]:
+    """The rows of head_sets.parquet: over whose heads the page has means."""
+    table, layers = session.store.table, layer_set(options.layers, session.lens.n_layers)
+    heads = joined(table("heads"), table("unrelated"))
+    means = {
+        name: mean_over_examples(head_array(heads, heads[name].astype(float))) for name in ("distance", "kurtosis")
+    }
+    chosen = choose_heads(means["distance"], means["kurtosis"], layers, options.explore.share, len(rfhs))
+    scores = mean_over_examples(head_array(heads, score_values(heads, options.score)))
+    about = {"layers": options.layers, "sinks": Sinks.KEPT}
+    return [
+        *({"kind": "rfh", **about, **head._asdict(), "value": float(scores[head])} for head in rfhs),
+        *head_set_rows([HeadSets(options.layers, Sinks.KEPT, *chosen)], means),
+    ]
+
+
+def _members(head_sets: pd.DataFrame) -> dict[str, list[Head]]:
+    """The heads of each set, the first ones first."""
+    return {
+        str(kind): [Head(int(row["layer"]), int(row["head"])) for row in records(rows)]
+        for kind, rows in head_sets.groupby("kind", sort=False)
+    }
+
+
+def _shown(options: HeadsOptions, samples: Mapping[str, Samples], sets: Mapping[str, Sequence[Head]]) -> list[Head]:
+    """Which single heads the page has: the first of each set, then the best of the ranking."""
+    values = mean_over_examples(samples[options.score])
+    first = [members[0] for members in sets.values() if members]
+    return list(dict.fromkeys([*first, *rank_heads(values, values.size)]))[: options.explore.heads]
 
 
 def _measure_unrelated(session: Session, options: HeadsOptions) -> None:
@@ -142,7 +209,7 @@ def plan(session: Session, options: HeadsOptions) -> Plan:
     """Measures a trace and a probe of each kind, and scales up."""
     sample = sampled(session, options, measure)
     n_probes, seconds = cost_of_probes(session, options.induction_prompts, options.haystack)
-    mapped = min(options.maps, session.n_examples)
+    mapped = min(options.maps, session.n_examples) + min(options.explore.traces, session.n_examples)
     unrelated = round(sample.traces) if options.unrelated else 0
     written = sample.plan(more=mapped + unrelated, seconds=seconds)
     more = len(needles_for(session, options.haystack)) * options.haystack.max_new_tokens
@@ -178,6 +245,7 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, model)
     yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, model)
     yield "a_fig3_overlaps", partial(figures.overlaps, table("overlaps"), model)
+    yield "explore", partial(explorer, {"heads": table}, facts.reflection_words)
     if maps.empty:
         return
     shown, words = set(maps["example"]), facts.reflection_words
@@ -185,7 +253,6 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     if mapped_heads(maps):
         yield "a_fig4_maps", partial(attention_maps, maps, heads, traces, words, model)
     yield "a_fig5_tokens", partial(token_attention, maps, traces[0], model)
-    yield "a_fig5_tokens", partial(token_page, maps, traces, words, model)
 
 
 def draw_compared(table: Tables, runs: Mapping[str, Tables], kind: str) -> Drawings:
@@ -244,7 +311,10 @@ EXPERIMENT = Experiment(
     draw_compared=draw_compared,
     smallest=(
         "data.limit=2",
-        *(f"experiment.{option}" for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1")),
+        *(
+            f"experiment.{option}"
+            for option in ("random_sets=3", "resamples=20", "induction_prompts=1", "maps=1", "explore.traces=1")
+        ),
         "experiment.haystack.lengths=[40]",
         "experiment.haystack.depths=[0.5]",
     ),

@@ -6,7 +6,8 @@ import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ from experiments.base.plan import Plan
 from experiments.base.session import Session
 from interp.data.examples import Question
 from interp.errors import UserError
+from interp.figures.drawing import Drawings, Tables
+from interp.figures.explorer.page import explorer
 from interp.grading.outcomes import Outcome
 from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.about import About
@@ -28,7 +31,7 @@ from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline, headline_of
 from interp.runs.report import Part, Report, report_page
-from interp.runs.store import read_json, records, tables_of
+from interp.runs.store import of_part, read_json, records, tables_of
 from interp.runs.verdicts import Verdict, complete
 from interp.stats import Estimate
 from interp.text.prompts import Condition, render
@@ -36,6 +39,7 @@ from interp.text.prompts import Condition, render
 log = logging.getLogger(__name__)
 
 TRACES = "traces.jsonl"
+EXPLORED = "figures/explore.html"
 ON_SCREEN = 3
 """Headline numbers of each part that are printed."""
 NOT_ASKED = "It is not among experiment.parts."
@@ -77,6 +81,7 @@ class PaperFacts:
 
     parts: list[str]
     missing: dict[str, str]
+    reflection_words: list[str] = field(default_factory=list)
 
 
 def run_parts(session: Session, options: PaperOptions) -> None:
@@ -114,7 +119,16 @@ def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
     lines = [*_ability(parts), *(f"not run: {name}: {why}" for name, why in missing.items())]
     headlines = [headline for part in parts for headline in _headlines(part)]
     shown = [headline for part in parts for headline in _on_screen(part)]
-    return Findings(headlines, PaperFacts(options.parts, missing), lines, shown=shown, verdicts=_verdicts(parts))
+    of_heads = next((part.summary for part in parts if part.name == "heads" and part.summary), {})
+    facts = PaperFacts(options.parts, missing, of_heads.get("reflection_words", []))
+    return Findings(headlines, facts, lines, shown=shown, verdicts=_verdicts(parts))
+
+
+def draw(table: Tables, facts: PaperFacts) -> Drawings:
+    """The explorer of the shared traces, with what all parts know of them."""
+    done = {name: of_part(table, name) for name in facts.parts if name not in facts.missing}
+    if "heads" in done:
+        yield "explore", partial(explorer, done, facts.reflection_words)
 
 
 def report(session: Session, options: PaperOptions) -> None:
@@ -127,6 +141,7 @@ def report(session: Session, options: PaperOptions) -> None:
         read_json(session.directory / ENVIRONMENT),
         [*_ability(parts), *_notes(session, options)],
         _verdicts(parts),
+        explorer=EXPLORED if (session.directory / EXPLORED).is_file() else None,
     )
     about = {part.name: experiment(part.name).about for part in parts}
     (session.directory / "report.html").write_text(report_page(page, about), encoding="utf-8", errors="replace")
@@ -379,6 +394,7 @@ EXPERIMENT = Experiment(
     analyse=run_parts,
     findings=tell,
     facts=PaperFacts,
+    draw=draw,
     plan=plan,
     report=report,
     smallest=(

@@ -21,7 +21,12 @@ from experiments.base.session import Session
 from experiments.run import main
 
 ROOT = Path(__file__).resolve().parents[1]
-NO_PROBES = ["experiment.induction_prompts=0", "experiment.haystack.lengths=[]", "experiment.maps=0"]
+NO_PROBES = [
+    "experiment.induction_prompts=0",
+    "experiment.haystack.lengths=[]",
+    "experiment.maps=0",
+    "experiment.explore.traces=0",
+]
 SMALLEST: dict[str, list[str]] = {
     name: list(record.smallest) for name, record in experiments().items() if record.smallest
 }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +16,6 @@ from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
 from interp.figures import style
 from interp.figures.compare import along_layers
-from interp.figures.token_page import token_page
 from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
 from interp.heads.ranking import overlap_rows
@@ -125,30 +121,6 @@ def test_figure_5_shows_every_token() -> None:
     assert "".join(t.get_text() for t in head.texts) == trace.text.replace(" ", "")
     assert "darkest: weight 0.750, on the first token 0.25" in head.get_title()
     assert "darkest: weight 0.500" in mean.get_title()
-
-
-def test_the_page_stands_alone_and_escapes_what_models_wrote() -> None:
-    trace, maps = kept_trace()
-    page = token_page(maps, [trace], ["wait"], "m <script>")
-    body = page.split("<body>")[1]
-    assert "<b>so" not in body
-    assert "&lt;b&gt;so" in body
-    assert "m &lt;script&gt;" in body
-    assert "x &amp; &lt;y&gt;" in body
-    assert not re.search(r"(?:src|href)=|https?:|@import|url\(", page), "no network"
-    data = json.loads(re.search(r'<script type="application/json">(.*?)</script>', page)[1])
-    assert data["chosen"] == [0]
-    mean, head = (np.frombuffer(base64.b64decode(rows[0]), np.uint8) for rows in data["rows"])
-    assert mean.tolist() == [255, 0, 0, 0, 255, 0, 0]
-    assert head.tolist() == [85, 0, 0, 0, 255, 0, 0]
-    assert data["top"][1][0] == 0.75
-    tokens = re.findall(r'<span class="(t[^"]*)" data-p="(\d)" style="[^"]*,([\d.]+)\)', body)
-    assert len(tokens) == 2 * trace.n_measured
-    of_head = {int(p): (classes, float(shade)) for classes, p, shade in tokens[trace.n_measured :]}
-    assert of_head[4] == ("t", 1.0)
-    assert of_head[0] == ("t", 0.0), "the sink stays white"
-    assert of_head[3] == ("t r", 0.0)
-    assert of_head[6] == ("t a q", 0.0)
 
 
 def test_overlaps_say_what_chance_gives() -> None:

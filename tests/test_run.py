@@ -143,7 +143,7 @@ def test_figures_are_drawn_again_without_the_model(
     ok("experiment=figures", f"run={finished / '0'}", f"hydra.run.dir={tmp_path}")
     again = {p.name: p.read_bytes() for p in (tmp_path / "figures").iterdir()}
     assert again == {p.name: p.read_bytes() for p in (finished / "0" / "figures").iterdir()}
-    assert "a_fig5_tokens.html" in again
+    assert "explore.html" in again
     assert not (finished / "1" / "figures").exists(), "it was run with figures=false"
     assert {p: p.read_bytes() for p in finished.rglob("*") if p.is_file()} == before
 
@@ -277,7 +277,7 @@ def test_an_index_lists_every_run_with_a_link(tmp_path: Path, finished: Path) ->
     unfinished.unlink()
     ok("experiment=index", f"run={tmp_path / 'runs'}", f"hydra.run.dir={tmp_path / 'runs' / 'index'}")
     page = (tmp_path / "runs" / "index" / "index.html").read_text()
-    assert '<a href="../0/figures/a_fig5_tokens.html">0</a>' in page
+    assert '<a href="../0/figures/explore.html">0</a>' in page
     assert "<h1>1 runs</h1>" in page
     assert "Not finished: <code>1</code>" in page
     assert "mass answer-&gt;reasoning, all heads: <b>" in page

@@ -86,7 +86,9 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
     page = (paper / "report.html").read_text()
     sources = re.findall(r'\b(?:src|href)="([^"]*)"', page)
     assert sources
-    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    beside = "figures/explore.html"
+    assert all(source.startswith(("data:image/png;base64,", "#")) or source == beside for source in sources)
+    assert sources.count(beside) == 1
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "Paper A, section 4" in page
     assert "A training takes longer than a report should" in page
@@ -95,6 +97,19 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
         for key, published in parts_of_papers()[part].about.beside.items():
             assert html.escape(key) in beside
             assert published in beside
+
+
+def test_the_explorer_knows_what_all_parts_know(paper: Path, tmp_path: Path) -> None:
+    page = (paper / "figures" / "explore.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    answers = read_table(paper / "evaluate", "answers")
+    graded = answers[answers["condition"] == "with_reasoning"].set_index("example")
+    for block in data["traces"]:
+        row = graded.loc[block["name"]]
+        assert block["answer"] == {"gold": row["gold"], "model": row["extracted"], "correct": bool(row["correct"])}
+    assert (paper / "heads" / "figures" / "explore.html").is_file()
+    ok("experiment=figures", f"run={paper}", f"hydra.run.dir={tmp_path / 'again'}")
+    assert (tmp_path / "again" / "figures" / "explore.html").read_text() == page
 
 
 def test_the_report_opens_in_a_browser_without_network(paper: Path, tmp_path: Path) -> None:

@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 
 HEAD_SETS_TABLE = Table(
     "head_sets",
-    Column("kind", TEXT, "`local`, `global` or `receiver` (Paper B, section 4.1)"),
+    Column("kind", TEXT, "`local`, `global` or `receiver` (Paper B, section 4.1), or `rfh` (Paper A, section 4.2)"),
     LAYERS,
     SINKS,
     Column("layer", INT, "layer, from 0"),
     Column("head", INT, "head, from 0"),
-    Column("value", FLOAT, "what it was chosen by: mean distance in tokens, or mean kurtosis"),
+    Column("value", FLOAT, "what it was chosen by: mean distance in tokens, mean kurtosis, or mean score"),
 )
 
 

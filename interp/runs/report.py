@@ -1,4 +1,4 @@
-"""A run's report as one page: findings in sentences, figures, tables, the token view. No network, no script of others.
+"""A run's report as one page: findings in sentences, figures, tables. No network, no script of others.
 
 The page is `report.html.j2`, which escapes whatever it is given: text from models is only ever text.
 """
@@ -46,6 +46,8 @@ class Report:
     environment: Mapping[str, Any]
     notes: Sequence[str] = field(default_factory=tuple)
     verdicts: Sequence[Verdict] = ()
+    explorer: str | None = None
+    """Where the page lies on which every token can be asked where it looks, from the report."""
 
 
 def report_page(report: Report, about: Mapping[str, About]) -> str:
@@ -119,7 +121,7 @@ def _beside(parts: Sequence[Part], about: Mapping[str, About]) -> Iterator[tuple
 
 @dataclass(frozen=True)
 class Shown:
-    """One figure of a part, as a picture, a table or a page of its own."""
+    """One figure of a part, as a picture or a table."""
 
     caption: str
     picture: str | None
@@ -128,13 +130,12 @@ class Shown:
     """In CSS pixels."""
     header: Sequence[str]
     rows: Sequence[Sequence[Mapping[str, Any]]] | None
-    page: str | None
 
 
 def _shown(directory: Path, about: About) -> Iterator[Shown]:
     """Every figure and table of a part, the papers' own first."""
     for name in dict.fromkeys([*about.figures, *sorted(file.stem for file in directory.glob("*"))]):
-        picture, table, page = (directory / f"{name}.{kind}" for kind in ("png", "csv", "html"))
+        picture, table = (directory / f"{name}.{kind}" for kind in ("png", "csv"))
         content = picture.read_bytes() if picture.is_file() else None
         header, *rows = list(_lines(table)) if table.is_file() else [[]]
         yield Shown(
@@ -143,7 +144,6 @@ def _shown(directory: Path, about: About) -> Iterator[Shown]:
             0 if content is None else _width(content),
             header,
             [[_cell(text) for text in row] for row in rows] if table.is_file() else None,
-            page.read_text(encoding="utf-8") if page.is_file() else None,
         )
 
 

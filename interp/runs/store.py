@@ -212,13 +212,19 @@ def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
 
 
 def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
-    """Reads the tables of a run whose tables are written, though its summary may not be."""
+    """Reads the tables of a run whose tables are written, though its summary may not be. PART/NAME is a table of a part
+    of a report, which is a run in a directory of its own."""
 
     def read(name: str) -> pd.DataFrame:
-        file = directory / f"{name}.parquet"
+        file, name = directory / f"{name}.parquet", name.rpartition("/")[2]
         return (_read_rows(file, name) if file.is_file() else table_of(name).schema.empty_table()).to_pandas()
 
     return read
+
+
+def of_part(table: Callable[[str], pd.DataFrame], part: str) -> Callable[[str], pd.DataFrame]:
+    """Reads the tables of a part of a report by name, out of what reads those of the report."""
+    return lambda name: table(f"{part}/{name}")
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

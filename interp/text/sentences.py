@@ -1,4 +1,4 @@
-"""The sentences of a reasoning, as they stand and in another order."""
+"""The sentences of a reasoning or another segment, as they stand and in another order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from interp.text.trace import Segment, Trace
 
 def reasoning_sentences(trace: Trace) -> list[tuple[int, int]]:
     """The sentences of the reasoning as positions, end exclusive."""
-    reasoning = trace[Segment.REASONING]
-    inside = range(reasoning.start, reasoning.end)
-    starts = [reasoning.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
-    borders = [reasoning.start, *starts, reasoning.end]
+    return segment_sentences(trace, Segment.REASONING)
+
+
+def segment_sentences(trace: Trace, segment: Segment) -> list[tuple[int, int]]:
+    """The sentences of a segment as positions, end exclusive; none of an empty one."""
+    span = trace[segment]
+    if not len(span):
+        return []
+    inside = range(span.start, span.end)
+    starts = [span.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
+    borders = [span.start, *starts, span.end]
     return [(a, b) for a, b in pairwise(borders) if b > a]
 
 

@@ -1,0 +1,495 @@
+"""The explorer: what its data say, by hand; what a browser makes of it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from interp.figures.explorer import page as pages
+from interp.figures.explorer.packing import Rows, packed
+from interp.figures.explorer.page import explorer
+from interp.heads import largest as kept
+from interp.heads.largest import attention_rows
+from interp.heads.scores import Head
+from interp.model.lens import Lens
+from interp.model.streaming import eager_weights
+from interp.organisms.planted import CIRCUIT
+from interp.runs.store import tables_of
+from interp.text.trace import Segment, Trace
+from tests.browser import Browser
+from tests.command import NO_PROBES, ok
+from tests.explored import Tables, attention_of, heads_run, small_trace, tables, trace_of
+from tests.test_attention import make_trace
+from tests.test_planted import traces as planted_traces
+
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\u202e txet",
+    "\u2028",
+    "&lt;",
+    " العربية",
+    "\x00",
+]
+
+
+def data_of(page: str) -> dict[str, Any]:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page)[1])
+
+
+def unpacked(text: str, n: int, maps: int) -> list[list[list[tuple[int, int]]]]:
+    """For each map and position its (key, code) pairs, the plain way."""
+    raw = zlib.decompress(base64.b64decode(text))
+    counts, rest = raw[: n * maps], raw[n * maps :]
+    total = sum(counts)
+    low, high, codes = rest[:total], rest[total : 2 * total], rest[2 * total : 3 * total]
+    assert len(rest) == 3 * total + 2 * n * maps
+    found, at = [], 0
+    for count in counts:
+        row, key = [], 0
+        for _ in range(count):
+            key += low[at] + 256 * high[at]
+            row.append((key, codes[at]))
+            at += 1
+        found.append(row)
+    return [found[i * n : (i + 1) * n] for i in range(maps)]
+
+
+# --- what is kept ---
+
+
+@pytest.mark.parametrize("rows_bytes", [kept.ROWS_BYTES, 1000])
+def test_the_largest_weights_are_those_of_the_whole_pattern(
+    small_lens: Lens, rows_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass, and in many over a few rows each."""
+    monkeypatch.setattr(kept, "ROWS_BYTES", rows_bytes)
+    trace = make_trace(1, 8, 1, 12, 1, 9)
+    one, some = Head(1, 3), [Head(0, 1), Head(2, 0), Head(2, 5)]
+    rows = attention_rows(small_lens, trace, [one], {"rfh": some, "none": []}, 5)
+    whole = torch.stack(eager_weights(small_lens, trace.measured_ids)).double().numpy()
+    patterns = {
+        "all": whole.mean((0, 1)),
+        "rfh": np.mean([whole[head] for head in some], axis=0),
+        None: whole[one],
+    }
+    assert len(rows) == 3 * trace.n_measured
+    for row in rows:
+        pattern, p = patterns[row.get("head_set")], row["position"]
+        expected = sorted(np.argsort(-pattern[p, : p + 1], kind="stable")[:5])
+        expected = [key for key in expected if np.round(pattern[p, key], kept.DIGITS) >= kept.LEAST]
+        assert list(row["keys"]) == expected
+        assert row["weights"] == pytest.approx(pattern[p, expected], abs=2e-4)
+        assert row["received"] == pytest.approx(pattern[p + 1 :, p].sum(), abs=1e-4)
+
+
+def test_rows_are_packed_as_the_page_unpacks_them() -> None:
+    rows = Rows(np.array([1, 0, 2]), np.array([0, 1, 700]), np.array([1.0, 0.25, 0.0004]), np.array([1.5, 0.0, 2.0]))
+    assert unpacked(packed([rows]), 3, 1) == [[[(0, 255)], [], [(1, 128), (700, 5)]]]
+    raw = zlib.decompress(base64.b64decode(packed([rows])))
+    assert np.frombuffer(raw[-6:], "<f2").tolist() == [1.5, 0.0, 2.0]
+    cut = rows.cut(1)
+    assert (cut.counts.tolist(), cut.keys.tolist()) == ([1, 0, 1], [0, 1])
+    assert rows.cut(2) is rows
+
+
+# --- what the page says ---
+
+
+def test_the_data_of_a_tiny_trace_by_hand() -> None:
+    trace = small_trace()
+    graded = {"example": "one", "condition": "with_reasoning", "sample": 0, "gold": "4", "extracted": "4"}
+    data = data_of(explorer({"heads": heads_run([trace], answers=[{**graded, "correct": True}])}, ["wait"]))
+    assert data["model"] == "made"
+    assert [one["id"] for one in data["maps"]] == ["all", "rfh", "1,0"]
+    assert data["maps"][1]["heads"] == [[1, 0]]
+    assert data["masses"] == [[0.1, 0.2], [0.3, 0.4]]
+    (block,) = data["traces"]
+    assert "".join(block["tokens"]) == trace.text
+    assert block["segments"][3] == ["reasoning", 4, 9]
+    assert block["sentences"] == [[0, 1], [1, 3], [3, 4], [4, 7], [7, 9], [9, 10], [10, 12]]
+    assert block["final"] == [10, 11], "the token before the answer writes it"
+    assert block["reflections"] == [7]
+    assert block["answer"] == {"gold": "4", "model": "4", "correct": True}
+    assert (block["curves"], block["measured"], block["notes"]) == (None, [], [])
+    of_all = [row for row in attention_of(trace) if row.get("head_set") == "all"]
+    found = unpacked(block["attention"], 12, 3)[0]
+    for row, pairs in zip(of_all, found, strict=True):
+        assert [key for key, _ in pairs] == row["keys"].tolist()
+        assert [(code / 255) ** 2 for _, code in pairs] == pytest.approx(row["weights"], abs=0.005)
+
+
+def test_given_traces_are_graded_where_their_file_knows_the_answer(tmp_path: Path) -> None:
+    small = ["model=planted", *NO_PROBES, "experiment.resamples=20"]
+    ok(*small, "data.limit=3", f"hydra.run.dir={tmp_path / 'own'}")
+    own = tables_of(tmp_path / "own")
+    texts, answers = own("traces")["text"], own("answers")["extracted"]
+    golds = [answers[0], f"{answers[1]}0", None]
+    rows = [{"id": str(i), "text": text, "gold": gold} for i, (text, gold) in enumerate(zip(texts, golds, strict=True))]
+    (tmp_path / "traces.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out, given = tmp_path / "run", ["data=traces", f"data.path={tmp_path / 'traces.jsonl'}"]
+    ok(*small, *given, "experiment.explore.traces=3", f"hydra.run.dir={out}")
+    blocks = data_of(explorer({"heads": tables_of(out)}, []))["traces"]
+    assert [block["answer"]["correct"] for block in blocks] == [True, False, None]
+    assert [block["answer"]["model"] for block in blocks] == answers.tolist()
+
+
+def test_without_grades_the_answer_is_read_and_not_judged() -> None:
+    (block,) = data_of(explorer({"heads": heads_run([small_trace()])}, []))["traces"]
+    assert block["answer"] == {"gold": None, "model": "4", "correct": None}
+
+
+def part(trace: Trace, **rows: Any) -> Tables:
+    return tables(traces=[{"example": trace.example, "token_ids": trace.token_ids}], **rows)
+
+
+def test_effects_stand_beside_the_text_that_they_were_measured_on() -> None:
+    trace = small_trace()
+    at = {"example": "one", "position": 4, "position_end": 5, "token": " 2"}
+    force = {**at, "intervention": "force_token"}
+    forced = [
+        {**force, "forced": forced, "control": control, "metric": metric, "value": value}
+        for forced, control, metric, value in (
+            ("3", None, "jaccard", 0.25), ("9", None, "jaccard", 0.75), (" 2", "own_token", "jaccard", 0.9),
+            ("3", None, "answer_changed", 1.0), ("9", None, "answer_changed", None),
+            (" 2", "own_token", "answer_changed", 0.0),
+        )
+    ]  # fmt: skip
+    change = {**at, "intervention": "change_number", "forced": "7", "metric": "answer_changed", "value": 1.0}
+    patch = {**at, "intervention": "patch_resid_pre", "role": "changed", "forced": "7", "metric": "nld"}
+    patches = [{**patch, "layer": layer, "value": value} for layer, value in ((1, 0.5), (0, 1.0))]
+    sentence = {"example": "one", "sentence": 0, "start": 4, "end": 7, "suppressed": 2.5, "demanded": -0.5}
+    parts = {
+        "heads": heads_run([trace]),
+        "perturb": part(trace, effects=forced),
+        "key_tokens": part(trace, effects=[change, *patches]),
+        "sentences": part(trace, sentences=[sentence]),
+        "patching": part(trace),
+    }
+    (block,) = data_of(explorer(parts, []))["traces"]
+    assert block["measured"] == ["key_tokens", "perturb", "sentences"]
+    (one,) = block["forced"]
+    assert (one["at"], one["tokens"], one["n"]) == (4, ["3", "9"], 1), "one rollout's answer is not known"
+    assert (one["jaccard"], one["jaccard_own"], one["answer_changed"], one["answer_changed_own"]) == (0.5, 0.9, 1, 0)
+    (one,) = block["changed"]
+    assert (one["kind"], one["old"], one["new"], one["answer_changed"]) == ("change_number", " 2", "7", 1)
+    (one,) = block["patched"]
+    assert (one["role"], one["layers"], one["nld"]) == ("changed", [0, 1], [1.0, 0.5])
+    assert block["sentences_tried"] == [{"start": 4, "end": 7, "suppressed": 2.5, "demanded": -0.5, "resampled": None}]
+    (note,) = block["notes"]
+    assert note.startswith("patching measured contrast pairs of its own")
+
+
+def test_effects_on_another_text_are_named_and_not_shown() -> None:
+    trace = small_trace()
+    effect = {"example": "one", "intervention": "change_number", "position": 4, "position_end": 5, "value": 1.0}
+    other = tables(
+        traces=[{"example": "one", "token_ids": (1, 2, 3)}], effects=[{**effect, "metric": "answer_changed"}]
+    )
+    (block,) = data_of(explorer({"heads": heads_run([trace]), "key_tokens": other, "perturb": tables()}, []))["traces"]
+    assert "changed" not in block
+    assert "forced" not in block
+    assert block["notes"] == [
+        "perturb did not measure this trace",
+        "key_tokens measured another text under this name: nothing of it is shown here",
+    ]
+
+
+def test_curves_are_those_of_the_rhythm() -> None:
+    tokens = [
+        {"example": "one", "position": p, "waad": p / 2, "fai_to_end": 1e-9 * p, "entropy": None, "waad_peak": p == 5,
+         "fai_peak": False} for p in range(4, 12)
+    ]  # fmt: skip
+    parts = {"heads": heads_run([small_trace()]), "rhythm": part(small_trace(), tokens=tokens)}
+    curves = data_of(explorer(parts, []))["traces"][0]["curves"]
+    assert (curves["start"], curves["waad"][0], curves["fai_to_end"][1]) == (4, 2.0, 5e-9)
+    assert curves["entropy"] == [None] * 8
+    assert curves["peaks"] == {"waad": [5], "fai_to_end": []}
+
+
+def hostile_trace(n: int = 10_000) -> Trace:
+    words = [HOSTILE[i % len(HOSTILE)] if i % 5 == 0 else f" w{i}{'.' if i % 17 == 0 else ''}" for i in range(n)]
+    return trace_of(words, [0, 1, 200, 201, n - 301, n - 300, n], "x</script><b>")
+
+
+@pytest.fixture(scope="module")
+def hostile() -> str:
+    trace = hostile_trace()
+    return explorer({"heads": heads_run([trace], attention_of(trace, largest=16))}, ["wait"])
+
+
+def test_a_hostile_trace_is_text_and_the_page_is_small(hostile: str) -> None:
+    assert len(hostile.encode()) < pages.MAX_BYTES
+    body = hostile.split("<body>")[1]
+    assert re.findall(r"<script[^>]*>", body) == ['<script type="application/json" id="data">', "<script>"]
+    assert body.count("</script>") == 2
+    assert "onerror" not in re.sub(r'id="data">.*?</script>', "", body)
+    assert not re.search(
+        r"(?:src|href)=|https?:(?!//www\.w3\.org)|@import|url\(", re.sub(r'id="data">.*?</script>', "", hostile)
+    )
+    (block,) = data_of(hostile)["traces"]
+    assert not {"\u202e", "\x00"} & set("".join(block["tokens"])), "nothing turns the direction of writing"
+    assert HOSTILE[0] in block["tokens"]
+    assert HOSTILE[5] in block["tokens"]
+
+
+def test_only_the_pages_own_style_and_script_are_obeyed(hostile: str) -> None:
+    policy = html.unescape(re.search(r'Content-Security-Policy" content="([^"]*)"', hostile)[1])
+    assert policy.startswith("default-src 'none'")
+    for tag in ("style", "script"):
+        text = re.search(rf"<{tag}>(.*?)</{tag}>", hostile, re.DOTALL)[1]
+        assert f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" in policy
+
+
+def test_eight_traces_of_two_thousand_tokens_fit() -> None:
+    """Thirteen maps of sixteen weights a row, as a run with eight heads keeps them; random keys are the worst case."""
+    words = [f" {i % 97}" for i in range(2000)]
+    found = []
+    for i in range(8):
+        trace = trace_of(words, [0, 1, 200, 201, 1800, 1801, 2000], f"t{i}")
+        three = attention_of(trace, i, 16)
+        ten = [{**row, "head_set": None, "layer": 0, "head": h} for h in range(10) for row in three[:2000]]
+        found.append((trace, three + ten))
+    tall = heads_run([trace for trace, _ in found], [row for _, rows in found for row in rows])
+    page = explorer({"heads": tall}, [])
+    data = data_of(page)
+    assert len(page.encode()) <= pages.MAX_BYTES
+    assert (len(data["traces"]), data["left_out"]) == (8, 0)
+    assert data["largest"] >= 8
+
+
+def test_what_does_not_fit_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    traces = [small_trace(name) for name in "abc"]
+    run = {"heads": heads_run(traces)}
+    whole = explorer(run, [])
+    monkeypatch.setattr(pages, "MAX_BYTES", len(whole.encode()) - 1)
+    monkeypatch.setattr(pages, "LEAST_WEIGHTS", 4)
+    data = data_of(explorer(run, []))
+    assert [block["name"] for block in data["traces"]] == ["a", "b"]
+    assert data["left_out"] == 1
+    monkeypatch.setattr(pages, "LEAST_WEIGHTS", 1)
+    data = data_of(explorer(run, []))
+    assert (len(data["traces"]), data["largest"] < 4, data["left_out"]) == (3, True, 0)
+    assert all(len(row) <= data["largest"] for rows in unpacked(data["traces"][0]["attention"], 12, 3) for row in rows)
+
+
+def test_the_same_tables_give_the_same_bytes() -> None:
+    assert explorer({"heads": heads_run([small_trace()])}, ["wait"]) == explorer(
+        {"heads": heads_run([small_trace()])}, ["wait"]
+    )
+    assert explorer({"heads": heads_run([small_trace()], [])}, []) is None, "a run that kept no attention has no page"
+
+
+# --- what a browser makes of it ---
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    made = Browser(tmp_path_factory.mktemp("profile"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def small_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    trace, other = small_trace(), small_trace("two")
+    change = {"example": "one", "intervention": "change_number", "position": 4, "position_end": 5, "token": " 2"}
+    changes = [{**change, "forced": "7", "metric": "answer_changed", "value": 1.0}]
+    tokens = [
+        {
+            "example": "one",
+            "position": p,
+            "waad": p % 3,
+            "fai_to_end": p,
+            "entropy": 1,
+            "waad_peak": p == 5,
+            "fai_peak": False,
+        }
+        for p in range(4, 12)
+    ]
+    keys = {"traces": [{"example": "one", "token_ids": trace.token_ids}]}
+    parts = {
+        "heads": heads_run([trace, other]),
+        "key_tokens": tables(**keys, effects=changes),
+        "rhythm": tables(**keys, tokens=tokens),
+    }
+    file = tmp_path_factory.mktemp("page") / "explore.html"
+    file.write_text(explorer(parts, ["wait"]), encoding="utf-8")
+    return file
+
+
+HASH = "location.hash"
+COLOURED = "[...document.querySelectorAll('.t')].filter(t => t.style.backgroundColor).map(t => +t.dataset.p)"
+
+
+def test_a_click_shows_where_a_token_looks_and_who_looks_at_it(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page)
+    assert browser.run(HASH) == "#trace=0&head=all"
+    assert browser.run("document.querySelector('#text').innerText").replace("\n", "").count("answer is") == 1
+    browser.click('.t[data-p="6"]')
+    assert browser.run(HASH) == "#trace=0&token=6&head=all"
+    rows = [row for row in attention_of(small_trace()) if row.get("head_set") == "all"]
+    back = {int(key) for key in rows[6]["keys"]} - {0, 6}
+    ahead = {row["position"] for row in rows[7:] if 6 in row["keys"]}
+    assert set(browser.run(COLOURED)) == back | ahead
+    shown = browser.run("[...document.querySelectorAll('#back .at')].map(one => +one.textContent)")
+    weights = dict(zip(rows[6]["keys"].tolist(), rows[6]["weights"], strict=True))
+    assert shown == sorted(back, key=lambda key: -weights[key])[:6]
+    browser.click("#ahead button")
+    assert browser.run(HASH).startswith("#trace=0&token=")
+    assert browser.said == []
+    assert browser.asked == [small_page.as_uri()]
+
+
+def test_sentences_are_chosen_folded_and_walked_through(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page)
+    browser.click('.n[data-s="3"]')
+    assert browser.run(HASH) == "#trace=0&sentence=3&head=all"
+    folded = "document.querySelector('.n[data-s=\"3\"]').getAttribute('aria-expanded')"
+    assert browser.run(folded) == "true"
+    browser.click('.n[data-s="3"]')
+    assert browser.run(folded) == "false"
+    assert browser.run("document.querySelector('.t[data-p=\"5\"]').getClientRects().length") == 0
+    browser.press("f")
+    assert browser.run(folded) == "true"
+    steps = {"Down": "sentence=4", "Up": "sentence=3", "Right": "token=4", "Left": "token=3"}
+    for direction, place in steps.items():
+        browser.press(f"Arrow{direction}")
+        assert browser.run(HASH) == f"#trace=0&{place}&head=all"
+    browser.press("ArrowDown")
+    assert "sentence 2, think" in browser.run("document.querySelector('#said').textContent")
+    browser.press("a")
+    assert browser.run(HASH) == "#trace=0&head=all"
+
+
+def test_heads_are_chosen_on_the_map_and_by_keys(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page, "#trace=0&token=8")
+    before = browser.run(COLOURED)
+    browser.click("#masses button")
+    assert browser.run(HASH) == "#trace=0&token=8&head=1,0"
+    assert browser.run("document.querySelector('#masses button').getAttribute('aria-pressed')") == "true"
+    assert browser.run(COLOURED) != before
+    browser.press("H")
+    assert browser.run(HASH) == "#trace=0&token=8&head=rfh"
+    browser.press("]")
+    browser.wait("document.documentElement.dataset.ready === '1'")
+    assert browser.run(HASH) == "#trace=1&head=rfh"
+
+
+def test_an_address_names_a_place(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page, "#trace=1&token=9&head=1,0")
+    assert browser.run("document.querySelector('.q').dataset.p") == "9"
+    assert browser.run("document.querySelector('#map').selectedOptions[0].textContent") == "head (1,0)"
+    browser.run("location.hash = '#trace=0&sentence=4&head=rfh'")
+    browser.wait("document.documentElement.dataset.ready === '0'")
+    assert browser.run("document.querySelector('.q').dataset.s") == "4"
+    browser.open(small_page, "#trace=77&token=x&head=%")
+    assert browser.run(HASH) == "#trace=0&head=all", "what it names wrongly is not there"
+    assert browser.said == []
+
+
+def test_effects_and_curves_go_with_the_text(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page, "#trace=0&token=4")
+    assert "The number changed: “2” → “7”: answer changed." in browser.run(
+        "document.querySelector('#effects').textContent"
+    )
+    assert browser.run("[...document.querySelectorAll('.m')].map(one => one.dataset.p)") == ["4"]
+    box = browser.run("(b => [b.x, b.y, b.width, b.height])(document.querySelector('#curves').getBoundingClientRect())")
+    where = {"x": box[0] + box[2] * 5.5 / 12, "y": box[1] + box[3] / 2}
+    browser.command("Input.dispatchMouseEvent", type="mouseMoved", **where)
+    assert browser.run("document.querySelector('.h').dataset.p") == "5"
+    assert "WAAD 2.00 (peak)" in browser.run("document.querySelector('#values').textContent")
+    for kind in ("mousePressed", "mouseReleased"):
+        browser.command("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
+    assert browser.run(HASH) == "#trace=0&token=5&head=all"
+    browser.press("]")
+    browser.wait("document.documentElement.dataset.ready === '1'")
+    assert browser.run("document.querySelector('#curves').hidden")
+    assert "key_tokens did not measure this trace" in browser.run("document.querySelector('#notes').textContent")
+
+
+CONTRASTS = """(() => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [c, part]) =>
+    sum + part * ((c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4), 0);
+  const paper = one => { for (; one; one = one.parentElement) {
+    const found = channels(getComputedStyle(one).backgroundColor);
+    if (found.length < 4 || found[3] === 1) return found; }
+    return [255, 255, 255]; };
+  const bad = [];
+  for (const one of document.querySelectorAll("body *")) {
+    if (![...one.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !one.getClientRects().length) continue;
+    const [a, b] = [channels(getComputedStyle(one).color), paper(one)].map(light);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) bad.push(`${one.className || one.tagName} ${one.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
+  }
+  return bad;
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read_in_light_and_dark(browser: Browser, small_page: Path, scheme: str) -> None:
+    browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+    browser.open(small_page, "#trace=0&sentence=3")
+    browser.press("?")
+    assert browser.run("document.documentElement.dataset.theme") == scheme
+    assert browser.run(CONTRASTS) == []
+    browser.click("#theme")
+    assert browser.run("document.documentElement.dataset.theme") != scheme
+    assert browser.run(CONTRASTS) == []
+    assert browser.said == []
+
+
+def test_everything_that_can_be_used_has_a_name(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page)
+    nodes = browser.command("Accessibility.getFullAXTree")["nodes"]
+    named = {"button", "combobox", "img", "image", "region", "status", "complementary"}
+    seen = [node for node in nodes if not node["ignored"] and node["role"]["value"] in named]
+    assert {"button", "combobox", "region"} <= {node["role"]["value"] for node in seen}
+    unnamed = [node["role"]["value"] for node in seen if not node.get("name", {}).get("value")]
+    assert [role for role in unnamed if role != "status"] == []
+    assert browser.run("document.documentElement.lang") == "en"
+    assert browser.run("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size") == browser.run(
+        "document.querySelectorAll('[id]').length"
+    )
+
+
+def test_nothing_of_a_hostile_trace_runs(browser: Browser, hostile: str, tmp_path: Path) -> None:
+    file = tmp_path / "explore.html"
+    file.write_text(hostile, encoding="utf-8")
+    browser.open(file, "#trace=0&token=9990")
+    assert browser.run("document.querySelectorAll('#text img, #text script, #text b').length") == 0
+    assert browser.run("document.querySelector('.t[data-p=\"0\"]').textContent") == HOSTILE[0]
+    assert browser.said == []
+    assert browser.asked == [file.as_uri()]
+
+
+def test_a_click_in_ten_thousand_tokens_is_answered_at_once(browser: Browser, hostile: str, tmp_path: Path) -> None:
+    file = tmp_path / "explore.html"
+    file.write_text(hostile, encoding="utf-8")
+    browser.open(file)
+    for p in (9990, 5000, 200, 7001, 9003):
+        assert browser.seconds(f"document.querySelector('.t[data-p=\"{p}\"]').click()") < 0.1
+        assert browser.run(HASH) == f"#trace=0&token={p}&head=all"
+
+
+def test_the_planted_head_is_seen_to_read_the_reasoning(planted: Lens) -> None:
+    (trace,) = planted_traces(planted, 1)
+    rows = attention_rows(planted, trace, [Head(*CIRCUIT.rfh)], {}, 8)
+    reasoning, answer = trace[Segment.REASONING], trace[Segment.ANSWER]
+    of_head = [row for row in rows if row.get("layer") is not None and row["position"] >= answer.start]
+    inside = [
+        float(row["weights"][(row["keys"] >= reasoning.start) & (row["keys"] < reasoning.end)].sum()) for row in of_head
+    ]
+    assert np.mean(inside) > 0.5
