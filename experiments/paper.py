@@ -253,8 +253,8 @@ def _config(
             cfg.experiment.rfhs = heads
         if name == "patching":
             cfg.data.limit = options.pairs
-        if options.quick and (in_paper := experiment(name).in_paper) is not None:
-            cfg.experiment.merge_with(in_paper.quick)
+        if (in_paper := experiment(name).in_paper) is not None:
+            cfg.experiment.merge_with(in_paper.options, in_paper.quick if options.quick else {})
         cfg.experiment.merge_with(options.options.get(name, {}))
     OmegaConf.set_struct(cfg, True)
     return cfg

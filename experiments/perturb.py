@@ -249,7 +249,8 @@ EXPERIMENT = Experiment(
     plan=plan,
     in_paper=InPaper(
         shared_traces=True,
-        quick={"scores": ["fai"], "k": 3, "positions": "groups", "max_new_tokens": 96},
+        options={"candidates": 2},
+        quick={"scores": ["fai"], "k": 3, "candidates": 1, "positions": "groups", "max_new_tokens": 64},
     ),
     smallest=("data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"),
 )

@@ -122,6 +122,9 @@ def test_kurtosis_tells_who_singles_out_tokens() -> None:
     values = received.received[0, 1, :-1].numpy()
     assert received.kurtosis()[0, 1] == pytest.approx(scipy.stats.kurtosis(values))
     assert received.kurtosis()[0, 1] > 20 > received.kurtosis()[0, 0]
+    little = ReceivedAttention(range(n), range(n), 1, 2, gap=1)
+    little.add(0, 0, 3e-10 * torch.stack([even, one]))
+    np.testing.assert_allclose(little.kurtosis(), received.kurtosis(), rtol=1e-4, err_msg="whatever the scale")
     constant = ReceivedAttention(range(n), range(n), 1, 1, gap=1)
     assert np.isnan(constant.kurtosis()).all(), "all keys receive the same: there is no shape"
 

@@ -55,6 +55,8 @@ class InPaper:
     """It measures the traces that all parts share; else it asks its own questions."""
     unless_asked: str | None = None
     """Why it is not run unless `experiment.parts` names it; None = it may well be."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of it that differ there from its own defaults."""
     quick: Mapping[str, Any] = field(default_factory=dict)
     """Options of it with `experiment.quick=true`: what its claims need and no more."""
 

@@ -127,14 +127,7 @@ class ReceivedAttention:
 
         Keys with fewer than `min_queries` queries are left out; NaN with fewer than four keys, or if all are equal.
         """
-        values = self.received[:, :, self.n_queries >= max(1, min_queries)].numpy()
-        if values.shape[-1] < 4:
-            return np.full(values.shape[:2], np.nan)
-        spread = np.ptp(values, axis=-1)
-        with np.errstate(all="ignore"), warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, for heads that look everywhere alike
-            found = stats.kurtosis(values, axis=-1)
-        return np.where(spread > 1e-12, found, np.nan)
+        return _kurtosis(self.received[:, :, self.n_queries >= max(1, min_queries)].numpy())
 
 
 class ReceivedBySentences:
@@ -172,13 +165,18 @@ class ReceivedBySentences:
     def kurtosis(self) -> Float[np.ndarray, "layer head"]:
         """Excess kurtosis over the sentences that have a later one far enough; NaN for fewer than four of them."""
         known = (self._counts > 0).numpy()
-        values = (self.sums / self._counts.clamp(min=1)).numpy()[..., known]
-        if known.sum() < 4:
-            return np.full(values.shape[:2], np.nan)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)
-            found = stats.kurtosis(values, axis=-1)
-        return np.where(np.ptp(values, axis=-1) > 1e-12, found, np.nan)
+        return _kurtosis((self.sums / self._counts.clamp(min=1)).numpy()[..., known])
+
+
+def _kurtosis(values: Float[np.ndarray, "layer head value"]) -> Float[np.ndarray, "layer head"]:
+    """Excess kurtosis; NaN for fewer than four values, or if all are equal."""
+    if values.shape[-1] < 4:
+        return np.full(values.shape[:2], np.nan)
+    values = values.astype(np.float64)  # fourth powers of small weights are 0 in single precision
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # SciPy's, for heads that look everywhere alike
+        found = stats.kurtosis(values, axis=-1)
+    return np.where(np.ptp(values, axis=-1) > 1e-12, found, np.nan)
 
 
 class AttendedPositions:
