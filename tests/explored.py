@@ -16,6 +16,17 @@ from interp.text.trace import Segment, Span, Trace
 Tables = Callable[[str], pd.DataFrame]
 ABOUT = {"experiment": "heads", "model": "made", "data": "by hand", "seed": 0}
 
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "\u202e txet",
+    "\u2028",
+    "&lt;",
+    " العربية",
+    "\x00",
+]
+"""What a model may write: nothing of it may run, or turn the direction of writing."""
+
 
 def tables(**rows: Sequence[Mapping[str, Any]]) -> Tables:
     """Tables out of rows; columns that a row leaves out are null, and tables without rows are empty."""
@@ -69,3 +80,8 @@ def heads_run(traces: Sequence[Trace], attention: Sequence[Mapping[str, Any]] | 
     sets = [{"kind": "rfh", "layers": "all", "sinks": "kept", "layer": 1, "head": 0, "value": 0.3}]
     rows = [trace_row(trace) for trace in traces]
     return tables(traces=rows, attention=attention, heads=masses, head_sets=sets, **more)
+
+
+def hostile_trace(n: int = 10_000) -> Trace:
+    words = [HOSTILE[i % len(HOSTILE)] if i % 5 == 0 else f" w{i}{'.' if i % 17 == 0 else ''}" for i in range(n)]
+    return trace_of(words, [0, 1, 200, 201, n - 301, n - 300, n], "x</script><b>")

@@ -1,4 +1,4 @@
-"""The explorer: what its data say, by hand; what a browser makes of it."""
+"""The explorer: what is kept, and what the page's data say, by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,21 +26,10 @@ from interp.model.streaming import eager_weights
 from interp.organisms.planted import CIRCUIT
 from interp.runs.store import tables_of
 from interp.text.trace import Segment, Trace
-from tests.browser import Browser
 from tests.command import NO_PROBES, ok
-from tests.explored import Tables, attention_of, heads_run, small_trace, tables, trace_of
+from tests.explored import HOSTILE, Tables, attention_of, heads_run, hostile_trace, small_trace, tables, trace_of
 from tests.test_attention import make_trace
 from tests.test_planted import traces as planted_traces
-
-HOSTILE = [
-    "</script><script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "\u202e txet",
-    "\u2028",
-    "&lt;",
-    " العربية",
-    "\x00",
-]
 
 
 def data_of(page: str) -> dict[str, Any]:
@@ -218,11 +206,6 @@ def test_curves_are_those_of_the_rhythm() -> None:
     assert curves["peaks"] == {"waad": [5], "fai_to_end": []}
 
 
-def hostile_trace(n: int = 10_000) -> Trace:
-    words = [HOSTILE[i % len(HOSTILE)] if i % 5 == 0 else f" w{i}{'.' if i % 17 == 0 else ''}" for i in range(n)]
-    return trace_of(words, [0, 1, 200, 201, n - 301, n - 300, n], "x</script><b>")
-
-
 @pytest.fixture(scope="module")
 def hostile() -> str:
     trace = hostile_trace()
@@ -253,20 +236,22 @@ def test_only_the_pages_own_style_and_script_are_obeyed(hostile: str) -> None:
 
 
 def test_eight_traces_of_two_thousand_tokens_fit() -> None:
-    """Thirteen maps of sixteen weights a row, as a run with eight heads keeps them; random keys are the worst case."""
-    words = [f" {i % 97}" for i in range(2000)]
-    found = []
-    for i in range(8):
-        trace = trace_of(words, [0, 1, 200, 201, 1800, 1801, 2000], f"t{i}")
-        three = attention_of(trace, i, 16)
-        ten = [{**row, "head_set": None, "layer": 0, "head": h} for h in range(10) for row in three[:2000]]
-        found.append((trace, three + ten))
-    tall = heads_run([trace for trace, _ in found], [row for _, rows in found for row in rows])
-    page = explorer({"heads": tall}, [])
+    """Thirteen maps of sixteen weights a row, as a run with eight heads keeps them. Random keys are the worst case."""
+    rng, n, words = np.random.default_rng(0), 2000, [f" {i % 97}" for i in range(2000)]
+    maps = [{"head_set": "all"}, *({"layer": layer, "head": head} for layer in range(6) for head in range(2))]
+    traces = [trace_of(words, [0, 1, 200, 201, 1800, 1801, n], f"t{i}") for i in range(8)]
+    rows = []
+    for trace, named in ((trace, named) for trace in traces for named in maps):
+        keys = np.floor(np.sort(rng.random((n, 16)), axis=1) * np.arange(1, n + 1)[:, None]).astype(int)
+        weights = rng.exponential(size=(n, 16)) / 20
+        for p in range(n):
+            row = {"position": p, "keys": keys[p], "weights": weights[p], "received": float(weights[p, 0])}
+            rows.append({"example": trace.example, **named, **row})
+    page = explorer({"heads": heads_run(traces, rows)}, [])
     data = data_of(page)
     assert len(page.encode()) <= pages.MAX_BYTES
     assert (len(data["traces"]), data["left_out"]) == (8, 0)
-    assert data["largest"] >= 8
+    assert data["largest"] >= 12
 
 
 def test_what_does_not_fit_is_left_out_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -289,199 +274,6 @@ def test_the_same_tables_give_the_same_bytes() -> None:
         {"heads": heads_run([small_trace()])}, ["wait"]
     )
     assert explorer({"heads": heads_run([small_trace()], [])}, []) is None, "a run that kept no attention has no page"
-
-
-# --- what a browser makes of it ---
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    made = Browser(tmp_path_factory.mktemp("profile"))
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def small_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    trace, other = small_trace(), small_trace("two")
-    change = {"example": "one", "intervention": "change_number", "position": 4, "position_end": 5, "token": " 2"}
-    changes = [{**change, "forced": "7", "metric": "answer_changed", "value": 1.0}]
-    tokens = [
-        {
-            "example": "one",
-            "position": p,
-            "waad": p % 3,
-            "fai_to_end": p,
-            "entropy": 1,
-            "waad_peak": p == 5,
-            "fai_peak": False,
-        }
-        for p in range(4, 12)
-    ]
-    keys = {"traces": [{"example": "one", "token_ids": trace.token_ids}]}
-    parts = {
-        "heads": heads_run([trace, other]),
-        "key_tokens": tables(**keys, effects=changes),
-        "rhythm": tables(**keys, tokens=tokens),
-    }
-    file = tmp_path_factory.mktemp("page") / "explore.html"
-    file.write_text(explorer(parts, ["wait"]), encoding="utf-8")
-    return file
-
-
-HASH = "location.hash"
-COLOURED = "[...document.querySelectorAll('.t')].filter(t => t.style.backgroundColor).map(t => +t.dataset.p)"
-
-
-def test_a_click_shows_where_a_token_looks_and_who_looks_at_it(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page)
-    assert browser.run(HASH) == "#trace=0&head=all"
-    assert browser.run("document.querySelector('#text').innerText").replace("\n", "").count("answer is") == 1
-    browser.click('.t[data-p="6"]')
-    assert browser.run(HASH) == "#trace=0&token=6&head=all"
-    rows = [row for row in attention_of(small_trace()) if row.get("head_set") == "all"]
-    back = {int(key) for key in rows[6]["keys"]} - {0, 6}
-    ahead = {row["position"] for row in rows[7:] if 6 in row["keys"]}
-    assert set(browser.run(COLOURED)) == back | ahead
-    shown = browser.run("[...document.querySelectorAll('#back .at')].map(one => +one.textContent)")
-    weights = dict(zip(rows[6]["keys"].tolist(), rows[6]["weights"], strict=True))
-    assert shown == sorted(back, key=lambda key: -weights[key])[:6]
-    browser.click("#ahead button")
-    assert browser.run(HASH).startswith("#trace=0&token=")
-    assert browser.said == []
-    assert browser.asked == [small_page.as_uri()]
-
-
-def test_sentences_are_chosen_folded_and_walked_through(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page)
-    browser.click('.n[data-s="3"]')
-    assert browser.run(HASH) == "#trace=0&sentence=3&head=all"
-    folded = "document.querySelector('.n[data-s=\"3\"]').getAttribute('aria-expanded')"
-    assert browser.run(folded) == "true"
-    browser.click('.n[data-s="3"]')
-    assert browser.run(folded) == "false"
-    assert browser.run("document.querySelector('.t[data-p=\"5\"]').getClientRects().length") == 0
-    browser.press("f")
-    assert browser.run(folded) == "true"
-    steps = {"Down": "sentence=4", "Up": "sentence=3", "Right": "token=4", "Left": "token=3"}
-    for direction, place in steps.items():
-        browser.press(f"Arrow{direction}")
-        assert browser.run(HASH) == f"#trace=0&{place}&head=all"
-    browser.press("ArrowDown")
-    assert "sentence 2, think" in browser.run("document.querySelector('#said').textContent")
-    browser.press("a")
-    assert browser.run(HASH) == "#trace=0&head=all"
-
-
-def test_heads_are_chosen_on_the_map_and_by_keys(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page, "#trace=0&token=8")
-    before = browser.run(COLOURED)
-    browser.click("#masses button")
-    assert browser.run(HASH) == "#trace=0&token=8&head=1,0"
-    assert browser.run("document.querySelector('#masses button').getAttribute('aria-pressed')") == "true"
-    assert browser.run(COLOURED) != before
-    browser.press("H")
-    assert browser.run(HASH) == "#trace=0&token=8&head=rfh"
-    browser.press("]")
-    browser.wait("document.documentElement.dataset.ready === '1'")
-    assert browser.run(HASH) == "#trace=1&head=rfh"
-
-
-def test_an_address_names_a_place(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page, "#trace=1&token=9&head=1,0")
-    assert browser.run("document.querySelector('.q').dataset.p") == "9"
-    assert browser.run("document.querySelector('#map').selectedOptions[0].textContent") == "head (1,0)"
-    browser.run("location.hash = '#trace=0&sentence=4&head=rfh'")
-    browser.wait("document.documentElement.dataset.ready === '0'")
-    assert browser.run("document.querySelector('.q').dataset.s") == "4"
-    browser.open(small_page, "#trace=77&token=x&head=%")
-    assert browser.run(HASH) == "#trace=0&head=all", "what it names wrongly is not there"
-    assert browser.said == []
-
-
-def test_effects_and_curves_go_with_the_text(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page, "#trace=0&token=4")
-    assert "The number changed: “2” → “7”: answer changed." in browser.run(
-        "document.querySelector('#effects').textContent"
-    )
-    assert browser.run("[...document.querySelectorAll('.m')].map(one => one.dataset.p)") == ["4"]
-    box = browser.run("(b => [b.x, b.y, b.width, b.height])(document.querySelector('#curves').getBoundingClientRect())")
-    where = {"x": box[0] + box[2] * 5.5 / 12, "y": box[1] + box[3] / 2}
-    browser.command("Input.dispatchMouseEvent", type="mouseMoved", **where)
-    assert browser.run("document.querySelector('.h').dataset.p") == "5"
-    assert "WAAD 2.00 (peak)" in browser.run("document.querySelector('#values').textContent")
-    for kind in ("mousePressed", "mouseReleased"):
-        browser.command("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **where)
-    assert browser.run(HASH) == "#trace=0&token=5&head=all"
-    browser.press("]")
-    browser.wait("document.documentElement.dataset.ready === '1'")
-    assert browser.run("document.querySelector('#curves').hidden")
-    assert "key_tokens did not measure this trace" in browser.run("document.querySelector('#notes').textContent")
-
-
-CONTRASTS = """(() => {
-  const channels = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [c, part]) =>
-    sum + part * ((c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4), 0);
-  const paper = one => { for (; one; one = one.parentElement) {
-    const found = channels(getComputedStyle(one).backgroundColor);
-    if (found.length < 4 || found[3] === 1) return found; }
-    return [255, 255, 255]; };
-  const bad = [];
-  for (const one of document.querySelectorAll("body *")) {
-    if (![...one.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !one.getClientRects().length) continue;
-    const [a, b] = [channels(getComputedStyle(one).color), paper(one)].map(light);
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < 4.5) bad.push(`${one.className || one.tagName} ${one.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
-  }
-  return bad;
-})()"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_in_light_and_dark(browser: Browser, small_page: Path, scheme: str) -> None:
-    browser.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-    browser.open(small_page, "#trace=0&sentence=3")
-    browser.press("?")
-    assert browser.run("document.documentElement.dataset.theme") == scheme
-    assert browser.run(CONTRASTS) == []
-    browser.click("#theme")
-    assert browser.run("document.documentElement.dataset.theme") != scheme
-    assert browser.run(CONTRASTS) == []
-    assert browser.said == []
-
-
-def test_everything_that_can_be_used_has_a_name(browser: Browser, small_page: Path) -> None:
-    browser.open(small_page)
-    nodes = browser.command("Accessibility.getFullAXTree")["nodes"]
-    named = {"button", "combobox", "img", "image", "region", "status", "complementary"}
-    seen = [node for node in nodes if not node["ignored"] and node["role"]["value"] in named]
-    assert {"button", "combobox", "region"} <= {node["role"]["value"] for node in seen}
-    unnamed = [node["role"]["value"] for node in seen if not node.get("name", {}).get("value")]
-    assert [role for role in unnamed if role != "status"] == []
-    assert browser.run("document.documentElement.lang") == "en"
-    assert browser.run("new Set([...document.querySelectorAll('[id]')].map(one => one.id)).size") == browser.run(
-        "document.querySelectorAll('[id]').length"
-    )
-
-
-def test_nothing_of_a_hostile_trace_runs(browser: Browser, hostile: str, tmp_path: Path) -> None:
-    file = tmp_path / "explore.html"
-    file.write_text(hostile, encoding="utf-8")
-    browser.open(file, "#trace=0&token=9990")
-    assert browser.run("document.querySelectorAll('#text img, #text script, #text b').length") == 0
-    assert browser.run("document.querySelector('.t[data-p=\"0\"]').textContent") == HOSTILE[0]
-    assert browser.said == []
-    assert browser.asked == [file.as_uri()]
-
-
-def test_a_click_in_ten_thousand_tokens_is_answered_at_once(browser: Browser, hostile: str, tmp_path: Path) -> None:
-    file = tmp_path / "explore.html"
-    file.write_text(hostile, encoding="utf-8")
-    browser.open(file)
-    for p in (9990, 5000, 200, 7001, 9003):
-        assert browser.seconds(f"document.querySelector('.t[data-p=\"{p}\"]').click()") < 0.1
-        assert browser.run(HASH) == f"#trace=0&token={p}&head=all"
 
 
 def test_the_planted_head_is_seen_to_read_the_reasoning(planted: Lens) -> None:

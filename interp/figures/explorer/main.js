@@ -269,4 +269,4 @@ tellKept();
 setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
 readAddress();
 listen();
-show({ trace: true, map: true }).then(() => { redraw(); bringIntoView(); });
+show({ trace: true, map: true }).then(() => { redraw(); bringIntoView(); }, error => { byId("said").textContent = `This browser cannot show the page: ${error.message}`; });
