@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -20,21 +19,20 @@ from experiments.base.experiment import Experiment, experiment, experiments
 from experiments.base.options import AtLeastOne, Options, Text, distinct, typed
 from experiments.base.plan import Plan
 from experiments.base.session import Session
-from interp.data.examples import Question
+from experiments.base.shared_traces import shared_traces
 from interp.errors import UserError
 from interp.figures.drawing import Drawings, Tables
 from interp.figures.explorer.page import explorer
-from interp.grading.outcomes import Outcome
 from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline, headline_of
 from interp.runs.report import Part, Report, report_page
-from interp.runs.store import of_part, read_json, records, tables_of
+from interp.runs.store import of_part, read_json
 from interp.runs.verdicts import Verdict, complete
 from interp.stats import Estimate
-from interp.text.prompts import Condition, render
+from interp.text.prompts import Condition
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +185,7 @@ def _begin(session: Session, options: PaperOptions, name: str, directory: Path) 
     """A part of the run in its own directory. Raises UserError for files there that this run has not made."""
     file = session.directory / TRACES
     shared = on_traces(name) and session.given is None
-    if shared and file.exists() and file.read_bytes() != _shared_traces(session, options).encode():
+    if shared and file.exists() and file.read_bytes() != _shared(session, options):
         raise UserError(f"{file} does not hold the traces of this run's evaluate: move it away to go on")
     part = _session(session, options, name, directory)
     if (directory / ENVIRONMENT).is_file():
@@ -206,7 +204,7 @@ def _run_part(session: Session, options: PaperOptions, part: Session, name: str)
     file = session.directory / TRACES
     if on_traces(name) and session.given is None and not file.exists():
         unfinished = file.with_suffix(".tmp")
-        unfinished.write_bytes(_shared_traces(session, options).encode())
+        unfinished.write_bytes(_shared(session, options))
         unfinished.rename(file)
     try:
         if not on_traces(name):  # its own questions; the shared traces are the model's own
@@ -273,40 +271,10 @@ def _ranked_before(session: Session, options: PaperOptions) -> list[list[int]] |
     return heads
 
 
-def _shared_traces(session: Session, options: PaperOptions) -> str:
-    """The answers with reasoning of `evaluate` as JSON lines: the traces of the other parts."""
-    source = session.directory / "evaluate"
-    if not (source / SUMMARY).is_file():
-        raise UserError("its traces are the answers of evaluate, which could not be run")
-    part = _session(session, options, "evaluate", source, own_data=True)
-    questions = {question.id: question for question in part.questions}
-    written = {row["example"]: row for row in records(tables_of(source)("traces"))}
-    lines = [
-        json.dumps(_trace_row(session, questions[row["example"]], row, written), ensure_ascii=False)
-        for row in records(tables_of(source)("answers"))
-        if row["condition"] == Condition.WITH_REASONING
-        and row["sample"] == 0
-        and row["outcome"] not in (Outcome.TRUNCATED, Outcome.UNCLOSED, Outcome.EMPTY)
-    ]
-    if not lines:
-        raise UserError("no answer with reasoning was finished: there is no trace to measure")
-    return "\n".join(lines) + "\n"
-
-
-def _trace_row(
-    session: Session, question: Question, row: dict[str, Any], written: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
-    tokenizer, markers = session.tokenizer, session.model_options.markers
-    prompt = render(question.text, tokenizer, markers, session.prompt_style, Condition.WITH_REASONING, question.earlier)
-    return {
-        "id": question.id,
-        "text": f"{prompt}{row['text']}{tokenizer.eos_token or ''}",
-        "gold": question.gold,
-        "subject": question.kind,
-        "level": question.level,
-        "finished": bool(row["finished"]),
-        "token_ids": list(map(int, written[question.id]["token_ids"])) if question.id in written else None,
-    }
+def _shared(session: Session, options: PaperOptions) -> bytes:
+    """The content of traces.jsonl."""
+    directory = session.directory / "evaluate"
+    return shared_traces(_session(session, options, "evaluate", directory, own_data=True)).encode()
 
 
 def _gather_figures(directory: Path, parts: list[Part]) -> None:
