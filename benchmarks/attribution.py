@@ -1,0 +1,227 @@
+"""Every method of attribution against exact patches: how well it ranks places, and what it costs, in one run.
+
+    python -m benchmarks.attribution --model reasoner --pairs 8
+    python -m benchmarks.attribution --model qwen2.5-coder-0.5b --pairs 4 --stride 4 --sites resid_pre z q k v
+    python -m benchmarks.attribution --model random-qwen3 --pairs 3
+
+Exact: one patch for every layer and every `--stride`-th aligned position from the reasoning on, all heads of a site at
+once (estimates are summed over heads). Quality: Spearman's correlation of estimate and exact change of LD over the places
+whose exact change is at least a thousandth of the two runs' difference (below, exact values are rounding), and the share
+of the ten places with the largest exact change (in size) among the ten of the estimate. Time: of
+the estimate for all sites at once, over the exact patches of the same places of all sites; `+ N` estimates the residual
+stream alone and patches the N highest places exactly, over the exact patches of its places. Recorded runs, which both
+need, are left out. Intervals: lowest and highest pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from scipy import stats
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+from experiments.base.pairs import pair_maker
+from experiments.base.session import Session
+from interp.errors import UserError
+from interp.model.lens import Lens, from_memory
+from interp.model.sites import Site
+from interp.organisms.planted import planted_words
+from interp.organisms.word_tokenizer import word_tokenizer
+from interp.patching.align import Pads, Part, both
+from interp.patching.attribution import Method, attributions
+from interp.patching.exact import Patch, Run, record, sweep
+from interp.patching.nld import Answers
+from interp.patching.pair import run_pair
+
+TOP = 10
+RANDOM = "random-qwen3"
+DATA = ["data=object_comparison", "data.response=template"]
+
+
+class Case:
+    """One pair: its runs, the places that are patched, and what exact patches of them do."""
+
+    def __init__(self, lens: Lens, clean: Run, corrupted: Run, answers: Answers, places: Sequence[tuple[int, int]]):
+        self.lens, self.clean, self.corrupted, self.answers = lens, clean, corrupted, answers
+        self.sources, self.positions = [a for a, _ in places], [b for _, b in places]
+
+    @property
+    def least(self) -> float:
+        """The smallest change that counts as one."""
+        return abs(self.answers.ld_clean - self.answers.ld_corrupted) / 1000
+
+    def patched(self, site: Site, cells: Sequence[tuple[int, int]]) -> np.ndarray:
+        """Exact change of LD of patches at (layer, which position)."""
+        patches = [Patch(site, layer, (self.positions[i],), None, (self.sources[i],)) for layer, i in cells]
+        found = sweep(self.lens, self.corrupted, self.clean, patches, lambda rows: {"ld": self.answers.ld(rows)})
+        return found["ld"].numpy() - self.answers.ld_corrupted
+
+    def exact(self, site: Site) -> tuple[np.ndarray, float]:
+        """(layer, position) and seconds."""
+        cells = [(layer, i) for layer in range(self.lens.n_layers) for i in range(len(self.positions))]
+        start = time.perf_counter()
+        values = self.patched(site, cells).reshape(self.lens.n_layers, -1)
+        return values, time.perf_counter() - start
+
+    def estimate(self, method: Method, sites: Sequence[Site]) -> tuple[dict[Site, np.ndarray], float, str]:
+        """(layer, position) by site, seconds, passes."""
+        start = time.perf_counter()
+        found = attributions(
+            self.lens, self.corrupted, self.clean, self.answers, sites, self.positions, self.sources, method
+        )
+        seconds = time.perf_counter() - start
+        values = {site: v.cpu().numpy() for site, v in found.values.items()}
+        whole = {site: v if v.ndim == 2 else v.sum(-1) for site, v in values.items()}
+        return whole, seconds, f"{found.forward} + {found.backward}"
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="reasoner", help=f"any of conf/model/, or {RANDOM}")
+    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--sites", type=Site, nargs="+", default=list(Site))
+    parser.add_argument("--methods", type=Method, nargs="+", default=list(Method))
+    parser.add_argument("--verify", type=int, nargs="*", default=[20, 50, 100, 200])
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    quality: dict[tuple[str, Site], list[tuple[float, float]]] = {}
+    cost: dict[str, list[float]] = {}
+    passes: dict[str, str] = {}
+    checked: dict[tuple[Method, int], list[tuple[float, float]]] = {}
+    tokens, cells = [], []
+    for case in cases(options):
+        exact = {site: case.exact(site) for site in options.sites}
+        whole = sum(seconds for _, seconds in exact.values())
+        tokens.append(len(case.corrupted.ids))
+        cells.append(len(case.positions) * case.lens.n_layers)
+        for method in options.methods:
+            try:
+                values, seconds, passes[method] = case.estimate(method, options.sites)
+            except UserError as error:
+                print(f"<!-- {error} -->", flush=True)
+                continue
+            cost.setdefault(method, []).append(seconds / whole)
+            for site, estimate in values.items():
+                quality.setdefault((method, site), []).append(agreement(estimate, exact[site][0], case.least))
+            if Site.RESID_PRE in exact:
+                alone = case.estimate(method, [Site.RESID_PRE])
+                for n in options.verify:
+                    found = verified(case, alone[0][Site.RESID_PRE], n, *exact[Site.RESID_PRE], alone[1])
+                    checked.setdefault((method, n), []).append(found)
+        print(f"<!-- pair {len(tokens)}: {tokens[-1]} tokens, {cells[-1]} places, exact {whole:.1f} s -->", flush=True)
+    print(f"\n{options.model}, n = {len(tokens)} pairs of {span(tokens, '.0f')} tokens, {span(cells, '.0f')} places\n")
+    print("| method | passes | time / exact | " + " | ".join(f"{site}" for site in options.sites) + " |")
+    print("|---|---|---|" + "---|" * len(options.sites))
+    for method in cost:
+        row = [f"{method}", passes[method], span(cost[method], ".3f")]
+        for site in options.sites:
+            rho, recall = zip(*quality[method, site], strict=True)
+            row.append(f"{np.nanmean(rho):.2f} / {span(recall, '.2f')}")
+        print("| " + " | ".join(row) + " |")
+    print("\n| residual stream | " + " | ".join(f"+ {n}: recall, time / exact" for n in options.verify) + " |")
+    print("|---|" + "---|" * len(options.verify))
+    for method in cost:
+        row = [f"{method}"]
+        for n in options.verify:
+            recall, share = zip(*checked.get((method, n), [(np.nan, np.nan)]), strict=True)
+            row.append(f"{span(recall, '.2f')}, {np.mean(share):.3f}")
+        print("| " + " | ".join(row) + " |", flush=True)
+
+
+def agreement(estimate: np.ndarray, exact: np.ndarray, least: float) -> tuple[float, float]:
+    """Spearman's correlation over the places that do something, and the share of the ten largest that both name."""
+    some = np.abs(exact) >= least
+    rho = stats.spearmanr(estimate[some], exact[some]).statistic if some.sum() > 2 else np.nan
+    return float(rho), shared(largest(estimate, TOP), largest(exact, TOP))
+
+
+def largest(values: np.ndarray, n: int) -> set[int]:
+    return set(np.argsort(-np.abs(values.ravel()), kind="stable")[:n].tolist())
+
+
+def shared(found: set[int], true: set[int]) -> float:
+    return len(found & true) / len(true)
+
+
+def verified(
+    case: Case, estimate: np.ndarray, n: int, exact: np.ndarray, exact_seconds: float, seconds: float
+) -> tuple[float, float]:
+    """Recall of the ten largest among the n estimated highest, whose exact values are known; time over exact time."""
+    chosen = largest(estimate, n)
+    start = time.perf_counter()
+    values = case.patched(Site.RESID_PRE, [divmod(cell, estimate.shape[1]) for cell in sorted(chosen)])
+    seconds += time.perf_counter() - start
+    again = exact.ravel()[sorted(chosen)]
+    if not np.allclose(values, again, atol=1e-3 * np.abs(exact).max()):
+        raise AssertionError("the same patches give the same values")
+    return shared(chosen, largest(exact, TOP)), seconds / exact_seconds
+
+
+def span(values: Sequence[float], form: str) -> str:
+    low, mean, high = (format(f(values), form) for f in (np.min, np.mean, np.max))
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    yield from random_cases(options) if options.model == RANDOM else contrast_cases(options)
+
+
+def contrast_cases(options: argparse.Namespace) -> Iterator[Case]:
+    """The first pairs of the model's own data, or of object comparisons with a template."""
+    from hydra import compose, initialize_config_dir
+
+    data = [] if options.model in ("reasoner", "planted", "word-reasoner") else DATA
+    overrides = ["experiment=patching", f"model={options.model}", *data, "progress=false"]
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    with TemporaryDirectory() as directory, initialize_config_dir(str(conf), version_base="1.3"):
+        session = Session(compose("config", overrides), Path(directory))
+        left = options.pairs
+        for draft in pair_maker(session).drafts():
+            if draft.subject is None or left == 0:
+                continue
+            left -= 1
+            pair = draft.subject
+            runs = run_pair(session.lens, pair, options.sites, Pads.MASKED)
+            keys = both(pair, (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER))
+            places = [(key.clean, key.corrupted) for key in keys][:: -options.stride][::-1]
+            yield Case(session.lens, runs.clean, runs.corrupted, runs.answers, places)
+
+
+def random_cases(options: argparse.Namespace) -> Iterator[Case]:
+    """A Qwen3 with random weights; two sequences that differ in one token of eight, and two arbitrary answers."""
+    config = Qwen3Config(
+        vocab_size=1000, hidden_size=256, intermediate_size=768, num_hidden_layers=8, num_attention_heads=8,
+        num_key_value_heads=2, head_dim=32,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(3 if weight.dim() == 2 else 1)  # attention is far from even, MLPs far from linear
+    lens = from_memory(RANDOM, model, word_tokenizer(planted_words()))
+    for seed in range(options.pairs):
+        rng = np.random.default_rng(seed)
+        clean = rng.integers(10, 1000, 96)
+        corrupted = clean.copy()
+        corrupted[::8] = rng.integers(10, 1000, len(corrupted[::8]))
+        runs = [record(lens, ids.tolist(), options.sites) for ids in (clean, corrupted)]
+        change = runs[0].logits - runs[1].logits
+        answers = Answers(runs[0].logits, runs[1].logits, int(change.argmax()), int(change.argmin()))
+        places = [(p, p) for p in range(0, 96, options.stride)]
+        yield Case(lens, runs[0], runs[1], answers, places)
+
+
+if __name__ == "__main__":
+    main()
