@@ -5,12 +5,12 @@
     python -m benchmarks.attribution --model random-qwen3 --pairs 3
 
 Exact: one patch for every layer and every `--stride`-th aligned position from the reasoning on, all heads of a site at
-once (estimates are summed over heads). Quality: Spearman's correlation of estimate and exact change of LD over the places
-whose exact change is at least a thousandth of the two runs' difference (below, exact values are rounding), and the share
-of the ten places with the largest exact change (in size) among the ten of the estimate. Time: of
-the estimate for all sites at once, over the exact patches of the same places of all sites; `+ N` estimates the residual
-stream alone and patches the N highest places exactly, over the exact patches of its places. Recorded runs, which both
-need, are left out. Intervals: lowest and highest pair.
+once (estimates are summed over heads). Quality: Spearman's correlation of estimate and exact change of LD over the
+places whose exact change is at least a thousandth of the two runs' difference (below, exact values are rounding), and
+the share of the ten largest of them (in size) among the ten largest estimates. Time: of the estimate
+for all sites at once, over the exact patches of the same places of all sites; `+ N` estimates the residual stream alone
+and patches the N highest places exactly, over the exact patches of its places. Recorded runs, which both need, are left
+out. In brackets: lowest and highest pair.
 """
 
 from __future__ import annotations
@@ -127,16 +127,16 @@ def main() -> None:
     for method in cost:
         row = [f"{method}", passes[method], span(cost[method], ".3f")]
         for site in options.sites:
-            rho, recall = zip(*quality[method, site], strict=True)
-            row.append(f"{np.nanmean(rho):.2f} / {span(recall, '.2f')}")
+            rho, share = zip(*quality[method, site], strict=True)
+            row.append(f"{np.nanmean(rho):.2f} / {span(share, '.2f')}")
         print("| " + " | ".join(row) + " |")
     print("\n| residual stream | " + " | ".join(f"+ {n}: recall, time / exact" for n in options.verify) + " |")
     print("|---|" + "---|" * len(options.verify))
     for method in cost:
         row = [f"{method}"]
         for n in options.verify:
-            recall, share = zip(*checked.get((method, n), [(np.nan, np.nan)]), strict=True)
-            row.append(f"{span(recall, '.2f')}, {np.mean(share):.3f}")
+            found, share = zip(*checked.get((method, n), [(np.nan, np.nan)]), strict=True)
+            row.append(f"{span(found, '.2f')}, {np.mean(share):.3f}")
         print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -144,15 +144,17 @@ def agreement(estimate: np.ndarray, exact: np.ndarray, least: float) -> tuple[fl
     """Spearman's correlation over the places that do something, and the share of the ten largest that both name."""
     some = np.abs(exact) >= least
     rho = stats.spearmanr(estimate[some], exact[some]).statistic if some.sum() > 2 else np.nan
-    return float(rho), shared(largest(estimate, TOP), largest(exact, TOP))
+    return float(rho), recall(largest(estimate, TOP), exact, least)
 
 
 def largest(values: np.ndarray, n: int) -> set[int]:
     return set(np.argsort(-np.abs(values.ravel()), kind="stable")[:n].tolist())
 
 
-def shared(found: set[int], true: set[int]) -> float:
-    return len(found & true) / len(true)
+def recall(found: set[int], exact: np.ndarray, least: float) -> float:
+    """Share of the ten largest exact changes (of those that are one) among what was found; NaN if there are none."""
+    true = {place for place in largest(exact, TOP) if abs(exact.ravel()[place]) >= least}
+    return len(found & true) / len(true) if true else np.nan
 
 
 def verified(
@@ -166,11 +168,11 @@ def verified(
     again = exact.ravel()[sorted(chosen)]
     if not np.allclose(values, again, atol=1e-3 * np.abs(exact).max()):
         raise AssertionError("the same patches give the same values")
-    return shared(chosen, largest(exact, TOP)), seconds / exact_seconds
+    return recall(chosen, exact, case.least), seconds / exact_seconds
 
 
 def span(values: Sequence[float], form: str) -> str:
-    low, mean, high = (format(f(values), form) for f in (np.min, np.mean, np.max))
+    low, mean, high = (format(f(values), form) for f in (np.nanmin, np.nanmean, np.nanmax))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
