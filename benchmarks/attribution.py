@@ -106,6 +106,7 @@ def main() -> None:
         whole = sum(seconds for _, seconds in exact.values())
         tokens.append(len(case.corrupted.ids))
         cells.append(len(case.positions) * case.lens.n_layers)
+        print(f"<!-- pair {len(tokens)}: {tokens[-1]} tokens, {cells[-1]} places, exact {whole:.1f} s -->", flush=True)
         for method in options.methods:
             try:
                 values, seconds, passes[method] = case.estimate(method, options.sites)
@@ -120,7 +121,6 @@ def main() -> None:
                 for n in options.verify:
                     found = verified(case, alone[0][Site.RESID_PRE], n, *exact[Site.RESID_PRE], alone[1])
                     checked.setdefault((method, n), []).append(found)
-        print(f"<!-- pair {len(tokens)}: {tokens[-1]} tokens, {cells[-1]} places, exact {whole:.1f} s -->", flush=True)
     print(f"\n{options.model}, n = {len(tokens)} pairs of {span(tokens, '.0f')} tokens, {span(cells, '.0f')} places\n")
     print("| method | passes | time / exact | " + " | ".join(f"{site}" for site in options.sites) + " |")
     print("|---|---|---|" + "---|" * len(options.sites))

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Text, distinct, one_of
 from experiments.base.pairs import pair_maker
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
@@ -25,17 +25,23 @@ from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.model.layers import layer_set
+from interp.model.lens import load_config
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
+from interp.patching.attribution import Method, passes
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
+from interp.patching.relevance import require_rules
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment
+
+EXACT = "exact"
+"""A patch for every place of a map."""
 
 
 def _with_resid_pre(sites: list[Site]) -> list[Site]:
@@ -73,6 +79,8 @@ class PatchingOptions(Options):
     rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
     maps: Count
     map_stride: AtLeastOne
+    map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
+    verify: Annotated[int, Field(ge=20)]
     budget_mb: Megabytes
 
 
@@ -170,7 +178,11 @@ def measure_pair(
     patcher = PairPatcher(lens, runs, patch_options, progress)
     rows = patcher.main(rng_for(session.seed, "positions", name))
     if with_map:
-        rows += patcher.full_map(options.map_stride)
+        rows += (
+            patcher.full_map(options.map_stride)
+            if options.map_method == EXACT
+            else patcher.estimated_map(options.map_stride, Method(options.map_method), options.verify)
+        )
     if other is not None:
         rows += patcher.unrelated(other)
     if options.attribution:
@@ -247,7 +259,13 @@ def cost(
     if patch_options is None:
         reasoning = pair.corrupted.trace[Segment.REASONING]
         stride = 1 if options is None else options.map_stride
-        return depth * sum(stop - p for p in range(reasoning.start, stop, stride))
+        places = range(reasoning.start, stop, stride)
+        if options is not None and options.map_method != EXACT:
+            forward, backward = passes(Method(options.map_method), lens.n_layers, [Site.RESID_PRE])
+            exact = min(1.0, options.verify / (len(layers) * len(places)))
+            estimate = (forward + 2 * backward) * lens.n_layers * stop  # backwards costs about twice as much
+            return estimate + exact * depth * sum(stop - p for p in places)
+        return depth * sum(stop - p for p in places)
     keys = key_positions(pair, patch_options.answer_tokens)
     width = {key.role: stop - key.corrupted for key in keys}
     phrase, last = width.get(Role.PHRASE_ANSWER, 0), width.get(Role.PREDICTING, 1)
@@ -274,6 +292,8 @@ def check(session: Session, options: PatchingOptions) -> None:
             ends = f"layers 0 to {model.n_layers - 1} of heads 0 to {model.n_heads - 1}"
             raise UserError(f"experiment.rfhs: {model.name} has no head ({layer}, {head}), but {ends}")
     patch_options_of(session, options)
+    if options.map_method == Method.RELP:
+        require_rules(model.name, load_config(session.model_spec).get_text_config())
     pair_maker(session)
 
 

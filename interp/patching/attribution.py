@@ -64,6 +64,20 @@ class Attribution:
     backward: int
 
 
+def passes(method: Method, n_layers: int, sites: Sequence[Site], steps: int = STEPS) -> tuple[int, int]:
+    """Forward and backward passes over the whole sequence that estimates of some sites cost."""
+    one_by_one = steps * n_layers * len(sites)
+    followed = not {Site.Q, Site.K}.isdisjoint(sites)
+    return {
+        Method.ATP: (1, 1),
+        Method.ATP_QK: (1 + followed, 1),
+        Method.ATP_STAR: (1 + followed, 1 + n_layers),
+        Method.INTEGRATED: (one_by_one, one_by_one),
+        Method.INTEGRATED_INPUTS: (steps, steps),
+        Method.RELP: (1, 1),
+    }[method]
+
+
 def attributions(
     lens: Lens,
     target: Run,
@@ -85,12 +99,16 @@ def attributions(
     if len(positions) != len(sources or positions) or not positions:
         raise UserError(f"attribution needs positions, as many in both runs: {positions} and {sources}")
     case = _Case(lens, target, source, answers, tuple(sites), tuple(positions), tuple(sources or positions))
+    return Attribution(_values(case, method, steps), *passes(method, lens.n_layers, sites, steps))
+
+
+def _values(case: _Case, method: Method, steps: int) -> dict[Site, Tensor]:
     if method is Method.INTEGRATED:
         return _integrated(case, steps)
     if method is Method.INTEGRATED_INPUTS:
         return _integrated_inputs(case, steps)
     if method is Method.RELP:
-        with relevance_rules(lens):
+        with relevance_rules(case.lens):
             return _first_order(case)
     if method is Method.ATP:
         return _first_order(case)
@@ -154,8 +172,8 @@ class _Case:
         return edit
 
 
-def _first_order(case: _Case) -> Attribution:
-    return Attribution(case.estimates(gradients(case.lens, case.target, case.answers, case.sites)), 1, 1)
+def _first_order(case: _Case) -> dict[Site, Tensor]:
+    return case.estimates(gradients(case.lens, case.target, case.answers, case.sites))
 
 
 def _shares(steps: int) -> list[Tensor]:
@@ -165,7 +183,7 @@ def _shares(steps: int) -> list[Tensor]:
     return list(((torch.arange(steps) + 0.5) / steps).split(STEPS))
 
 
-def _integrated(case: _Case, steps: int) -> Attribution:
+def _integrated(case: _Case, steps: int) -> dict[Site, Tensor]:
     means = []
     for place in case.places:
         total = torch.zeros(())
@@ -174,11 +192,10 @@ def _integrated(case: _Case, steps: int) -> Attribution:
             traced = trace(case.lens, case.ids(len(shares)), case.answers, [], edits)
             total = total + traced.gradients([traced.kept[place]])[0].sum(0).cpu()
         means.append((total / steps).to(case.lens.device))
-    passes = steps * len(case.places)
-    return Attribution(case.estimates(case.by_site(means)), passes, passes)
+    return case.estimates(case.by_site(means))
 
 
-def _integrated_inputs(case: _Case, steps: int) -> Attribution:
+def _integrated_inputs(case: _Case, steps: int) -> dict[Site, Tensor]:
     start = (Site.RESID_PRE, 0)
     totals: list[Tensor] = []
     for shares in _shares(steps):
@@ -186,10 +203,10 @@ def _integrated_inputs(case: _Case, steps: int) -> Attribution:
         traced = trace(case.lens, case.ids(len(shares)), case.answers, case.places, edits)
         found = [g.sum(0) for g in traced.gradients([traced.kept[place] for place in case.places])]
         totals = [a + b for a, b in zip(totals, found, strict=True)] if totals else found
-    return Attribution(case.estimates(case.by_site([total / steps for total in totals])), steps, steps)
+    return case.estimates(case.by_site([total / steps for total in totals]))
 
 
-def _query_key(case: _Case, drop: bool) -> Attribution:
+def _query_key(case: _Case, drop: bool) -> dict[Site, Tensor]:
     """AtP with the softmax followed exactly for q and k, and with `drop` the mean size over dropped layers."""
     lens, own = case.lens, {}
     exact = [site for site in case.sites if site in (Site.Q, Site.K)]
@@ -206,17 +223,15 @@ def _query_key(case: _Case, drop: bool) -> Attribution:
         theirs = source_queries_keys(lens, case.target, case.source, case.positions, case.sources)
         fixes = [QueryKey(own[layer], *theirs[layer], case.positions) for layer in case.layers]
     whole = _estimates(case, traced, fixes, more_to_come=drop)
-    forward = 1 + bool(exact)
     if not drop:
-        return Attribution(whole, forward, 1)
+        return whole
     sizes = {site: torch.zeros_like(values) for site, values in whole.items()}
     for dropped in _dropping(case, traced):
         for site, values in _estimates(case, traced, fixes, more_to_come=dropped < lens.n_layers - 1).items():
             sizes[site] += values.abs()
     # Of what a layer writes nothing is left where that layer is dropped.
     count = {site: lens.n_layers - (site is not Site.RESID_PRE) for site in sizes}
-    means = {site: whole[site].sign() * sizes[site] / max(1, count[site]) for site in sizes}
-    return Attribution(means, forward, 1 + lens.n_layers)
+    return {site: whole[site].sign() * sizes[site] / max(1, count[site]) for site in sizes}
 
 
 def _estimates(case: _Case, traced: Traced, fixes: Sequence[QueryKey], more_to_come: bool) -> dict[Site, Tensor]:

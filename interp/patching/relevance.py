@@ -21,19 +21,19 @@ GATED = ("llama", "qwen2", "qwen3")
 """Configurations whose layers the rules are written for."""
 
 
-def require_rules(lens: Lens) -> None:
-    """Raises UserError for an architecture that has no rules here."""
-    kind, act = lens.config.model_type, getattr(lens.config, "hidden_act", None)
+def require_rules(name: str, config: Any) -> None:
+    """Raises UserError for the (text) configuration of an architecture that has no rules here."""
+    kind, act = config.model_type, getattr(config, "hidden_act", None)
     if kind not in GATED or act != "silu":
         raise UserError(
-            f"relp has rules for {', '.join(GATED)} with SiLU gates, not for {lens.name} ({kind}): use integrated"
+            f"relp has rules for {', '.join(GATED)} with SiLU gates, not for {name} ({kind}): use integrated"
         )
 
 
 @contextmanager
 def relevance_rules(lens: Lens) -> Iterator[None]:
     """While open, gradients follow the rules. Raises UserError for an architecture without rules."""
-    require_rules(lens)
+    require_rules(lens.name, lens.config)
     model: Any = lens.hf.base_model
     with ExitStack() as stack:
         for module in model.modules():
