@@ -1,16 +1,17 @@
 """Every method of attribution against exact patches: how well it ranks places, and what it costs, in one run.
 
     python -m benchmarks.attribution --model reasoner --pairs 8
-    python -m benchmarks.attribution --model qwen2.5-coder-0.5b --pairs 4 --stride 4 --sites resid_pre z q k v
+    python -m benchmarks.attribution --model qwen2.5-coder-0.5b --sites resid_pre --stride 8 --layers 3
     python -m benchmarks.attribution --model random-qwen3 --pairs 3
 
-Exact: one patch for every layer and every `--stride`-th aligned position from the reasoning on, all heads of a site at
-once (estimates are summed over heads). Quality: Spearman's correlation of estimate and exact change of LD over the
+Exact: one patch for every layer (or every so many, `--layers`) and every aligned position from the reasoning on (of the
+reasoning before the probing phrase every so many, `--stride`), all heads of a site at once (estimates are summed over
+heads). Quality: Spearman's correlation of estimate and exact change of LD over the
 places whose exact change is at least a thousandth of the two runs' difference (below, exact values are rounding), and
 the share of the ten largest of them (in size) among the ten largest estimates. Time: of the estimate
 for all sites at once, over the exact patches of the same places of all sites; `+ N` estimates the residual stream alone
 and patches the N highest places exactly, over the exact patches of its places. Recorded runs, which both need, are left
-out. In brackets: lowest and highest pair.
+out. In brackets: lowest and highest pair. The tables are printed after every pair, over all so far.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +49,9 @@ DATA = ["data=object_comparison", "data.response=template"]
 class Case:
     """One pair: its runs, the places that are patched, and what exact patches of them do."""
 
-    def __init__(self, lens: Lens, clean: Run, corrupted: Run, answers: Answers, places: Sequence[tuple[int, int]]):
+    def __init__(self, lens: Lens, clean: Run, corrupted: Run, answers: Answers, places: Sequence[tuple[int, int]],
+                 layers: int):  # fmt: skip
+        self.layers = list(range(0, lens.n_layers, layers))
         self.lens, self.clean, self.corrupted, self.answers = lens, clean, corrupted, answers
         self.sources, self.positions = [a for a, _ in places], [b for _, b in places]
 
@@ -64,9 +68,9 @@ class Case:
 
     def exact(self, site: Site) -> tuple[np.ndarray, float]:
         """(layer, position) and seconds."""
-        cells = [(layer, i) for layer in range(self.lens.n_layers) for i in range(len(self.positions))]
+        cells = [(layer, i) for layer in self.layers for i in range(len(self.positions))]
         start = time.perf_counter()
-        values = self.patched(site, cells).reshape(self.lens.n_layers, -1)
+        values = self.patched(site, cells).reshape(len(self.layers), -1)
         return values, time.perf_counter() - start
 
     def estimate(self, method: Method, sites: Sequence[Site]) -> tuple[dict[Site, np.ndarray], float, str]:
@@ -76,7 +80,7 @@ class Case:
             self.lens, self.corrupted, self.clean, self.answers, sites, self.positions, self.sources, method
         )
         seconds = time.perf_counter() - start
-        values = {site: v.cpu().numpy() for site, v in found.values.items()}
+        values = {site: v[self.layers].cpu().numpy() for site, v in found.values.items()}
         whole = {site: v if v.ndim == 2 else v.sum(-1) for site, v in values.items()}
         return whole, seconds, f"{found.forward} + {found.backward}"
 
@@ -85,7 +89,8 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="reasoner", help=f"any of conf/model/, or {RANDOM}")
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--stride", type=int, default=1)
+    parser.add_argument("--stride", type=int, default=1, help="of the reasoning before the phrase")
+    parser.add_argument("--layers", type=int, default=1, help="every so many layers")
     parser.add_argument("--sites", type=Site, nargs="+", default=list(Site))
     parser.add_argument("--methods", type=Method, nargs="+", default=list(Method))
     parser.add_argument("--verify", type=int, nargs="*", default=[20, 50, 100, 200])
@@ -105,7 +110,7 @@ def main() -> None:
         exact = {site: case.exact(site) for site in options.sites}
         whole = sum(seconds for _, seconds in exact.values())
         tokens.append(len(case.corrupted.ids))
-        cells.append(len(case.positions) * case.lens.n_layers)
+        cells.append(len(case.positions) * len(case.layers))
         print(f"<!-- pair {len(tokens)}: {tokens[-1]} tokens, {cells[-1]} places, exact {whole:.1f} s -->", flush=True)
         for method in options.methods:
             try:
@@ -117,10 +122,20 @@ def main() -> None:
             for site, estimate in values.items():
                 quality.setdefault((method, site), []).append(agreement(estimate, exact[site][0], case.least))
             if Site.RESID_PRE in exact:
-                alone = case.estimate(method, [Site.RESID_PRE])
+                alone = options.sites == [Site.RESID_PRE]
+                if not alone:
+                    values, seconds, _ = case.estimate(method, [Site.RESID_PRE])
                 for n in options.verify:
-                    found = verified(case, alone[0][Site.RESID_PRE], n, *exact[Site.RESID_PRE], alone[1])
+                    found = verified(case, values[Site.RESID_PRE], n, *exact[Site.RESID_PRE], seconds)
                     checked.setdefault((method, n), []).append(found)
+        show(options, tokens, cells, quality, cost, passes, checked)
+
+
+def show(
+    options: argparse.Namespace, tokens: Sequence[int], cells: Sequence[int], quality: dict[Any, Any],
+    cost: dict[str, list[float]], passes: dict[str, str], checked: dict[Any, Any],
+) -> None:  # fmt: skip
+    """The tables over all pairs so far."""
     print(f"\n{options.model}, n = {len(tokens)} pairs of {span(tokens, '.0f')} tokens, {span(cells, '.0f')} places\n")
     print("| method | passes | time / exact | " + " | ".join(f"{site}" for site in options.sites) + " |")
     print("|---|---|---|" + "---|" * len(options.sites))
@@ -163,7 +178,8 @@ def verified(
     """Recall of the ten largest among the n estimated highest, whose exact values are known; time over exact time."""
     chosen = largest(estimate, n)
     start = time.perf_counter()
-    values = case.patched(Site.RESID_PRE, [divmod(cell, estimate.shape[1]) for cell in sorted(chosen)])
+    places = [divmod(cell, estimate.shape[1]) for cell in sorted(chosen)]
+    values = case.patched(Site.RESID_PRE, [(case.layers[row], i) for row, i in places])
     seconds += time.perf_counter() - start
     again = exact.ravel()[sorted(chosen)]
     if not np.allclose(values, again, atol=1e-3 * np.abs(exact).max()):
@@ -196,9 +212,9 @@ def contrast_cases(options: argparse.Namespace) -> Iterator[Case]:
             left -= 1
             pair = draft.subject
             runs = run_pair(session.lens, pair, options.sites, Pads.MASKED)
-            keys = both(pair, (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER))
-            places = [(key.clean, key.corrupted) for key in keys][:: -options.stride][::-1]
-            yield Case(session.lens, runs.clean, runs.corrupted, runs.answers, places)
+            body, rest = both(pair, (Part.BODY,)), both(pair, (Part.PHRASE, Part.END_THINK, Part.ANSWER))
+            places = [(key.clean, key.corrupted) for key in [*body[:: -options.stride][::-1], *rest]]
+            yield Case(session.lens, runs.clean, runs.corrupted, runs.answers, places, options.layers)
 
 
 def random_cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -222,7 +238,7 @@ def random_cases(options: argparse.Namespace) -> Iterator[Case]:
         change = runs[0].logits - runs[1].logits
         answers = Answers(runs[0].logits, runs[1].logits, int(change.argmax()), int(change.argmin()))
         places = [(p, p) for p in range(0, 96, options.stride)]
-        yield Case(lens, runs[0], runs[1], answers, places)
+        yield Case(lens, runs[0], runs[1], answers, places, options.layers)
 
 
 if __name__ == "__main__":
