@@ -1,4 +1,4 @@
-"""Edges: path patches on the suffix engine are the long way by hooks, estimates are right, and the planted route is it."""
+"""Edges: path patches are the long way by hooks, estimates are right, and the planted route is found alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from interp.model.sites import Site
 from interp.model.structure import edited
 from interp.model.unembedding import last_logits
 from interp.organisms.planted import CIRCUIT
-from interp.patching.edges import NEEDED, Edge, Edges
+from interp.patching.edges import NEEDED, READ, Edge, Edges
 from interp.patching.exact import record
 from interp.patching.nld import Answers
 from tests.families import lens_of
@@ -29,7 +29,7 @@ def edges_of(lens: Lens, positions: tuple[int, ...] = tuple(range(T))) -> Edges:
 
 
 def the_long_way(edges: Edges, edge: Edge) -> float:
-    """A pass in which the stream is changed before the receiver's layer, and all but the receiver get their own back."""
+    """The stream is changed before the receiver's layer, and all but the receiver get their own back."""
     lens, target, at = edges.lens, edges.target, list(edges.positions)
     senders, changes = next((s, c) for s, c in edges._senders() if edge.sender in s)
     change = changes[senders.index(edge.sender)]
@@ -55,10 +55,8 @@ def the_long_way(edges: Edges, edge: Edge) -> float:
         return keep
 
     with ExitStack() as stack, torch.no_grad():
-        stack.enter_context(
-            edited(lens, layer, {Site.RESID_PRE: added, **{s: only(s) for s in (Site.Q, Site.K, Site.V)}})
-        )
-        stack.enter_context(edited(lens, layer, {Site.ATTN_OUT: taken_back}))
+        stack.enter_context(edited(lens, layer, {Site.RESID_PRE: added, Site.ATTN_OUT: taken_back}))
+        stack.enter_context(edited(lens, layer, {site: only(site) for site in READ}))
         ld = edges.answers.ld(last_logits(lens, torch.tensor([target.ids])))[0]
     return float(ld) - float(edges.answers.ld(target.logits))
 
@@ -90,7 +88,7 @@ def test_estimates_are_exact_on_a_linear_model(words: PreTrainedTokenizerBase) -
 
 
 def test_the_planted_route_is_the_only_one(planted: Lens) -> None:
-    """From the number word by the values of the RFH, and from the RFH to the answer: nothing else, and not the decoy."""
+    """From the number word by the RFH's values, and from the RFH to the answer: nothing else, and not the decoy."""
     texts = [f"<bos> look {c} a . <think> well now so {n} fine good done </think> the answer equals"
              for c, n in (("red", "one"), ("pink", "eight"))]  # fmt: skip
     clean, corrupted = (

@@ -1,4 +1,4 @@
-"""Edges: what one head's output does through the queries, keys or values of a later head alone, or straight to the answer.
+"""Edges: what a head's output does through the queries, keys or values of one later head, or straight to the answer.
 
 An edge is patched by giving only its receiver what it would read if the sender's output were the source run's: the
 residual stream before the receiver is the target's plus the sender's change, and every other head and MLP reads the
@@ -88,7 +88,8 @@ class Edges:
 
     def verified(self, edges: Sequence[Edge]) -> list[Edge]:
         """The same edges with exact patches: one a head that receives."""
-        return [edge if edge.receiver is None else replace(edge, exact=self._patched(edge)) for edge in edges]
+        with torch.no_grad():
+            return [replace(edge, exact=self._patched(edge)) for edge in edges]
 
     def _senders(self) -> Iterator[tuple[list[Place | None], Float[Tensor, "sender pos d"]]]:
         """The embeddings, then the heads of each layer: what each writes more in the source run than in the target."""
@@ -105,10 +106,9 @@ class Edges:
         model: Any = self.lens.hf.base_model
         return model.layers[layer]
 
-    def _read(
-        self, layer: int, changes: Float[Tensor, "sender pos d"]
-    ) -> dict[Site, Float[Tensor, "sender pos head d"]]:
-        """What a layer's heads make of the target's residual stream with one sender's change added."""
+    def _read(self, layer: int, changes: Float[Tensor, "sender pos d"]) -> dict[Site, Tensor]:
+        """What a layer's heads make of the target's residual stream with one sender's change added: (sender, pos, head,
+        d_head)."""
         module = self._layer(layer)
         normed = module.input_layernorm(self.target.sites[Site.RESID_PRE][layer, list(self.positions)] + changes)
         attention = module.self_attn
@@ -120,15 +120,16 @@ class Edges:
         if last not in self.positions:
             return []
         end, model = self.lens.n_layers - 1, self.lens.hf.base_model
-        final = sum(self.target.sites[site][end, last] for site in (Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT))
+        parts = [self.target.sites[site][end, last] for site in (Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT)]
+        final = torch.stack(parts).sum(0)
         norm: Any = model.norm
         streams = torch.cat([final[None], final + changes[:, self.positions.index(last)]])
         ld = self.answers.ld(logits_of(self.lens, norm(streams))).double()
         return [Edge(s, None, None, float(v), float(v)) for s, v in zip(senders, ld[1:] - ld[0], strict=True)]
 
-    @torch.no_grad()
-    def _patched(self, edge: Edge) -> float:
-        assert edge.receiver is not None and edge.through is not None
+    def _patched(self, edge: Edge) -> float | None:
+        if edge.receiver is None or edge.through is None:
+            return edge.exact
         layer, head = edge.receiver
         senders, changes = next((s, c) for s, c in self._senders() if edge.sender in s)
         change = changes[[senders.index(edge.sender)]]
@@ -137,4 +138,4 @@ class Edges:
         given = replace(self.target, sites={edge.through: values})
         patch = Patch(edge.through, layer, self.positions, head)
         ld = sweep(self.lens, self.target, given, [patch], lambda rows: {"ld": self.answers.ld(rows)})["ld"]
-        return float(ld[0]) - self.answers.ld_corrupted
+        return float(ld[0]) - float(self.answers.ld(self.target.logits))
