@@ -21,6 +21,7 @@ from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.figures import patching as figures
 from interp.figures.drawing import Drawings, Tables
+from interp.figures.route import route
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
@@ -29,10 +30,12 @@ from interp.model.lens import load_config
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
 from interp.patching.attribution import Method, passes
+from interp.patching.edges import NEEDED
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
 from interp.patching.relevance import require_rules
+from interp.patching.route import route_findings, route_rows
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
@@ -81,6 +84,7 @@ class PatchingOptions(Options):
     map_stride: AtLeastOne
     map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
     verify: Annotated[int, Field(ge=20)]
+    edges: Count
     budget_mb: Megabytes
 
 
@@ -113,7 +117,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
     store, patch_options = session.store, patch_options_of(session, options)
     pads = Pads(pair_maker(session).options.pads)
-    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options)
+    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
     bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
     bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0])
     ahead: PairRuns | None = None
@@ -127,7 +131,8 @@ def patch(session: Session, options: PatchingOptions) -> None:
         # Mostly the next pair is the unrelated one: its runs are made once for both purposes.
         ahead = theirs if other == number + 1 else None
         rows = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, bar.update)
-        store.write_closing(f"a-{number:06d}", effects=rows)
+        tables = {"edges": route_rows(session.lens, runs, options.edges)} if options.edges else {}
+        store.write_closing(f"a-{number:06d}", effects=rows, **tables)
     bar.close()
 
 
@@ -156,10 +161,13 @@ def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     store, maker = session.store, pair_maker(session)
     found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
     n_pairs = len(store.table("pairs"))
+    headlines, edges = route_findings(store.table("edges"), session.seed) if options.edges else ([], [])
     rfhs, *lines = found.lines
     lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
-        found, lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines]
+        found,
+        headlines=[*found.headlines, *headlines],
+        lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines, *edges],
     )
 
 
@@ -195,9 +203,9 @@ def measure_pair(
     return rows
 
 
-def patch_options_sites(options: PatchOptions) -> list[Site]:
-    """What the base runs must keep: the patched sites, and z for heads and for freezing them."""
-    return list(dict.fromkeys([*options.sites, Site.Z]))
+def patch_options_sites(patch_options: PatchOptions, options: PatchingOptions) -> list[Site]:
+    """What the base runs must keep: the patched sites, z for heads and for freezing them, and what edges need."""
+    return list(dict.fromkeys([*patch_options.sites, Site.Z, *(NEEDED if options.edges else ())]))
 
 
 def _pairs(session: Session) -> list[ContrastPair]:
@@ -233,7 +241,7 @@ def plan(session: Session, options: PatchingOptions) -> Plan:
     pads = Pads(maker.options.pads)
     sample = replace(patch_options, sites=[Site.RESID_PRE], directions=[Direction.DENOISE], head_roles=())
     with measured():
-        runs = run_pair(session.lens, pair, patch_options_sites(patch_options), pads)
+        runs = run_pair(session.lens, pair, patch_options_sites(patch_options, options), pads)
     with measured() as meter:
         PairPatcher(session.lens, runs, sample).main(rng_for(session.seed, "positions", pair.id))
     n = len(maker.questions)
@@ -331,6 +339,7 @@ def draw(table: Tables, facts: PatchingFacts) -> Drawings:
     yield "patch_heads", partial(figures.head_map, effects, facts.rfhs, shape, model)
     yield "patch_paths", partial(figures.paths, effects, model)
     yield "patch_attribution", partial(figures.attribution, effects, model)
+    yield "patch_route", partial(route, table("edges"), shape, model)
 
 
 EXPERIMENT = Experiment(
@@ -354,6 +363,7 @@ EXPERIMENT = Experiment(
             "patch_heads": "NLD of patching each head's output at the two tokens; boxes: Reasoning-Focus Heads.",
             "patch_paths": "How much of the effect passes through the Reasoning-Focus Heads, beside random heads.",
             "patch_attribution": "First-order estimates against exact patches.",
+            "patch_route": "Edges between heads, and to the answer, that have an effect when patched alone (one pair).",
             "patch_map_0": "NLD of every layer and position of one pair.",
         },
         beside={

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.text import Annotation
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
+from interp.figures.route import route as route_figure
 from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.model.structure import edited
@@ -17,6 +21,9 @@ from interp.organisms.planted import CIRCUIT
 from interp.patching.edges import NEEDED, READ, Edge, Edges
 from interp.patching.exact import record
 from interp.patching.nld import Answers
+from interp.patching.route import names_of
+from interp.runs.store import read_table
+from tests.command import ok
 from tests.families import lens_of
 from tests.test_attribution import ids_of, linear
 
@@ -111,3 +118,22 @@ def test_the_planted_route_is_the_only_one(planted: Lens) -> None:
 def test_layers_of_another_make_are_refused(words: PreTrainedTokenizerBase) -> None:
     with pytest.raises(UserError, match="edges of gpt2 cannot be patched: its layers are not built as Llama's"):
         Edges(lens_of("gpt2", words), None, None, None, (), ())
+
+
+def test_the_route_is_a_table_and_a_figure(tmp_path: Path) -> None:
+    ok("experiment=patching", "model=planted", "data.limit=2", "experiment.edges=6", "experiment.maps=0",
+       "experiment.random_sets=0", f"hydra.run.dir={tmp_path}")  # fmt: skip
+    edges = read_table(tmp_path, "edges")
+    assert edges.groupby("example")["rank"].apply(list).tolist() == [list(range(6))] * 2
+    route = edges[edges["value"].abs() > 1e-4]
+    named = set(zip(route["example"], names_of(route), strict=True))
+    rfh = f"({CIRCUIT.rfh[0]},{CIRCUIT.rfh[1]})"
+    expected = {f"embeddings -v-> {rfh}", f"{rfh} -answer-> answer"}
+    assert named == {(example, name) for example in set(edges["example"]) for name in expected}
+    assert route["value"].to_numpy() == pytest.approx(1, abs=1e-3)
+    (line,) = [one for one in json.loads((tmp_path / "summary.json").read_text())["lines"] if "strongest edges" in one]
+    assert line.count("-> ") == 2, "edges without an effect are not named"
+    figure = route_figure(edges, (4, 4), "planted")
+    assert sum(isinstance(text, Annotation) for text in figure.axes[0].texts) == 2
+    nothing = edges.assign(value=0.0)
+    assert route_figure(nothing, (4, 4), "planted") is None
