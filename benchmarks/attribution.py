@@ -6,12 +6,13 @@
 
 Exact: one patch for every layer (or every so many, `--layers`) and every aligned position from the reasoning on (of the
 reasoning before the probing phrase every so many, `--stride`), all heads of a site at once (estimates are summed over
-heads). Quality: Spearman's correlation of estimate and exact change of LD over the
-places whose exact change is at least a thousandth of the two runs' difference (below, exact values are rounding), and
-the share of the ten largest of them (in size) among the ten largest estimates. Time: of the estimate
-for all sites at once, over the exact patches of the same places of all sites; `+ N` estimates the residual stream alone
-and patches the N highest places exactly, over the exact patches of its places. Recorded runs, which both need, are left
-out. In brackets: lowest and highest pair. The tables are printed after every pair, over all so far.
+heads). Quality: Spearman's correlation of estimate and exact change of LD over the places whose exact change is at least
+a thousandth of the two runs' difference (below, exact values are rounding), and the share of the ten largest of them (in
+size) among the ten largest estimates. Time: of the estimate for all sites at once, over the exact patches of the same
+places of all sites; `+ N` estimates the residual stream alone and patches the N highest places exactly, over the exact
+patches of its places, and over a map of all layers and all these positions, whose time is scaled up by the layers times
+positions that are computed. Recorded runs, which both need, are left out. Times are CPU seconds. In brackets: lowest and
+highest pair. The tables are printed after every pair, over all so far.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Case:
         self.layers = list(range(0, lens.n_layers, layers))
         self.lens, self.clean, self.corrupted, self.answers = lens, clean, corrupted, answers
         self.sources, self.positions = [a for a, _ in places], [b for _, b in places]
+        self.share = 1.0
+        """Part of the arithmetic of a map of all layers and positions that the places take."""
 
     @property
     def least(self) -> float:
@@ -66,20 +69,25 @@ class Case:
         found = sweep(self.lens, self.corrupted, self.clean, patches, lambda rows: {"ld": self.answers.ld(rows)})
         return found["ld"].numpy() - self.answers.ld_corrupted
 
+    def arithmetic(self, layers: Sequence[int], positions: Sequence[int]) -> float:
+        """Layers times positions that patches of all these places compute."""
+        end = len(self.corrupted.ids)
+        return sum(self.lens.n_layers - layer for layer in layers) * sum(end - p for p in positions)
+
     def exact(self, site: Site) -> tuple[np.ndarray, float]:
         """(layer, position) and seconds."""
         cells = [(layer, i) for layer in self.layers for i in range(len(self.positions))]
-        start = time.perf_counter()
+        start = time.process_time()
         values = self.patched(site, cells).reshape(len(self.layers), -1)
-        return values, time.perf_counter() - start
+        return values, time.process_time() - start
 
     def estimate(self, method: Method, sites: Sequence[Site]) -> tuple[dict[Site, np.ndarray], float, str]:
         """(layer, position) by site, seconds, passes."""
-        start = time.perf_counter()
+        start = time.process_time()
         found = attributions(
             self.lens, self.corrupted, self.clean, self.answers, sites, self.positions, self.sources, method
         )
-        seconds = time.perf_counter() - start
+        seconds = time.process_time() - start
         values = {site: v[self.layers].cpu().numpy() for site, v in found.values.items()}
         whole = {site: v if v.ndim == 2 else v.sum(-1) for site, v in values.items()}
         return whole, seconds, f"{found.forward} + {found.backward}"
@@ -104,7 +112,7 @@ def main() -> None:
     quality: dict[tuple[str, Site], list[tuple[float, float]]] = {}
     cost: dict[str, list[float]] = {}
     passes: dict[str, str] = {}
-    checked: dict[tuple[Method, int], list[tuple[float, float]]] = {}
+    checked: dict[tuple[Method, int], list[tuple[float, float, float]]] = {}
     tokens, cells = [], []
     for case in cases(options):
         exact = {site: case.exact(site) for site in options.sites}
@@ -127,7 +135,7 @@ def main() -> None:
                     values, seconds, _ = case.estimate(method, [Site.RESID_PRE])
                 for n in options.verify:
                     found = verified(case, values[Site.RESID_PRE], n, *exact[Site.RESID_PRE], seconds)
-                    checked.setdefault((method, n), []).append(found)
+                    checked.setdefault((method, n), []).append((*found, found[1] * case.share))
         show(options, tokens, cells, quality, cost, passes, checked)
 
 
@@ -145,13 +153,17 @@ def show(
             rho, share = zip(*quality[method, site], strict=True)
             row.append(f"{np.nanmean(rho):.2f} / {span(share, '.2f')}")
         print("| " + " | ".join(row) + " |")
-    print("\n| residual stream | " + " | ".join(f"+ {n}: recall, time / exact" for n in options.verify) + " |")
+    print(
+        "\n| residual stream | "
+        + " | ".join(f"+ {n}: recall, time / exact, / whole map" for n in options.verify)
+        + " |"
+    )
     print("|---|" + "---|" * len(options.verify))
     for method in cost:
         row = [f"{method}"]
         for n in options.verify:
-            found, share = zip(*checked.get((method, n), [(np.nan, np.nan)]), strict=True)
-            row.append(f"{span(found, '.2f')}, {np.mean(share):.3f}")
+            found, share, of_all = zip(*checked.get((method, n), [(np.nan,) * 3]), strict=True)
+            row.append(f"{span(found, '.2f')}, {np.mean(share):.3f}, {np.mean(of_all):.3f}")
         print("| " + " | ".join(row) + " |", flush=True)
 
 
@@ -177,10 +189,10 @@ def verified(
 ) -> tuple[float, float]:
     """Recall of the ten largest among the n estimated highest, whose exact values are known; time over exact time."""
     chosen = largest(estimate, n)
-    start = time.perf_counter()
+    start = time.process_time()
     places = [divmod(cell, estimate.shape[1]) for cell in sorted(chosen)]
     values = case.patched(Site.RESID_PRE, [(case.layers[row], i) for row, i in places])
-    seconds += time.perf_counter() - start
+    seconds += time.process_time() - start
     again = exact.ravel()[sorted(chosen)]
     if not np.allclose(values, again, atol=1e-3 * np.abs(exact).max()):
         raise AssertionError("the same patches give the same values")
@@ -211,10 +223,14 @@ def contrast_cases(options: argparse.Namespace) -> Iterator[Case]:
                 continue
             left -= 1
             pair = draft.subject
-            runs = run_pair(session.lens, pair, options.sites, Pads.MASKED)
+            lens = session.lens
+            runs = run_pair(lens, pair, options.sites, Pads.MASKED)
             body, rest = both(pair, (Part.BODY,)), both(pair, (Part.PHRASE, Part.END_THINK, Part.ANSWER))
             places = [(key.clean, key.corrupted) for key in [*body[:: -options.stride][::-1], *rest]]
-            yield Case(session.lens, runs.clean, runs.corrupted, runs.answers, places, options.layers)
+            case = Case(lens, runs.clean, runs.corrupted, runs.answers, places, options.layers)
+            every = [key.corrupted for key in [*body, *rest]]
+            case.share = case.arithmetic(case.layers, case.positions) / case.arithmetic(range(lens.n_layers), every)
+            yield case
 
 
 def random_cases(options: argparse.Namespace) -> Iterator[Case]:
