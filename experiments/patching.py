@@ -12,7 +12,18 @@ from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, OneTraceScore, Options, Text, distinct
+from experiments.base.options import (
+    AtLeastOne,
+    Count,
+    Lax,
+    Layers,
+    Megabytes,
+    OneTraceScore,
+    Options,
+    Text,
+    distinct,
+    one_of,
+)
 from experiments.base.pairs import pair_maker
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
@@ -21,21 +32,30 @@ from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.figures import patching as figures
 from interp.figures.drawing import Drawings, Tables
+from interp.figures.route import route
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.model.layers import layer_set
+from interp.model.lens import load_config
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
+from interp.patching.attribution import Method, passes
+from interp.patching.edges import NEEDED
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
+from interp.patching.relevance import require_rules
+from interp.patching.route import route_findings, route_rows
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment
+
+EXACT = "exact"
+"""A patch for every place of a map."""
 
 
 def _with_resid_pre(sites: list[Site]) -> list[Site]:
@@ -73,6 +93,9 @@ class PatchingOptions(Options):
     rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
     maps: Count
     map_stride: AtLeastOne
+    map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
+    verify: Annotated[int, Field(ge=20)]
+    edges: Count
     budget_mb: Megabytes
 
 
@@ -105,7 +128,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
     store, patch_options = session.store, patch_options_of(session, options)
     pads = Pads(pair_maker(session).options.pads)
-    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options)
+    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
     bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
     bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0])
     ahead: PairRuns | None = None
@@ -119,7 +142,8 @@ def patch(session: Session, options: PatchingOptions) -> None:
         # Mostly the next pair is the unrelated one: its runs are made once for both purposes.
         ahead = theirs if other == number + 1 else None
         rows = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, bar.update)
-        store.write_closing(f"a-{number:06d}", effects=rows)
+        tables = {"edges": route_rows(session.lens, runs, options.edges)} if options.edges else {}
+        store.write_closing(f"a-{number:06d}", effects=rows, **tables)
     bar.close()
 
 
@@ -148,10 +172,13 @@ def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     store, maker = session.store, pair_maker(session)
     found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
     n_pairs = len(store.table("pairs"))
+    headlines, edges = route_findings(store.table("edges"), session.seed) if options.edges else ([], [])
     rfhs, *lines = found.lines
     lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
-        found, lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines]
+        found,
+        headlines=[*found.headlines, *headlines],
+        lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines, *edges],
     )
 
 
@@ -170,7 +197,11 @@ def measure_pair(
     patcher = PairPatcher(lens, runs, patch_options, progress)
     rows = patcher.main(rng_for(session.seed, "positions", name))
     if with_map:
-        rows += patcher.full_map(options.map_stride)
+        rows += (
+            patcher.full_map(options.map_stride)
+            if options.map_method == EXACT
+            else patcher.estimated_map(options.map_stride, Method(options.map_method), options.verify)
+        )
     if other is not None:
         rows += patcher.unrelated(other)
     if options.attribution:
@@ -183,9 +214,9 @@ def measure_pair(
     return rows
 
 
-def patch_options_sites(options: PatchOptions) -> list[Site]:
-    """What the base runs must keep: the patched sites, and z for heads and for freezing them."""
-    return list(dict.fromkeys([*options.sites, Site.Z]))
+def patch_options_sites(patch_options: PatchOptions, options: PatchingOptions) -> list[Site]:
+    """What the base runs must keep: the patched sites, z for heads and for freezing them, and what edges need."""
+    return list(dict.fromkeys([*patch_options.sites, Site.Z, *(NEEDED if options.edges else ())]))
 
 
 def _pairs(session: Session) -> list[ContrastPair]:
@@ -221,7 +252,7 @@ def plan(session: Session, options: PatchingOptions) -> Plan:
     pads = Pads(maker.options.pads)
     sample = replace(patch_options, sites=[Site.RESID_PRE], directions=[Direction.DENOISE], head_roles=())
     with measured():
-        runs = run_pair(session.lens, pair, patch_options_sites(patch_options), pads)
+        runs = run_pair(session.lens, pair, patch_options_sites(patch_options, options), pads)
     with measured() as meter:
         PairPatcher(session.lens, runs, sample).main(rng_for(session.seed, "positions", pair.id))
     n = len(maker.questions)
@@ -247,7 +278,13 @@ def cost(
     if patch_options is None:
         reasoning = pair.corrupted.trace[Segment.REASONING]
         stride = 1 if options is None else options.map_stride
-        return depth * sum(stop - p for p in range(reasoning.start, stop, stride))
+        places = range(reasoning.start, stop, stride)
+        if options is not None and options.map_method != EXACT:
+            forward, backward = passes(Method(options.map_method), lens.n_layers, [Site.RESID_PRE])
+            exact = min(1.0, options.verify / (len(layers) * len(places)))
+            estimate = (forward + 2 * backward) * lens.n_layers * stop  # backwards costs about twice as much
+            return estimate + exact * depth * sum(stop - p for p in places)
+        return depth * sum(stop - p for p in places)
     keys = key_positions(pair, patch_options.answer_tokens)
     width = {key.role: stop - key.corrupted for key in keys}
     phrase, last = width.get(Role.PHRASE_ANSWER, 0), width.get(Role.PREDICTING, 1)
@@ -274,6 +311,8 @@ def check(session: Session, options: PatchingOptions) -> None:
             ends = f"layers 0 to {model.n_layers - 1} of heads 0 to {model.n_heads - 1}"
             raise UserError(f"experiment.rfhs: {model.name} has no head ({layer}, {head}), but {ends}")
     patch_options_of(session, options)
+    if options.map_method == Method.RELP:
+        require_rules(model.name, load_config(session.model_spec).get_text_config())
     pair_maker(session)
 
 
@@ -311,6 +350,7 @@ def draw(table: Tables, facts: PatchingFacts) -> Drawings:
     yield "patch_heads", partial(figures.head_map, effects, facts.rfhs, shape, model)
     yield "patch_paths", partial(figures.paths, effects, model)
     yield "patch_attribution", partial(figures.attribution, effects, model)
+    yield "patch_route", partial(route, table("edges"), shape, model)
 
 
 EXPERIMENT = Experiment(
@@ -334,6 +374,7 @@ EXPERIMENT = Experiment(
             "patch_heads": "NLD of patching each head's output at the two tokens; boxes: Reasoning-Focus Heads.",
             "patch_paths": "How much of the effect passes through the Reasoning-Focus Heads, beside random heads.",
             "patch_attribution": "First-order estimates against exact patches.",
+            "patch_route": "Edges between heads, and to the answer, that have an effect when patched alone (one pair).",
             "patch_map_0": "NLD of every layer and position of one pair.",
         },
         beside={

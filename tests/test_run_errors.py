@@ -42,6 +42,11 @@ from tests.command import NO_PROBES, ok, run
         (["experiment=patching", "experiment.sites=[resid]"], "experiment.sites=resid is not known: use resid_pre"),
         (["experiment=patching", "experiment.head_roles=[end]"], "experiment.head_roles=end must be of phrase"),
         (["experiment=patching", "experiment.budget_mb=0"], "experiment.budget_mb=0 must be at least 1"),
+        (
+            ["experiment=patching", "experiment.map_method=atp2"],
+            "experiment.map_method=atp2 is not known: use exact",
+        ),
+        (["experiment=patching", "experiment.verify=9"], "experiment.verify=9 must be at least 20"),
         (["experiment=patching", "data.phrase=So."], "data.phrase='So.' must be 1, 2 or a text with {x}"),
         (["experiment=patching", "data.scenario=none"], "data.scenario=none is not known: use kept, phrase_only"),
         (["experiment=patching", "data.path=nowhere.csv"], "there is no file nowhere.csv"),

@@ -118,9 +118,14 @@ def _heatmap(figure: Figure, axis: Axes, values: np.ndarray, layers: Sequence[in
 
 def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     """NLD by layer and position over the whole reasoning and answer of one pair."""
-    rows = select(effects, "patch_resid_pre")
-    rows = rows[rows["example"] == example]
-    table = rows.pivot_table(index="layer", columns="position", values="value")
+    verified, estimated = (select(effects, f"{verb}_resid_pre") for verb in ("patch", "attribute"))
+    verified, estimated = (rows[rows["example"] == example] for rows in (verified, estimated))
+    estimated = estimated[estimated["role"].isna()]
+    rows = pd.concat([verified, estimated])
+    exact, rest = (
+        part.pivot_table(index="layer", columns="position", values="value") for part in (verified, estimated)
+    )
+    table = exact if estimated.empty else exact.combine_first(rest)
     first, last = int(table.columns.min()), int(table.columns.max())
     table = table.reindex(columns=range(first, last + 1))
     tokens = rows.drop_duplicates("position").set_index("position")
@@ -130,6 +135,13 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
         layout="constrained",
     )
     _heatmap(figure, axis, table.to_numpy(), list(table.index))
+    how = "every position both sides share"
+    if len(estimated):
+        how = "estimated; dots: patched exactly"
+        layers = list(table.index)
+        places = verified[["layer", "position"]].drop_duplicates()
+        dots = [layers.index(layer) for layer in places["layer"]]
+        axis.plot(places["position"] - first, dots, ".", color="black", markersize=1.5)
     if few:
         labels = [style.label(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
         axis.set_xticks(range(len(table.columns)), labels, rotation=90, fontsize=6)
@@ -138,7 +150,7 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
         axis.set_xlabel(f"patched position (0 = position {first} of the sequence), reasoning to answer")
         for position in tokens.index[tokens["role"].isin(list(NAMES))]:
             axis.axvline(position - first, color=style.GREY, lw=0.5, ls=":")
-    figure.suptitle(f"{model}, pair {example}: residual stream, every position both sides share", fontsize=9)
+    figure.suptitle(f"{model}, pair {example}: residual stream, {how}", fontsize=9)
     return figure
 
 
@@ -252,9 +264,12 @@ def attribution(effects: pd.DataFrame, model: str) -> Figure | None:
     keys = ["example", "layer", "head", "position"]
     panels = []
     for site, title in (("resid_pre", "residual stream"), ("z", "single heads")):
-        exact, estimate = (select(effects, f"{verb}_{site}")[[*keys, "value"]] for verb in ("patch", "attribute"))
-        both = exact.fillna({"head": -1}).merge(
-            estimate.fillna({"head": -1}), on=keys, suffixes=("_exact", "_attributed")
+        exact, estimate = (select(effects, f"{verb}_{site}") for verb in ("patch", "attribute"))
+        estimate = estimate.dropna(subset="role")  # of estimated maps only the highest are patched too
+        both = (
+            exact[[*keys, "value"]]
+            .fillna({"head": -1})
+            .merge(estimate[[*keys, "value"]].fillna({"head": -1}), on=keys, suffixes=("_exact", "_attributed"))
         )
         if len(both):
             panels.append((title, both))

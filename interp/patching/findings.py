@@ -13,7 +13,7 @@ from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
-from interp.patching.profiles import agreement, curves, head_effects
+from interp.patching.profiles import agreement, curves, head_effects, verified_recall
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Sign, verdict
@@ -97,6 +97,11 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         first_above = above[0] if above else None
         headlines += _paths(effects, peak_layer(token), seed)
     headlines += _agreement(effects, seed)
+    maps = verified_recall(effects, TOP)
+    if not maps.empty:
+        headlines.append(_map_recall(maps, seed))
+        of = int(maps["places"].sum())
+        lines.append(f"maps are estimated: {int(maps['verified'].sum())} of {of} places are patched exactly")
     for role in (Role.PHRASE_ANSWER, Role.PREDICTING):
         by_head = head_effects(effects, role, shape)
         if by_head is None:
@@ -196,3 +201,19 @@ def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
                 )
             )
     return headlines
+
+
+def _map_recall(maps: pd.DataFrame, seed: int) -> Headline:
+    known = maps.dropna()
+    recall, chance = (known[name].to_numpy(float) for name in ("recall", "chance"))
+    name = f"estimated maps: share of the top {TOP} verified effects in the first half of the estimates"
+    rng = rng_for(seed, "map recall")
+    if known.empty:
+        return Headline(name, Estimate(float("nan"), 0))
+    return Headline(
+        name,
+        bootstrap_mean(recall, rng),
+        "estimates that say nothing",
+        Estimate(float(chance.mean()), len(known)),
+        Comparison.paired(recall, chance, rng_for(seed, "map recall", "paired")),
+    )

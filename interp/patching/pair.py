@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from interp.heads.scores import Head
 from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, KeyPosition, Pads, Part, Role, both, key_positions, padded
-from interp.patching.attribution import attribute, gradients
+from interp.patching.attribution import Method, attributions
 from interp.patching.exact import BUDGET_BYTES, Freeze, Patch, Run, record, sweep
 from interp.patching.nld import Answers, Direction
 from interp.stats import or_null
@@ -128,11 +129,25 @@ class PairPatcher:
 
     def full_map(self, stride: int = 1) -> list[Row]:
         """Residual stream at every `stride`-th position that both sides have, the key ones left out."""
+        return self._sweep(Direction.DENOISE, self._patches(Direction.DENOISE, Site.RESID_PRE, self._map_keys(stride)))
+
+    def estimated_map(self, stride: int, method: Method, verify: int) -> list[Row]:
+        """The same by attribution, and exact patches of the `verify` places with the largest estimates."""
+        keys = self._map_keys(stride)
+        if not keys:
+            return []
+        rows = self._estimated([Site.RESID_PRE], keys, method)
+        planned = self._patches(Direction.DENOISE, Site.RESID_PRE, keys)
+        size = {(row["layer"], row["position"]): abs(row["value"] or 0.0) for row in rows if row["metric"] == "ld"}
+        planned.sort(key=lambda one: -size[one.patch.layer, one.key.corrupted])
+        return rows + self._sweep(Direction.DENOISE, planned[:verify])
+
+    def _map_keys(self, stride: int) -> list[KeyPosition]:
         done = {key.corrupted for key in self.keys}
         parts = (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER)
         # They have no role: the figures of single roles are to show the same positions for every pair.
         keys = [replace(key, role=None) for key in both(self.runs.pair, parts) if key.corrupted not in done]
-        return self._sweep(Direction.DENOISE, self._patches(Direction.DENOISE, Site.RESID_PRE, keys[::-stride][::-1]))
+        return keys[::-stride][::-1]
 
     def unrelated(self, other: PairRuns) -> list[Row]:
         """Another pair's clean activations at the places of the same role: they know nothing of this answer."""
@@ -157,27 +172,27 @@ class PairPatcher:
     def attributed(self) -> list[Row]:
         """First-order estimates of the patches at the key positions, for the residual stream and every head."""
         sites = [Site.RESID_PRE, Site.Z] if self.options.head_roles else [Site.RESID_PRE]
+        rows = self._estimated(sites, self.keys, Method.ATP)
+        return [row for row in rows if row["head"] is None or row["role"] in self.options.head_roles]
+
+    def _estimated(self, sites: Sequence[Site], keys: Sequence[KeyPosition], method: Method) -> list[Row]:
+        """Estimates of patches of some sites (by head for z) at every layer and some positions."""
         runs, answers = self.runs, self.runs.answers
-        grads = gradients(self.lens, runs.corrupted, answers, sites)
+        places = [runs.place(key) for key in keys]
+        at, sources = [place[1] for place in places], [place[0] for place in places]
+        found = attributions(self.lens, runs.corrupted, runs.clean, answers, sites, at, sources, method)
         clean_base, corrupted_base = runs.base
         whole = answers.ld_clean - answers.ld_corrupted
+        values = {site: of.cpu() for site, of in found.values.items()}
         rows = []
-        for site in sites:
-            keys = self.keys if site is Site.RESID_PRE else [k for k in self.keys if k.role in self.options.head_roles]
-            if not keys:
-                continue
-            places = [runs.place(key) for key in keys]
-            at, sources = [place[1] for place in places], [place[0] for place in places]
-            values = attribute(grads[site], runs.corrupted, runs.clean, site, at, sources).cpu().numpy()
-            for layer in self.layers:
-                for i, key in enumerate(keys):
-                    for head in range(self.lens.n_heads) if site is Site.Z else [None]:
-                        ld = float(values[layer, i] if head is None else values[layer, i, head])
-                        patch = Patch(site, layer, (at[i],), head)
-                        estimates = {"ld": answers.ld_corrupted + ld, "nld": ld / whole if whole else math.nan}
-                        for metric, value in estimates.items():
-                            bases = (clean_base[metric], corrupted_base[metric])
-                            rows.append(self._row("attribute", _Planned(patch, key), metric, *bases, value))
+        for site, layer, (i, key) in product(sites, self.layers, enumerate(keys)):
+            for head in range(self.lens.n_heads) if site is Site.Z else [None]:
+                ld = float(values[site][(layer, i) if head is None else (layer, i, head)])
+                patch = Patch(site, layer, (at[i],), head)
+                estimates = {"ld": answers.ld_corrupted + ld, "nld": ld / whole if whole else math.nan}
+                for metric, value in estimates.items():
+                    bases = (clean_base[metric], corrupted_base[metric])
+                    rows.append(self._row("attribute", _Planned(patch, key), metric, *bases, value))
         return rows
 
     def _sweep(

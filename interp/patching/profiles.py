@@ -7,6 +7,9 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
+LEAST_NLD = 0.001
+"""The smallest effect, in size, that counts as one: below, exact patches differ by rounding."""
+
 
 def select(
     effects: pd.DataFrame, intervention: str, metric: str = "nld", role: str | None = None, control: str | None = None
@@ -41,14 +44,14 @@ def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Fl
 
 
 def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
-    """By pair: how well attributed effects agree with exact ones over all patches of a site.
+    """By pair: how well attributed effects agree with exact ones over all patches of a site at key positions.
 
     `rho`: Spearman's correlation of NLD; `recall`: share of the `top` largest exact effects (in size) that are among as
     many largest attributed ones; `chance`: that share for a random choice.
     """
     keys = ["example", "layer", "head", "position"]
     exact = select(effects, f"patch_{site}")[[*keys, "value"]].fillna({"head": -1})
-    estimate = select(effects, f"attribute_{site}")[[*keys, "value"]].fillna({"head": -1})
+    estimate = select(effects, f"attribute_{site}").dropna(subset="role")[[*keys, "value"]].fillna({"head": -1})
     both = exact.merge(estimate, on=keys, suffixes=("_exact", "_attributed"))
     rows = []
     for example, of in both.groupby("example", sort=False):
@@ -58,5 +61,35 @@ def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
             continue
         best = [set(np.argsort(-np.abs(values), kind="stable")[:n].tolist()) for values in (a, b)]
         found = {"rho": stats.spearmanr(a, b).statistic, "recall": len(best[0] & best[1]) / n, "chance": n / len(of)}
+        rows.append({"example": example, **found})
+    return pd.DataFrame(rows)
+
+
+def verified_recall(effects: pd.DataFrame, top: int) -> pd.DataFrame:
+    """By pair with an estimated map: how sure one can be that its `top` largest effects are among the verified.
+
+    `recall`: of the `top` largest verified effects that are one (LEAST_NLD), the share among the first half of the
+    verified places in the order of their estimates: 1 = verifying twice as many brought nothing new, so that more of
+    them would hardly do so; `chance`: that share if estimates said nothing; `verified`, `places`: how many there are.
+    NaN where nothing verified is an effect.
+    """
+    keys = ["example", "layer", "position"]
+    estimate = select(effects, "attribute_resid_pre")
+    estimate = estimate[estimate["role"].isna()]
+    exact = select(effects, "patch_resid_pre")
+    both = exact[exact["role"].isna()].merge(estimate[[*keys, "value"]], on=keys, suffixes=("", "_estimated"))
+    rows = []
+    for example, of in both.groupby("example", sort=False):
+        ranked = of.sort_values("value_estimated", key=lambda v: -v.abs(), kind="stable")
+        size = ranked["value"].abs().to_numpy(float)
+        half = (len(size) + 1) // 2
+        best = np.argsort(-size, kind="stable")[:top]
+        best = best[size[best] >= LEAST_NLD]
+        found = {
+            "recall": float((best < half).mean()) if len(best) else np.nan,
+            "chance": half / len(size),
+            "verified": len(size),
+            "places": int((estimate["example"] == example).sum()),
+        }
         rows.append({"example": example, **found})
     return pd.DataFrame(rows)

@@ -1,0 +1,141 @@
+"""Edges: what a head's output does through the queries, keys or values of one later head, or straight to the answer.
+
+An edge is patched by giving only its receiver what it would read if the sender's output were the source run's: the
+residual stream before the receiver is the target's plus the sender's change, and every other head and MLP reads the
+target's (path patching, Goldowsky-Dill et al. 2023). The estimate is first order in the receiver's queries, keys or
+values (edge attribution patching, Syed et al. 2023), whose own change is exact, the norm before them included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.errors import UserError
+from interp.model.lens import Lens
+from interp.model.sites import Site
+from interp.model.unembedding import logits_of
+from interp.patching.attribution import gradients
+from interp.patching.blocks import like_llama
+from interp.patching.exact import Patch, Run, sweep
+from interp.patching.nld import Answers
+
+READ = (Site.Q, Site.K, Site.V)
+NEEDED = (Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.Z, *READ)
+"""The sites that both runs must have been recorded with."""
+Place = tuple[int, int]
+"""Layer and head; for k and v of a receiver the key-value head."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """One edge and the change of LD through it."""
+
+    sender: Place | None
+    """None = the embeddings."""
+    through: Site | None
+    """q, k or v of the receiver; None where it is the answer."""
+    receiver: Place | None
+    """None = the answer: the final norm and the unembedding at the last position."""
+    estimate: float
+    exact: float | None = None
+    """None where it was not patched. Edges to the answer always are: they cost nothing more."""
+
+
+@dataclass(frozen=True)
+class Edges:
+    """All edges between two runs at some positions of the target, which take the source's at `sources`."""
+
+    lens: Lens
+    target: Run
+    source: Run
+    answers: Answers
+    positions: tuple[int, ...]
+    sources: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not like_llama(self.lens):
+            raise UserError(f"edges of {self.lens.name} cannot be patched: its layers are not built as Llama's")
+        for run in (self.target, self.source):
+            if missing := [site for site in NEEDED if site not in run.sites]:
+                raise ValueError(f"a run was recorded without {', '.join(missing)}")
+
+    def estimates(self) -> list[Edge]:
+        """Every edge, largest change of LD first (in size). Costs one forward and one backward pass, and each
+        receiver's projections once for every sender before it."""
+        slopes = gradients(self.lens, self.target, self.answers, READ)
+        found = []
+        with torch.no_grad():
+            for senders, changes in self._senders():
+                first = 0 if senders[0] is None else senders[0][0] + 1
+                for layer in range(first, self.lens.n_layers):
+                    for site, read in self._read(layer, changes).items():
+                        own = self.target.sites[site][layer, list(self.positions)]
+                        slope = slopes[site][layer, list(self.positions)]
+                        values = torch.einsum("sphd,phd->sh", (read - own).double(), slope.double()).cpu()
+                        found += [
+                            Edge(sender, site, (layer, head), float(values[i, head]))
+                            for i, sender in enumerate(senders)
+                            for head in range(values.shape[1])
+                        ]
+                found += self._to_the_answer(senders, changes)
+        return sorted(found, key=lambda edge: -abs(edge.estimate))
+
+    def verified(self, edges: Sequence[Edge]) -> list[Edge]:
+        """The same edges with exact patches: one a head that receives."""
+        with torch.no_grad():
+            return [replace(edge, exact=self._patched(edge)) for edge in edges]
+
+    def _senders(self) -> Iterator[tuple[list[Place | None], Float[Tensor, "sender pos d"]]]:
+        """The embeddings, then the heads of each layer: what each writes more in the source run than in the target."""
+        at, theirs = list(self.positions), list(self.sources)
+        embedded = self.source.sites[Site.RESID_PRE][0, theirs] - self.target.sites[Site.RESID_PRE][0, at]
+        yield [None], embedded[None]
+        for layer in range(self.lens.n_layers):
+            z = self.source.sites[Site.Z][layer, theirs] - self.target.sites[Site.Z][layer, at]
+            heads, size = z.shape[1:]
+            written = self._layer(layer).self_attn.o_proj.weight.view(-1, heads, size)
+            yield [(layer, head) for head in range(heads)], torch.einsum("phd,mhd->hpm", z, written)
+
+    def _layer(self, layer: int) -> Any:
+        model: Any = self.lens.hf.base_model
+        return model.layers[layer]
+
+    def _read(self, layer: int, changes: Float[Tensor, "sender pos d"]) -> dict[Site, Tensor]:
+        """What a layer's heads make of the target's residual stream with one sender's change added: (sender, pos, head,
+        d_head)."""
+        module = self._layer(layer)
+        normed = module.input_layernorm(self.target.sites[Site.RESID_PRE][layer, list(self.positions)] + changes)
+        attention = module.self_attn
+        made = {Site.Q: attention.q_proj, Site.K: attention.k_proj, Site.V: attention.v_proj}
+        return {site: made[site](normed).unflatten(-1, (-1, attention.head_dim)) for site in READ}
+
+    def _to_the_answer(self, senders: Sequence[Place | None], changes: Tensor) -> list[Edge]:
+        last = len(self.target.ids) - 1
+        if last not in self.positions:
+            return []
+        end, model = self.lens.n_layers - 1, self.lens.hf.base_model
+        parts = [self.target.sites[site][end, last] for site in (Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT)]
+        final = torch.stack(parts).sum(0)
+        norm: Any = model.norm
+        streams = torch.cat([final[None], final + changes[:, self.positions.index(last)]])
+        ld = self.answers.ld(logits_of(self.lens, norm(streams))).double()
+        return [Edge(s, None, None, float(v), float(v)) for s, v in zip(senders, ld[1:] - ld[0], strict=True)]
+
+    def _patched(self, edge: Edge) -> float | None:
+        if edge.receiver is None or edge.through is None:
+            return edge.exact
+        layer, head = edge.receiver
+        senders, changes = next((s, c) for s, c in self._senders() if edge.sender in s)
+        change = changes[[senders.index(edge.sender)]]
+        values = self.target.sites[edge.through].clone()
+        values[layer, list(self.positions)] = self._read(layer, change)[edge.through][0]
+        given = replace(self.target, sites={edge.through: values})
+        patch = Patch(edge.through, layer, self.positions, head)
+        ld = sweep(self.lens, self.target, given, [patch], lambda rows: {"ld": self.answers.ld(rows)})["ld"]
+        return float(ld[0]) - float(self.answers.ld(self.target.logits))
