@@ -6,7 +6,7 @@ import glob
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,15 @@ from interp.figures.drawing import Drawings, Tables
 from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
 from interp.runs.about import About
-from interp.runs.compared import Asked, Run, RunsCompared, labels, number_rows, series
+from interp.runs.claims_compared import claim_lines, claim_rows, claim_table
+from interp.runs.compared import (
+    Asked,
+    Run,
+    RunsCompared,
+    labels,
+    number_rows,
+    series,
+)
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
@@ -63,7 +71,9 @@ def gather(session: Session, options: CompareOptions) -> None:
         raise UserError(f"experiment.published names masses of heads: these are runs of {runs[0].experiment}")
     asked = Asked(options.kind, options.published)
     compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
-    session.store.write_closing("compared", numbers=numbers, **compared.tables)
+    claims = claim_rows(runs)
+    compared = replace(compared, lines=[*compared.lines, *claim_lines(claims)])
+    session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
     session.memo["compared"] = runs, compared
 
 
@@ -160,6 +170,8 @@ def draw(table: Tables, facts: CompareFacts) -> Drawings:
             yield f"compare_numbers_{i}", partial(_itself, page)
         for i, page in enumerate(along_layers(table("numbers"))):
             yield f"compare_layers_{i}", partial(_itself, page)
+    if not table("claims").empty:
+        yield "claims", partial(claim_table, table("claims"))
     further = experiment(facts.compared).draw_compared
     if further is not None:
         runs = {label: tables_of(Path(directory)) for label, directory in facts.runs.items()}

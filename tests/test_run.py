@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -215,6 +216,14 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     reasoning = numbers[numbers["name"] == "mass answer->reasoning, all heads"]
     assert reasoning["control"].tolist() == ["an even head"] * 3
     assert (tmp_path / "m" / "figures" / "compare_numbers_0.png").is_file()
+    claims = read_table(tmp_path / "m", "claims")
+    verdicts = json.loads((other / "summary.json").read_text())["verdicts"]
+    of_other = claims[claims["run"] == "reasoner, seed 0"].set_index("claim")["outcome"]
+    assert of_other.to_dict() == {one["claim"]: one["outcome"] for one in verdicts}
+    printed = pd.read_csv(tmp_path / "m" / "figures" / "claims.csv").set_index("claim")
+    (name,) = (claim for claim in printed.index if claim.startswith("A3 "))
+    assert printed.loc[name, "reasoner, seed 0"].startswith(of_other["A3"])
+    assert f"{name}: planted, seed 0: " in " ".join(mixed.stdout.split())
     # A pattern may match more than what compares.
     for name in ("0", "1"):
         shutil.copytree(finished / name, tmp_path / "all" / name)

@@ -1,0 +1,94 @@
+"""The papers' claims over several runs: what became of each, run by run, and by which number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from interp.runs.claims import CLAIMS
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.compared import Run
+from interp.runs.directory import SUMMARY
+from interp.runs.store import read_json, records
+from interp.runs.verdicts import Outcome, Verdict
+
+CLAIMS_TABLE = Table(
+    "claims",
+    Column("claim", TEXT, "its key, such as `A3`: see docs/verdicts.md"),
+    Column("run", TEXT, "as in `numbers`"),
+    Column("outcome", TEXT, "`agrees`, `opposite`, `undecided` or `not tested here`"),
+    Column("name", TEXT, "the number that decided it", null="none"),
+    Column("value", FLOAT, "its value", null="none, or undefined"),
+    Column("control", TEXT, "kind of its control", null="none"),
+    Column("difference", FLOAT, "how far it differs from the control", null="it was not compared"),
+    Column("low", FLOAT, "lower end of the difference's 95 % interval", null="it was not compared, or n < 2"),
+    Column("high", FLOAT, "upper end of it", null="it was not compared, or n < 2"),
+    Column("p", FLOAT, "two-sided p-value of the difference", null="it was not compared, or n < 2"),
+    Column("n", INT, "over how many examples, sets or heads", null="it was not compared"),
+    Column("why", TEXT, "why it was not tested, or what it stands on", null="nothing to say"),
+)
+
+
+def claim_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Every verdict of every run, claim by claim in the order of the papers: the rows of claims.parquet."""
+    found = [
+        (run.label, Verdict.from_json(row))
+        for run in runs
+        for row in read_json(run.directory / SUMMARY).get("verdicts", [])
+    ]
+    rows = []
+    for label, one in sorted(found, key=lambda pair: list(CLAIMS).index(pair[1].claim)):
+        number = one.decided_by
+        compared = None if number is None else number.comparison
+        gap = None if compared is None else compared.difference
+        rows.append(
+            {
+                "claim": one.claim,
+                "run": label,
+                "outcome": one.outcome.value,
+                "name": None if number is None else number.name,
+                "value": None if number is None else number.estimate.value,
+                "control": None if number is None else number.control_kind,
+                "difference": None if gap is None else gap.value,
+                "low": None if gap is None else gap.low,
+                "high": None if gap is None else gap.high,
+                "p": None if compared is None else compared.p,
+                "n": None if gap is None else gap.n,
+                "why": one.why,
+            }
+        )
+    return rows
+
+
+def claim_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """One line a claim that some run tested."""
+    for claim, about in CLAIMS.items():
+        here = [row for row in rows if row["claim"] == claim]
+        if any(row["outcome"] != Outcome.NOT_TESTED for row in here):
+            yield f"{claim} {about.text}: " + "; ".join(f"{row['run']}: {_outcome(row)}" for row in here)
+
+
+def _outcome(row: Mapping[str, Any]) -> str:
+    """The outcome, and the difference that decided it."""
+    if row["difference"] is None:
+        return str(row["outcome"])
+    ends = "" if row["low"] is None else f" ({row['low']:+.3g} to {row['high']:+.3g})"
+    p = "" if row["p"] is None else f", p {row['p']:.2g}"
+    return f"{row['outcome']}, {row['difference']:+.3g}{ends}{p}, n {row['n']:.0f}"
+
+
+def claim_table(claims: pd.DataFrame) -> pd.DataFrame:
+    """Claims by runs: what became of each, and what was published."""
+    rows = [{name: None if pd.isna(value) else value for name, value in row.items()} for row in records(claims)]
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    cells = {(row["claim"], row["run"]): _outcome(row) for row in rows}
+    return pd.DataFrame(
+        [
+            {"claim": f"{claim} {about.text}", "published": about.published}
+            | {run: cells.get((claim, run), Outcome.NOT_TESTED.value) for run in runs}
+            for claim, about in CLAIMS.items()
+            if any((claim, run) in cells for run in runs)
+        ]
+    )
