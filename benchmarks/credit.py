@@ -21,9 +21,10 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, PreTrainedModel, PrinterCallback, Qwen3Config
 from trl.trainer.grpo_config import GRPOConfig
 
+from interp.credit.checks import SECONDS
 from interp.credit.gamma import CreditRule, Strategy
 from interp.credit.signals import CreditHeads, Measuring
-from interp.credit.trainer import SECONDS, CreditTrainer
+from interp.credit.trainer import CreditTrainer
 from interp.data.datasets import word_problem_questions
 from interp.heads.scores import Head
 from interp.model.layers import layer_set

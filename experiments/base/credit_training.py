@@ -22,8 +22,9 @@ from trl.trainer.grpo_config import GRPOConfig
 from experiments.base.collect import Needs, condition_for
 from experiments.base.credit_options import CreditOptions
 from experiments.base.session import Session
+from interp.credit.checks import SECONDS, SHARE
 from interp.credit.signals import Measuring
-from interp.credit.trainer import SECONDS, SHARE, CreditTrainer
+from interp.credit.trainer import CreditTrainer
 from interp.data.examples import Question
 from interp.errors import UserError, nearest
 from interp.grading.responses import graded
