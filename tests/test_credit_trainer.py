@@ -53,8 +53,12 @@ def make(
         "seed": 3,
         **changes,
     }
+    model = LlamaForCausalLM(config)
+    if options["beta"]:  # TRL loads the reference from where the model came
+        model.save_pretrained(directory / "start")
+        model = LlamaForCausalLM.from_pretrained(directory / "start")
     about: dict[str, Any] = {
-        "model": LlamaForCausalLM(config),
+        "model": model,
         "reward_funcs": odd_tokens,
         "args": GRPOConfig(
             str(directory),

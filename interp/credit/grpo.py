@@ -33,6 +33,7 @@ from interp.credit.batches import (
 from interp.credit.checks import COSINE, GLOBAL_KEPT, LOCAL_KEPT, SECONDS, Stopwatch, Treatment, sums_of
 from interp.credit.function import ATTENTION, core_of, needed
 from interp.credit.gamma import NEEDS, CreditRule, Signals, Signs, Strategy, gamma_of
+from interp.credit.hooks import check_hooks
 from interp.credit.ranking import BatchRanking, RankedHeads, rank_heads, shape_of
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
@@ -78,6 +79,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         extra_pass: bool = False,
         **kwargs: Any,
     ) -> None:
+        check_hooks(GRPOTrainer)
         self._rule = rule or CreditRule(
             member(Strategy, strategy, "strategy"), q=q, gamma_amp=amplification, signs=member(Signs, signs, "signs")
         )
