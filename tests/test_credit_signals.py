@@ -70,8 +70,8 @@ def response_lengths() -> torch.Tensor:
 def test_heads_ranked_on_a_batch_are_those_ranked_on_traces(small_lens: Lens, sinks: Sinks) -> None:
     prompts, responses, ids, mask = batch(small_lens)
     traces = [
-        parse_response(prompt, response, small_lens.tokenizer, small_lens.markers)
-        for prompt, response in zip(prompts, responses, strict=True)
+        replace(parse_response(prompt, response, small_lens.tokenizer, small_lens.markers), example=str(i))
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
     ]
     ranking = Ranking(["all"], [sinks], 0.3, None, 3, SETTINGS, None)
     rows = rank_by_distance(small_lens, traces, ranking)
