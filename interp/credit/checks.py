@@ -14,6 +14,17 @@ SHARE, POSITION, EFFECTIVE = "credit/amplified", "credit/position", "credit/effe
 ENTROPY, ADVANTAGE = "credit/entropy_share", "credit/advantage_share"
 COSINE, SECONDS = "credit/gradient_cosine", "credit/seconds"
 LOCAL_KEPT, GLOBAL_KEPT = "credit/local_heads_kept", "credit/global_heads_kept"
+MEASURES = {
+    SHARE: "credited_share",
+    POSITION: "credited_position",
+    EFFECTIVE: "effective_tokens",
+    ENTROPY: "credited_entropy",
+    ADVANTAGE: "credited_advantage",
+    COSINE: "gradient_cosine",
+    LOCAL_KEPT: "local_heads_kept",
+    GLOBAL_KEPT: "global_heads_kept",
+}
+"""What training.parquet keeps of them, and its name there."""
 SUMS = (
     *("tokens", "changed", "under", "credited", "position", "gamma", "squares"),
     *("entropy", "entropy_credited", "advantage", "advantage_credited"),

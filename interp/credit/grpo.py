@@ -98,7 +98,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         self._tap: Callable[..., Found] | None = None
         self._kept: Signals | None = None
         self._found: Found | None = None
-        self._watch, self._treatment, self._logged_at = Stopwatch(), Treatment(), 0
+        self._watch, self._treatment, self._steps = Stopwatch(), Treatment(), 0
 
     @property
     def credit_heads(self) -> CreditHeads | None:
@@ -381,15 +381,15 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     ) -> Tensor:
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.accelerator.sync_gradients:  # all micro-batches of the step have added theirs
+            self._steps += 1
             found = self._treatment.take_cosine([weight.grad for weight in self._weights()])
             if found is not None:
                 self._metrics["train"][COSINE].append(found)
         return loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        steps = self.state.global_step - self._logged_at
-        if self._credits and self.model.training and steps > 0:
-            self._logged_at = self.state.global_step
-            for name, value in {**self._treatment.take(), SECONDS: self._watch.take() / steps}.items():
+        if self._credits and self.model.training and self._steps:
+            for name, value in {**self._treatment.take(), SECONDS: self._watch.take() / self._steps}.items():
                 self._metrics["train"][name] = [value]
+            self._steps = 0
         super().log(logs, start_time)
