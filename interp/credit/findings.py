@@ -60,13 +60,13 @@ def _treatment(training: pd.DataFrame) -> list[str]:
     if "gradient_cosine" in by_measure:
         cosines = by_measure["gradient_cosine"]
         lines.append(
-            f"cosine of the gradient to plain GRPO's: {cosines.mean():.4f} (least {cosines.min():.4f}, n = {len(cosines)} "
-            "steps)"
+            f"cosine of the gradient to plain GRPO's: {cosines.mean():.4f} "
+            f"(least {cosines.min():.4f}, n = {len(cosines)} steps)"
         )
     if {"credited_position", "credited_entropy", "credited_advantage", "effective_tokens"} <= mean.keys():
         lines.append(
-            f"credited tokens have {mean['credited_entropy']:.3f} of the entropy and {mean['credited_advantage']:.3f} of "
-            f"the weighted advantage; they lie at {mean['credited_position']:.3f} of their response (.5 = evenly); "
+            f"credited tokens have {mean['credited_entropy']:.3f} of the entropy and {mean['credited_advantage']:.3f} "
+            f"of the weighted advantage; they lie at {mean['credited_position']:.3f} of their response (.5 = evenly); "
             f"effective share of tokens {mean['effective_tokens']:.3f}"
         )
     if "local_heads_kept" in mean:

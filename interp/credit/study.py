@@ -32,7 +32,7 @@ STUDY_TABLE = Table(
     Column(
         "gradient_cosine",
         FLOAT,
-        "cosine of the credited gradient to plain GRPO's, mean over measured steps and seeds: at 1 there is no treatment",
+        "cosine of the credited gradient to plain GRPO's, mean over measured steps and seeds: 1 is no treatment",
         null="plain GRPO, or not measured",
     ),
     Column("credit_share", FLOAT, "share of a step's time that measuring credit took (Paper B, Table 8)"),
