@@ -21,6 +21,7 @@ from interp.credit import AttentionCreditGRPOTrainer, CreditHeads, CreditRule, S
 from interp.credit.hooks import HOOKS, check_hooks
 from interp.credit.ranking import HEADS_FILE
 from interp.errors import UserError
+from tests.test_credit_pass import LAYOUTS
 from tests.test_credit_trainer import odd_tokens, weights
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -190,6 +191,7 @@ def test_given_heads_are_taken(models: dict[str, Path], tmp_path: Path) -> None:
         ({"heads": CreditHeads.of([(9, 0)], [(0, 0)])}, r"\(9,0\).*4 layers of 4 heads"),
         ({"q": 0.0}, "q=0"),
         ({"layers": "9"}, "layer 9"),
+        ({"cosine_every": 1, "args": LAYOUTS["reentrant"]}, "cosine_every takes a gradient apart"),
         ({"args": {"importance_sampling_level": "sequence"}}, "importance_sampling_level"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

@@ -36,6 +36,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "reused": {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 8, "num_iterations": 2}
     | {"steps_per_generation": 4, "max_steps": 2},
     "checkpointed": {"gradient_checkpointing": True},
+    "reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
     "kl": {"beta": 0.1},
 }
 """How responses are cut into losses, and how often they are used."""

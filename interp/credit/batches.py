@@ -1,7 +1,10 @@
-"""What credit reads in TRL's batches, what it adds to them, and where it takes attention."""
+"""What credit reads in TRL's batches and state, what it adds to them, and where it takes attention."""
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum, StrEnum
 from typing import Any
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from trl.trainer.grpo_trainer import GRPOTrainer
 
 from interp.credit.gamma import CreditRule, Signals, applied, token_advantages
 from interp.credit.signals import BatchRhythm
@@ -19,6 +23,10 @@ COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 PLAIN, GAMMA, NOISE = "credit_plain_advantages", "credit_gamma", "credit_noise"
 """Ours, which TRL shuffles and splits like its own: the advantages of the responses, (batch,), the factor on each
 token's, and random numbers, (batch, token)."""
+
+
+CONTROLLER = ("entropy_coef", "_last_world_entropy", "_entropy_window_stats")
+"""What TRL's loss changes beside its log, where it steers the entropy."""
 
 
 class Where(Enum):
@@ -60,6 +68,18 @@ def signals_of(rhythm: BatchRhythm | None, entropy: Tensor | None, rows: Tensor 
 
 def with_noise(signals: Signals, noise: Tensor | None, rows: Tensor | None = None) -> Signals:
     return signals if noise is None else replace(signals, noise=noise if rows is None else noise[rows])
+
+
+@contextmanager
+def nothing_logged(trainer: GRPOTrainer) -> Iterator[None]:
+    """While open, TRL's loss changes neither its log nor what steers the entropy."""
+    before = {name: getattr(trainer, name) for name in ("_metrics", *CONTROLLER) if hasattr(trainer, name)}
+    trainer._metrics = {mode: defaultdict(list) for mode in trainer._metrics}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(trainer, name, value)
 
 
 def noise_for(ids: Int[Tensor, "batch token"], seed: int, *labels: object) -> Float[Tensor, "batch token"]:

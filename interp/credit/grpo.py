@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -25,6 +24,7 @@ from interp.credit.batches import (
     credited_mask,
     member,
     noise_for,
+    nothing_logged,
     put,
     signals_of,
     whole,
@@ -44,8 +44,6 @@ from interp.rhythm.waad_fai import Settings, Sinks
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-CONTROLLER = ("entropy_coef", "_last_world_entropy", "_entropy_window_stats")
-"""What TRL's loss changes beside its log, where it steers the entropy."""
 Found = tuple[Tensor, Tensor | None, Tensor | None]
 
 
@@ -113,8 +111,12 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
                 "importance_sampling_level=sequence weighs a response by one ratio, so that only the mean of its "
                 "tokens' credit reaches the gradient: use token"
             )
-        core = core_of(self.model)
-        n_layers, n_heads = shape_of(core)
+        reentrant = self.args.gradient_checkpointing and (self.args.gradient_checkpointing_kwargs or {}).get(
+            "use_reentrant"
+        )
+        if self._cosine_every is not None and (reentrant or self.is_deepspeed_enabled or self.is_fsdp_enabled):
+            raise UserError("cosine_every takes a gradient apart: use it without DeepSpeed, FSDP, use_reentrant=True")
+        n_layers, n_heads = shape_of(core_of(self.model))
         given = self._heads.now
         if given is None or self._heads.every is not None:
             layer_set(self._heads.ranking.layers, n_layers)
@@ -357,24 +359,13 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     def _plain_gradient(self, model: torch.nn.Module, inputs: dict[str, Any], found: Found) -> list[Tensor | None]:
         """The gradient of the loss without credit, through the same forward pass."""
         self._tap = lambda *_, **__: found
-        with self._nothing_logged():
+        with nothing_logged(self):
             loss = super()._compute_loss(model, {**inputs, "advantages": inputs.get(PLAIN, inputs["advantages"])})
         gradient = torch.autograd.grad(loss, self._weights(), retain_graph=True, allow_unused=True)
         return [None if one is None else self._total(one) for one in gradient]
 
     def _weights(self) -> list[Tensor]:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
-
-    @contextmanager
-    def _nothing_logged(self) -> Iterator[None]:
-        """While open, TRL's loss changes neither its log nor what steers the entropy."""
-        before = {name: getattr(self, name) for name in ("_metrics", *CONTROLLER) if hasattr(self, name)}
-        self._metrics = {mode: defaultdict(list) for mode in self._metrics}
-        try:
-            yield
-        finally:
-            for name, value in before.items():
-                setattr(self, name, value)
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
