@@ -111,9 +111,8 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
                 "importance_sampling_level=sequence weighs a response by one ratio, so that only the mean of its "
                 "tokens' credit reaches the gradient: use token"
             )
-        reentrant = self.args.gradient_checkpointing and (self.args.gradient_checkpointing_kwargs or {}).get(
-            "use_reentrant"
-        )
+        how = self.args.gradient_checkpointing_kwargs
+        reentrant = self.args.gradient_checkpointing and isinstance(how, dict) and how.get("use_reentrant", False)
         if self._cosine_every is not None and (reentrant or self.is_deepspeed_enabled or self.is_fsdp_enabled):
             raise UserError("cosine_every takes a gradient apart: use it without DeepSpeed, FSDP, use_reentrant=True")
         n_layers, n_heads = shape_of(core_of(self.model))
