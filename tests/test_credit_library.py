@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from trl import GRPOConfig, GRPOTrainer
 
 from interp.credit import AttentionCreditGRPOTrainer, CreditHeads, CreditRule, Strategy
-from interp.credit.hooks import HOOKS, check_hooks
+from interp.credit.hooks import HOOKS, STATE, check_hooks, check_state
 from interp.credit.ranking import HEADS_FILE
 from interp.errors import UserError
 from tests.test_credit_pass import LAYOUTS
@@ -234,6 +234,16 @@ def test_a_trl_without_one_of_them_is_refused(name: str) -> None:
     setattr(Later, name, lambda *_: None)
     with pytest.raises(UserError, match=rf"has no Later.{name}\({', '.join(HOOKS[name])}\)"):
         check_hooks(Later)
+
+
+def test_a_trl_whose_state_has_other_names_is_refused(models: dict[str, Path], tmp_path: Path) -> None:
+    trainer = trainer_of(models["llama"], tmp_path)
+    check_state(trainer)
+    for name in STATE:
+        value = trainer.__dict__.pop(name)
+        with pytest.raises(UserError, match=rf"has no AttentionCreditGRPOTrainer.{name}, which credit builds on"):
+            check_state(trainer)
+        setattr(trainer, name, value)
 
 
 def test_the_whole_rule_can_be_given(models: dict[str, Path], tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from interp.credit.batches import (
 from interp.credit.checks import COSINE, GLOBAL_KEPT, LOCAL_KEPT, SECONDS, Stopwatch, Treatment, sums_of
 from interp.credit.function import ATTENTION, core_of, needed
 from interp.credit.gamma import NEEDS, CreditRule, Signals, Signs, Strategy, gamma_of
-from interp.credit.hooks import check_hooks
+from interp.credit.hooks import check_hooks, check_state
 from interp.credit.ranking import BatchRanking, RankedHeads, rank_heads, shape_of
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
@@ -89,6 +89,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         self._heads = RankedHeads(None if isinstance(heads, str) else heads, ranking, rerank_every)
         self._cosine_every = cosine_every
         super().__init__(*args, **kwargs)
+        check_state(self)
         assert self.model is not None
         self.model: torch.nn.Module = self.model
         self._check_model()

@@ -21,6 +21,9 @@ HOOKS = {
 }
 """Methods that are overridden or called, and their first parameters."""
 
+STATE = ("_metrics", "_tokenizer", "_is_vlm", "importance_sampling_level", "num_iterations")
+"""Attributes that are read or changed."""
+
 
 def check_hooks(trainer: type) -> None:
     """Raises UserError where a trainer lacks one of the HOOKS, or has it with other parameters."""
@@ -28,7 +31,15 @@ def check_hooks(trainer: type) -> None:
         method = getattr(trainer, name, None)
         found = [] if method is None else list(inspect.signature(method).parameters)[1:]
         if tuple(found[: len(wanted)]) != wanted:
-            raise UserError(
-                f"TRL {version('trl')} has no {trainer.__name__}.{name}({', '.join(wanted)}), which credit builds on: "
-                "install trl 1.16"
-            )
+            raise _lacks(f"{trainer.__name__}.{name}({', '.join(wanted)})")
+
+
+def check_state(trainer: object) -> None:
+    """Raises UserError where a trainer that has been made lacks one of the attributes of STATE."""
+    for name in STATE:
+        if not hasattr(trainer, name):
+            raise _lacks(f"{type(trainer).__name__}.{name}")
+
+
+def _lacks(what: str) -> UserError:
+    return UserError(f"TRL {version('trl')} has no {what}, which credit builds on: install trl 1.16")
