@@ -14,7 +14,14 @@ import pytest
 import torch
 from datasets import Dataset
 from packaging.requirements import Requirement
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedTokenizerBase,
+    Qwen2Config,
+    Qwen3Config,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from interp.credit import AttentionCreditGRPOTrainer, CreditHeads, CreditRule, Strategy
@@ -43,11 +50,17 @@ def models(words: PreTrainedTokenizerBase, tmp_path_factory: pytest.TempPathFact
     """Small random checkpoints, with a tokenizer that has a chat template."""
     folder = tmp_path_factory.mktemp("models")
     special = {name: getattr(words, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    for name, core, config in (("llama", LlamaForCausalLM, LlamaConfig), ("qwen2", Qwen2ForCausalLM, Qwen2Config)):
+    configs = {
+        "llama": LlamaConfig(**SIZE, **special, vocab_size=len(words)),
+        "qwen2": Qwen2Config(**SIZE, **special, vocab_size=len(words)),
+        "qwen3": Qwen3Config(**SIZE, **special, vocab_size=len(words), head_dim=8),
+        "mistral": MistralConfig(**SIZE, **special, vocab_size=len(words), sliding_window=6),
+    }
+    for name, about in configs.items():
         torch.manual_seed(0)
-        core(config(vocab_size=len(words), **SIZE, **special)).save_pretrained(folder / name)
+        AutoModelForCausalLM.from_config(about).save_pretrained(folder / name)
         words.save_pretrained(folder / name)
-    return {name: folder / name for name in ("llama", "qwen2")}
+    return {name: folder / name for name in configs}
 
 
 def data(conversational: bool) -> Dataset:
@@ -135,7 +148,7 @@ def test_the_step_without_trl(models: dict[str, Path], tmp_path: Path) -> None:
     assert not gamma.requires_grad
     assert bool((gamma[~mask] == 1).all())
     assert bool((gamma[mask] > 1).any())
-    start = LlamaForCausalLM.from_pretrained(models["llama"])
+    start = AutoModelForCausalLM.from_pretrained(models["llama"])
     assert any(not torch.equal(a, b) for a, b in zip(start.parameters(), found["model"].parameters(), strict=True))
 
 
@@ -148,6 +161,19 @@ def trainer_of(model: Path, directory: Path, options: dict[str, Any] | None = No
         train_dataset=data(False),
         **{"horizon": HORIZON, **(options or {})},
     )
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3", "mistral"])
+def test_trls_own_pass_gives_every_architecture_the_credit_of_a_pass_of_its_own(
+    models: dict[str, Path], tmp_path: Path, name: str
+) -> None:
+    found = []
+    for extra_pass in (True, False):
+        trainer = trainer_of(models[name], tmp_path, {"extra_pass": extra_pass, "amplification": 3.0})
+        trainer.train()
+        found.append((weights(trainer), trainer.credit_heads))
+    assert found[0][1] == found[1][1]
+    torch.testing.assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-4)
 
 
 def test_evaluation_has_no_credit(models: dict[str, Path], tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_credit_from_trls_own_pass_is_that_of_a_pass_of_its_own(
     assert fewer < rows
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", ["plain", "micro_batches", "stale_twice", "reentrant", "kl"])
 def test_no_sequence_goes_through_the_model_more_often_than_in_plain_grpo(
     words: PreTrainedTokenizerBase, tmp_path: Path, layout: str
 ) -> None:
@@ -134,7 +134,7 @@ def logged(trainer: GRPOTrainer, name: str) -> list[float]:
     return [entry[name] for entry in trainer.state.log_history if entry.get(name) is not None]
 
 
-@pytest.mark.parametrize("layout", ["plain", "micro_batches", "checkpointed", "kl"])
+@pytest.mark.parametrize("layout", ["micro_batches", "checkpointed", "kl"])
 def test_the_cosine_is_that_of_two_gradients_computed_apart(
     words: PreTrainedTokenizerBase, tmp_path: Path, layout: str
 ) -> None:
