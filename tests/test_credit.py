@@ -159,6 +159,8 @@ def test_mask_leaves_nothing_to_tokens_without_credit() -> None:
     same(found, 1.25, 0, 1.25, 1.25, 0, 1.25)
     flat = gamma_of(CreditRule(Strategy.MASK, q=1 / 3, gamma_amp=1.0), Signals(waad=WAAD, fai=FAI), SIX)
     same(flat, 1, 0, 1, 1, 0, 1)
+    # A response that is too short for FAI is left as it is, not lost.
+    same(gamma_of(CreditRule(Strategy.MASK), Signals(waad=WAAD, fai=torch.full((1, 6), NAN)), SIX), *[1.0] * 6)
 
 
 def test_soft_credit_is_proportional_to_fai_with_mean_1() -> None:

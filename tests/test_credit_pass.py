@@ -38,6 +38,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "checkpointed": {"gradient_checkpointing": True},
     "reentrant": {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
     "kl": {"beta": 0.1},
+    "bf16": {"bf16": True},
 }
 """How responses are cut into losses, and how often they are used."""
 

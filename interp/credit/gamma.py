@@ -38,7 +38,7 @@ class Strategy(StrEnum):
     BOTTOM = "bottom"
     """Coupled credit whose anchors are the tokens with the lowest FAI (with `end=bottom`, the highest)."""
     MASK = "mask"
-    """Coupled credit, and gamma 0 for all tokens that get none."""
+    """Coupled credit, and gamma 0 for all other tokens of a response in which a token gets some."""
     SOFT = "soft"
     """Every token, in proportion to its FAI: mean 1, whatever gamma_amp and q are."""
 
@@ -163,7 +163,8 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
                 gamma = ones + rule.amount * coupled_shares(other, known["waad"], known["fai"], real)
             case Strategy.MASK:
                 shares = coupled_shares(rule, known["waad"], known["fai"], real)
-                gamma = torch.where((shares > 0) | ~real, ones + rule.amount * shares, 0)
+                kept = (shares > 0) | ~real | ~(shares > 0).any(1, keepdim=True)
+                gamma = torch.where(kept, ones + rule.amount * shares, 0)
             case _:
                 (signal,) = known.values()
                 signal = waad_change(signal) if rule.strategy is Strategy.LOCAL_CHUNK else signal
