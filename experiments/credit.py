@@ -117,6 +117,8 @@ def check(session: Session, options: CreditOptions) -> None:
             "experiment.grpo.importance_sampling_level=sequence weighs a response by one ratio, so that only the mean "
             "of its tokens' credit reaches the gradient: use token, or experiment.strategy=uniform"
         )
+    if options.rerank_every is not None and options.heads == ALL_HEADS:
+        raise UserError("experiment.rerank_every ranks heads: use it with experiment.heads=targeted")
     fresh, held_out = _questions(session, options)
     for name, chosen in (("train", fresh), ("test", held_out)):
         if not chosen:

@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from interp.credit.gamma import (
     NEEDS,
+    NEVER_1,
     CreditRule,
     End,
     Signals,
@@ -64,6 +65,12 @@ def test_baselines_credit_the_highest_of_their_own_signal(strategy: Strategy) ->
     same(found, 1.5, 1, 1.5, 1, 1)
 
 
+@pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy not in NEVER_1])
+def test_an_amplification_of_1_is_plain_grpo(strategy: Strategy) -> None:
+    signals = Signals(waad=WAAD, fai=FAI, entropy=FAI, noise=FAI)
+    same(gamma_of(CreditRule(strategy, gamma_amp=1.0), signals, SIX), *[1.0] * 6)
+
+
 def test_uniform_credit_is_1_everywhere() -> None:
     same(gamma_of(CreditRule(Strategy.UNIFORM), Signals(), FIVE), 1, 1, 1, 1, 1)
 
@@ -109,6 +116,57 @@ def test_once_a_token_gets_its_largest_bonus_alone() -> None:
     same(gamma_of(rule, Signals(waad=waad, fai=fai), torch.ones(1, 4, dtype=torch.long)), 1.25, 1.25, 1.25, 1)
     less = replace(rule, gamma_amp=0.5, alpha=0.2)
     same(gamma_of(less, Signals(waad=waad, fai=fai), torch.ones(1, 4, dtype=torch.long)), 0.9, 0.6, 0.6, 1)
+
+
+def test_matched_random_credit_exchanges_bonuses_within_a_tenth() -> None:
+    # Twenty tokens, two a tenth; the anchors (tokens 3 and 12) look far and keep their bonus.
+    fai = torch.full((1, 20), 0.1)
+    fai[0, [3, 12]] = torch.tensor([0.9, 0.8])
+    waad = torch.arange(20.0)[None]
+    waad[0, [3, 12]] = 30.0
+    noise = torch.arange(20.0, 0, -1)[None]  # the later token of each tenth comes first
+    found = gamma_of(
+        CreditRule(Strategy.MATCHED_RANDOM, q=0.1), Signals(waad, fai, noise=noise), torch.ones(1, 20).long()
+    )
+    assert found[0].nonzero().numel() == 20
+    assert (found[0] > 1).nonzero().flatten().tolist() == [2, 13]
+    same(found[:, [2, 13]], 1.5, 1.5)
+    # A token without FAI is no place for credit, though it lies in the same tenth.
+    fai[0, 13] = NAN
+    found = gamma_of(
+        CreditRule(Strategy.MATCHED_RANDOM, q=0.1), Signals(waad, fai, noise=noise), torch.ones(1, 20).long()
+    )
+    assert (found[0] > 1).nonzero().flatten().tolist() == [2, 12]
+
+
+def test_first_credits_the_first_tokens() -> None:
+    same(gamma_of(CreditRule(Strategy.FIRST, q=0.4), Signals(), FIVE), 1.5, 1.5, 1, 1, 1)
+    last = CreditRule(Strategy.FIRST, q=0.4, end=End.BOTTOM)
+    same(gamma_of(last, Signals(), FIVE), 1, 1, 1, 1.5, 1.5)
+
+
+def test_bottom_is_coupled_credit_of_the_tokens_with_the_lowest_fai() -> None:
+    # The lowest FAI are at tokens 0 and 3. Token 0 has WAAD 7 > 2; of the changes before token 3 (5, 1, 0) the
+    # largest is at token 0.
+    found = gamma_of(CreditRule(Strategy.BOTTOM, q=1 / 3), Signals(waad=WAAD, fai=FAI), SIX)
+    same(found, 1.75, 1, 1, 1.25, 1, 1)
+    by_end = gamma_of(CreditRule(Strategy.COUPLED, q=1 / 3, end=End.BOTTOM), Signals(waad=WAAD, fai=FAI), SIX)
+    assert torch.equal(found, by_end)
+
+
+def test_mask_leaves_nothing_to_tokens_without_credit() -> None:
+    found = gamma_of(CreditRule(Strategy.MASK, q=1 / 3), Signals(waad=WAAD, fai=FAI), SIX)
+    same(found, 1.25, 0, 1.25, 1.25, 0, 1.25)
+    flat = gamma_of(CreditRule(Strategy.MASK, q=1 / 3, gamma_amp=1.0), Signals(waad=WAAD, fai=FAI), SIX)
+    same(flat, 1, 0, 1, 1, 0, 1)
+    # A response that is too short for FAI is left as it is, not lost.
+    same(gamma_of(CreditRule(Strategy.MASK), Signals(waad=WAAD, fai=torch.full((1, 6), NAN)), SIX), *[1.0] * 6)
+
+
+def test_soft_credit_is_proportional_to_fai_with_mean_1() -> None:
+    rule = CreditRule(Strategy.SOFT)
+    same(gamma_of(rule, Signals(fai=row(0.1, 0.4, 0.1, NAN, NAN)), FIVE), 0.5, 2, 0.5, 1, 1)
+    same(gamma_of(rule, Signals(fai=row(0, 0, 0, NAN, NAN)), FIVE), 1, 1, 1, 1, 1)
 
 
 def test_padding_neither_gets_nor_takes_credit() -> None:
@@ -182,6 +240,25 @@ def test_coupled_credit_gives_in_all_what_global_anchor_credit_gives(waad, fai, 
     coupled = gamma_of(CreditRule(Strategy.COUPLED, alpha=alpha, k=k), given_signals, mask)
     anchors = gamma_of(CreditRule(Strategy.GLOBAL_ANCHOR), given_signals, mask)
     torch.testing.assert_close(coupled.sum(1), anchors.sum(1))
+
+
+@given(signals, signals, signals, lengths, st.floats(0.05, 1))
+def test_matched_random_credit_has_the_place_and_the_size_of_coupled_credit(waad, fai, noise, found, q) -> None:  # type: ignore[no-untyped-def]
+    mask = mask_of(found)
+    all_signals = Signals(waad=torch.tensor(waad), fai=torch.tensor(fai), noise=torch.tensor(noise))
+    coupled, drawn = (
+        gamma_of(CreditRule(s, q=q), all_signals, mask) for s in (Strategy.COUPLED, Strategy.MATCHED_RANDOM)
+    )
+    for ours, theirs, n in zip(coupled, drawn, found, strict=True):
+        tenth = [10 * t // n for t in range(n)]
+        assert sorted(zip(tenth, ours.tolist(), strict=False)) == sorted(zip(tenth, theirs.tolist(), strict=False))
+
+
+@given(signals, lengths)
+def test_soft_credit_has_mean_1_over_each_response(fai, found) -> None:  # type: ignore[no-untyped-def]
+    mask = mask_of(found)
+    gamma = gamma_of(CreditRule(Strategy.SOFT), Signals(fai=torch.tensor(fai)), mask)
+    torch.testing.assert_close((gamma * mask).sum(1), mask.sum(1).float())
 
 
 @given(signals, lengths, st.floats(0.05, 1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +12,14 @@ import torch
 from conftest import SMALL, random_lens
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
+from interp.credit import BatchRanking, CreditRule, Strategy, credit, rank_heads
+from interp.credit.gamma import Signals, gamma_of
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
 from interp.heads.scores import Head
-from interp.model.attention import LayerAttention
+from interp.model.attention import LayerAttention, attending
 from interp.model.lens import Lens
+from interp.rhythm.head_sets import Ranking, rank_by_distance
 from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm
 from interp.text.trace import parse_response
 from tests.families import IDS, lens_of
@@ -54,6 +59,102 @@ def test_a_padded_batch_equals_traces_one_by_one(
         for found, name, heads in ((rhythm.waad, "waad", HEADS.local), (rhythm.fai, "fai", HEADS.far)):
             wanted = curves[sinks].over(heads, name)
             np.testing.assert_allclose(found[i, :n].numpy(), wanted, atol=2e-5, equal_nan=True)
+
+
+def response_lengths() -> torch.Tensor:
+    longest = max(n for _, n in LENGTHS)
+    return (torch.arange(longest)[None] < torch.tensor([n for _, n in LENGTHS])[:, None]).long()
+
+
+@pytest.mark.parametrize("sinks", list(Sinks))
+def test_heads_ranked_on_a_batch_are_those_ranked_on_traces(small_lens: Lens, sinks: Sinks) -> None:
+    prompts, responses, ids, mask = batch(small_lens)
+    traces = [
+        replace(parse_response(prompt, response, small_lens.tokenizer, small_lens.markers), example=str(i))
+        for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True))
+    ]
+    ranking = Ranking(["all"], [sinks], 0.3, None, 3, SETTINGS, None)
+    rows = rank_by_distance(small_lens, traces, ranking)
+    wanted = [{(r["layer"], r["head"]) for r in rows if r["kind"] == kind} for kind in ("local", "global")]
+    n = max(n for _, n in LENGTHS)
+    found = rank_heads(small_lens.hf, small_lens.hf, ids, mask, n, BatchRanking("all", 0.3, sinks))
+    assert [{*found.local}, {*found.far}] == wanted
+    # A response that is masked out does not count, and neither does one behind those that are asked for.
+    empty = torch.cat([mask[:1], mask]), torch.cat([ids[:1], ids])
+    empty[0][0, -n:] = 0
+    assert rank_heads(small_lens.hf, small_lens.hf, empty[1], empty[0], n, BatchRanking("all", 0.3, sinks)) == found
+    twice = torch.cat([ids, ids[:1]]), torch.cat([mask, mask[:1]])
+    some = BatchRanking("all", 0.3, sinks, responses=3)
+    assert rank_heads(small_lens.hf, small_lens.hf, *twice, n, some) == found
+
+
+@pytest.mark.parametrize("strategy", [Strategy.COUPLED, Strategy.LOCAL_CHUNK, Strategy.SOFT])
+@pytest.mark.parametrize("sinks", list(Sinks))
+def test_credit_from_a_model_from_its_weights_and_from_traces_is_the_same(
+    small_lens: Lens, sinks: Sinks, strategy: Strategy
+) -> None:
+    prompts, responses, ids, mask = batch(small_lens)
+    lengths, rule = response_lengths(), CreditRule(strategy)
+    about = {"heads": HEADS, "settings": SETTINGS, "sinks": sinks}
+    found = credit(small_lens.hf, ids, mask, lengths, rule, **about)
+    assert found.dtype == torch.float32
+    for i, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+        trace = parse_response(prompt, response, small_lens.tokenizer, small_lens.markers)
+        of_heads = measure_rhythm(small_lens, trace, SETTINGS, [sinks])[0][sinks]
+        waad, fai = (
+            torch.tensor(of_heads.over(heads, name))[None]
+            for heads, name in ((HEADS.local, "waad"), (HEADS.far, "fai"))
+        )
+        n = len(response)
+        wanted = gamma_of(rule, Signals(waad=waad, fai=fai), torch.ones(1, n).long())
+        torch.testing.assert_close(found[i : i + 1, :n], wanted, atol=1e-4, rtol=1e-4)
+        assert bool((found[i, n:] == 1).all())
+    with eager(small_lens), torch.no_grad():
+        weights = small_lens.hf(ids, attention_mask=mask, output_attentions=True).attentions
+    from_weights = credit(weights, ids, mask, lengths, rule, **about)
+    torch.testing.assert_close(from_weights, found, atol=1e-4, rtol=1e-4)
+
+
+@contextmanager
+def eager(lens: Lens) -> Iterator[None]:
+    lens.hf.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        lens.hf.set_attn_implementation("sdpa")
+
+
+def test_credit_says_what_it_misses(words: PreTrainedTokenizerBase) -> None:
+    lens = random_lens(LlamaConfig(**SMALL), words)
+    _, _, ids, mask = batch(lens)
+    lengths = response_lengths()
+    with pytest.raises(UserError, match="entropy="):
+        credit(lens.hf, ids, mask, lengths, CreditRule(Strategy.ENTROPY))
+    with pytest.raises(UserError, match="do not fit"):
+        credit(lens.hf, ids, mask[:2], lengths)
+    with pytest.raises(UserError, match="heads are ranked on a model"):
+        credit([], ids, mask, lengths)
+    with pytest.raises(UserError, match="cannot be seen"):
+        credit([], ids, mask, lengths, heads=HEADS)
+    with pytest.raises(UserError, match="a model of transformers"):
+        credit(torch.nn.Linear(1, 1), ids, mask, lengths, heads=HEADS)
+    first = credit(lens.hf, ids, mask, lengths, CreditRule(Strategy.RANDOM), noise=torch.rand(lengths.shape))
+    assert ((first > 1) & lengths.bool()).sum(1).tolist() == [8, 5, 1]
+    by_entropy = credit(lens.hf, ids, mask, lengths, CreditRule(Strategy.ENTROPY), entropy=torch.rand(lengths.shape))
+    assert ((by_entropy > 1) & lengths.bool()).sum(1).tolist() == [8, 5, 1]
+
+
+def test_only_the_rows_that_are_asked_for_are_measured(small_lens: Lens) -> None:
+    _, _, ids, mask = batch(small_lens)
+    start = max(n for n, _ in LENGTHS)
+    whole = BatchRhythm(HEADS, SETTINGS, Sinks.KEPT, mask, start)
+    measure_batch(small_lens.hf, small_lens.hf, ids, whole)
+    rows = torch.tensor([2, 0])
+    some = BatchRhythm(HEADS, SETTINGS, Sinks.KEPT, mask[rows], start, stop_early=False, rows=rows)
+    with torch.no_grad(), attending(small_lens.hf, some.attend):
+        small_lens.hf(ids, attention_mask=mask)
+    torch.testing.assert_close(some.waad, whole.waad[rows])
+    torch.testing.assert_close(some.fai, whole.fai[rows], equal_nan=True)
 
 
 def test_autocast_does_not_round_what_is_measured(small_lens: Lens) -> None:

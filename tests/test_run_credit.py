@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,17 @@ def test_differences_are_paired_by_seed() -> None:
     assert (uniform["published"], coupled["published"]) == (None, 0.631)
 
 
+def test_the_study_has_the_mean_cosine_of_the_trainings_that_measured_it() -> None:
+    done = [training("uniform", 0, 0.2, 0.4)]
+    for seed, values in enumerate(((0.9, 0.7), (0.5,), ())):
+        plain = training("coupled", seed, 0.2, 0.5)
+        rows = [{"step": i, "measure": "gradient_cosine", "value": value} for i, value in enumerate(values)]
+        done.append(replace(plain, table=pd.concat([plain.table, pd.DataFrame(rows)])))
+    uniform, coupled = study_rows(done, {})
+    assert uniform["gradient_cosine"] is None
+    assert coupled["gradient_cosine"] == pytest.approx((0.8 + 0.5) / 2)
+
+
 def test_the_running_peak_average_never_falls() -> None:
     assert running_peak_average([0.0, 1.0, 0.0, 3.0]).tolist() == [0.0, 0.5, 0.5, 1.75]  # type: ignore[arg-type]
 
@@ -167,6 +179,7 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.q=0", "q=0 chooses no token"),
         ("experiment.heads=some", "use targeted, all"),
         ("experiment.layers=9", "layer 9 is out of range"),
+        ("experiment.rerank_every=0", "experiment.rerank_every=0 must be at least 1"),
         ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
         ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
         (
@@ -189,6 +202,34 @@ def test_wrong_options_end_in_one_line(wrong: str, message: str, tmp_path: Path)
     assert len(errors) == 1
     assert message in errors[0]
     assert not list(tmp_path.rglob("environment.json"))
+
+
+def test_heads_that_are_all_are_not_ranked_again(tmp_path: Path) -> None:
+    done = run(*TINY, "experiment.heads=all", "experiment.rerank_every=1", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "experiment.rerank_every ranks heads: use it with experiment.heads=targeted" in done.stderr
+
+
+def test_a_training_says_whether_there_was_a_treatment(tmp_path: Path) -> None:
+    some_right = [
+        *("generation.max_new_tokens=64", "experiment.train.limit=8"),
+        "experiment.grpo.per_device_train_batch_size=32",
+    ]
+    done = ok(*TINY, *some_right, "experiment.rerank_every=1", f"hydra.run.dir={tmp_path}")
+    training = read_table(tmp_path, "training")
+    assert training[training["measure"] == "gradient_cosine"]["step"].tolist() == [1]
+    for name in ("gradient_cosine", "credited_position", "credited_entropy", "credited_advantage", "effective_tokens"):
+        values = training[training["measure"] == name]["value"]
+        assert len(values) > 0, name
+        assert values.between(0, 1).all(), name
+    lines = json.loads((tmp_path / "summary.json").read_text())["lines"]
+    for text in ("cosine of the gradient to plain GRPO's", "effective share of tokens", "heads ranked again: overlap"):
+        assert any(text in line for line in lines), text
+        assert text in " ".join(done.stdout.split())
+    for name in ("local_heads_kept", "global_heads_kept"):
+        kept = training[training["measure"] == name]
+        assert kept["step"].tolist() == [2]
+        assert kept["value"].between(0, 1).all()
 
 
 def test_a_qwen3_model_trains_on_countdown(r1_style: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -44,6 +44,8 @@ class CreditOptions(Options):
     window: AtLeastOne
     horizon: Horizon
     ranking_traces: AtLeastOne
+    rerank_every: AtLeastOne | None
+    cosine_every: AtLeastOne | None
     steps: AtLeastOne
     eval_every: AtLeastOne
     eval_batch: AtLeastOne

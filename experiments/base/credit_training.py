@@ -22,8 +22,10 @@ from trl.trainer.grpo_config import GRPOConfig
 from experiments.base.collect import Needs, condition_for
 from experiments.base.credit_options import CreditOptions
 from experiments.base.session import Session
+from interp.credit import checks
+from interp.credit.checks import SECONDS
 from interp.credit.signals import Measuring
-from interp.credit.trainer import SECONDS, SHARE, CreditTrainer
+from interp.credit.trainer import CreditTrainer
 from interp.data.examples import Question
 from interp.errors import UserError, nearest
 from interp.grading.responses import graded
@@ -58,7 +60,7 @@ LOGGED = {
     "completions/mean_length": "length",
     "frac_reward_zero_std": "groups_without_signal",
     "grad_norm": "gradient_norm",
-    SHARE: "credited_share",
+    **checks.MEASURES,
 }
 """What training.parquet keeps of TRL's log, and its name there."""
 
@@ -140,6 +142,10 @@ def make_trainer(
             callbacks=list(callbacks),
             rule=options.rule,
             measuring=measuring,
+            layers=options.layers,
+            share=options.share,
+            rerank_every=options.rerank_every,
+            cosine_every=options.cosine_every,
         )
         trainer.create_optimizer()  # optimizers that need a package which is missing say so here
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours

@@ -1,5 +1,9 @@
+from .function import credit as credit
 from .gamma import CreditRule as CreditRule
 from .gamma import Strategy as Strategy
+from .grpo import AttentionCreditGRPOTrainer as AttentionCreditGRPOTrainer
+from .ranking import BatchRanking as BatchRanking
+from .ranking import rank_heads as rank_heads
 from .rows import credited_rows as credited_rows
 from .signals import CreditHeads as CreditHeads
 from .signals import Measuring as Measuring

@@ -18,12 +18,14 @@ from interp.stats import Estimate
 ARM_OPTIONS = frozenset(
     f"experiment.{name}"
     for name in (
-        *("strategy", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "signs", "preserve_mass"),
-        *("heads", "layers", "share", "sinks", "window", "horizon", "ranking_traces"),
+        *("strategy", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "once", "signs", "preserve_mass"),
+        *("heads", "layers", "share", "sinks", "window", "horizon", "ranking_traces", "rerank_every"),
     )
 )
 """Options that an arm may differ in; all others must be the same, or the trainings do not compare."""
-IGNORED = frozenset({"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every"})
+IGNORED = frozenset(
+    {"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every", "experiment.cosine_every"}
+)
 
 
 def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:

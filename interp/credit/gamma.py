@@ -6,7 +6,7 @@ A signal is NaN where it is undefined (no window) and on padding; such tokens ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -31,6 +31,16 @@ class Strategy(StrEnum):
     """Tokens with the highest FAI."""
     COUPLED = "coupled"
     """Anchors share their credit with the token that introduces their chunk."""
+    MATCHED_RANDOM = "matched_random"
+    """Random tokens that lie where coupled credit goes: its bonuses, exchanged at random within each tenth."""
+    FIRST = "first"
+    """The first tokens of the response."""
+    BOTTOM = "bottom"
+    """Coupled credit whose anchors are the tokens with the lowest FAI (with `end=bottom`, the highest)."""
+    MASK = "mask"
+    """Coupled credit, and gamma 0 for all other tokens of a response in which a token gets some."""
+    SOFT = "soft"
+    """Every token, in proportion to its FAI: mean 1, whatever gamma_amp and q are."""
 
 
 class End(StrEnum):
@@ -72,6 +82,11 @@ class CreditRule:
     preserve_mass: bool = False
     """Scale gamma to mean 1 over each response: a control for the larger step."""
 
+    @property
+    def amount(self) -> float:
+        """The bonus of an anchor."""
+        return self.gamma_amp - 1
+
     def check(self) -> None:
         """Raises UserError for values out of range."""
         for name in ("q", "alpha", "tau_waad", "tau_delta"):
@@ -103,11 +118,22 @@ NEEDS: dict[Strategy, tuple[str, ...]] = {
     Strategy.LOCAL_CHUNK: ("waad",),
     Strategy.GLOBAL_ANCHOR: ("fai",),
     Strategy.COUPLED: ("waad", "fai"),
+    Strategy.MATCHED_RANDOM: ("waad", "fai", "noise"),
+    Strategy.FIRST: (),
+    Strategy.BOTTOM: ("waad", "fai"),
+    Strategy.MASK: ("waad", "fai"),
+    Strategy.SOFT: ("fai",),
 }
+NEVER_1 = (Strategy.MASK, Strategy.SOFT)
+"""Strategies that differ from plain GRPO also where gamma_amp is 1."""
+TENTHS = 10
 
 
 def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
-    """Gamma of every token, without gradient: 1, or more (less for gamma_amp < 1) where credit goes."""
+    """Gamma of every token, without gradient: 1, or more (less for gamma_amp < 1) where credit goes.
+
+    Of the strategies in NEVER_1, other tokens get less.
+    """
     real = mask.bool()
     ones = torch.ones(mask.shape, device=mask.device)
     named = {name: getattr(signals, name) for name in NEEDS[rule.strategy]}
@@ -119,8 +145,26 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
         match rule.strategy:
             case Strategy.UNIFORM:
                 return ones
+            case Strategy.FIRST:
+                places = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
+                gamma = torch.where(chosen(-places.float(), real, rule.q, rule.end), rule.gamma_amp, ones)
+            case Strategy.SOFT:
+                total = known["fai"].nansum(1, keepdim=True)
+                weights = known["fai"] * (~known["fai"].isnan()).sum(1, keepdim=True) / total
+                gamma = torch.where(known["fai"].isnan() | (total <= 0), ones, weights)
             case Strategy.COUPLED:
-                gamma = ones + coupled_bonus(rule, known["waad"], known["fai"], real)
+                gamma = ones + rule.amount * coupled_shares(rule, known["waad"], known["fai"], real)
+            case Strategy.MATCHED_RANDOM:
+                shares = coupled_shares(rule, known["waad"], known["fai"], real)
+                tenths = torch.where(known["fai"].isnan(), TENTHS, tenths_of(real))
+                gamma = ones + rule.amount * exchanged(shares, tenths, known["noise"])
+            case Strategy.BOTTOM:
+                other = replace(rule, end=End.TOP if rule.end is End.BOTTOM else End.BOTTOM)
+                gamma = ones + rule.amount * coupled_shares(other, known["waad"], known["fai"], real)
+            case Strategy.MASK:
+                shares = coupled_shares(rule, known["waad"], known["fai"], real)
+                kept = (shares > 0) | ~real | ~(shares > 0).any(1, keepdim=True)
+                gamma = torch.where(kept, ones + rule.amount * shares, 0)
             case _:
                 (signal,) = known.values()
                 signal = waad_change(signal) if rule.strategy is Strategy.LOCAL_CHUNK else signal
@@ -150,20 +194,19 @@ def chosen(
     return (order.argsort(dim=1) < wanted[:, None]) & known
 
 
-def coupled_bonus(
+def coupled_shares(
     rule: CreditRule,
     waad: Float[Tensor, "batch token"],
     fai: Float[Tensor, "batch token"],
     real: Bool[Tensor, "batch token"],
 ) -> Float[Tensor, "batch token"]:
-    """What coupled-rhythm credit adds to 1 (Paper B, section 5).
+    """What coupled-rhythm credit adds to 1, in units of gamma_amp - 1 (Paper B, section 5).
 
     Anchors are the top q of FAI. An anchor t is dominated by its chunk if WAAD[t] <= tau_waad and the largest of
     delta[t-k..t-1] is >= tau_delta; the token with that change (the one nearest to t of equals) introduces it. Anchors
-    get gamma_amp - 1; a dominated one gives the share alpha of it to its introductory token. Where a token introduces
+    get 1; a dominated one gives the share alpha of it to its introductory token. Where a token introduces
     several anchors, or is one, bonuses add up (unless `once`): the total is that of global-anchor credit.
     """
-    amount = rule.gamma_amp - 1
     delta = waad_change(waad)
     anchors = chosen(fai, real, rule.q, rule.end)
     # Column i: the change i + 1 tokens before, so that argmax finds the nearest of equals.
@@ -175,8 +218,24 @@ def coupled_bonus(
     given = rule.alpha * dominated
     places = (torch.arange(waad.shape[1], device=waad.device) - steps - 1).clamp(min=0)
     if rule.once:
-        return amount * own.scatter_reduce(1, places, given, reduce="amax")
-    return amount * own.scatter_add(1, places, given)
+        return own.scatter_reduce(1, places, given, reduce="amax")
+    return own.scatter_add(1, places, given)
+
+
+def tenths_of(real: Bool[Tensor, "batch token"]) -> Int[Tensor, "batch token"]:
+    """Which tenth of its response a token lies in, 0..9; 10 on padding."""
+    places = real.long().cumsum(1) - 1
+    return torch.where(real, TENTHS * places // real.sum(1, keepdim=True).clamp(min=1), TENTHS)
+
+
+def exchanged(
+    values: Float[Tensor, "batch token"], groups: Int[Tensor, "batch token"], noise: Float[Tensor, "batch token"]
+) -> Float[Tensor, "batch token"]:
+    """The values of each response, exchanged at random among tokens of the same group."""
+    by_noise = noise.argsort(dim=1, stable=True)
+    target = by_noise.gather(1, groups.gather(1, by_noise).argsort(dim=1, stable=True))
+    source = groups.argsort(dim=1, stable=True)
+    return torch.zeros_like(values).scatter(1, target, values.gather(1, source))
 
 
 def _shifted(values: Float[Tensor, "batch token"], by: int) -> Float[Tensor, "batch token"]:
@@ -192,6 +251,13 @@ def token_advantages(
     advantages: Float[Tensor, " batch"], gamma: Float[Tensor, "batch token"], signs: Signs = Signs.BOTH
 ) -> Float[Tensor, "batch token"]:
     """Each token's advantage: its response's, times gamma where the sign is one that gamma applies to."""
+    return advantages[:, None] * applied(advantages, gamma, signs)
+
+
+def applied(
+    advantages: Float[Tensor, " batch"], gamma: Float[Tensor, "batch token"], signs: Signs = Signs.BOTH
+) -> Float[Tensor, "batch token"]:
+    """Gamma where the advantage's sign is one that it applies to, else 1; without gradient."""
     advantage = advantages[:, None]
     applies = {Signs.BOTH: advantage != 0, Signs.POSITIVE: advantage > 0, Signs.NEGATIVE: advantage < 0}[signs]
-    return advantage * torch.where(applies, gamma.detach(), torch.ones_like(gamma))
+    return torch.where(applies, gamma.detach(), torch.ones_like(gamma))

@@ -1,15 +1,16 @@
-"""WAAD and FAI of a padded batch of responses, from one extra forward pass over a model in training.
+"""WAAD, FAI and mean distances of a padded batch of responses, from one forward pass over a model in training.
 
-The same measures as `interp.rhythm.waad_fai`, for a few chosen heads and many sequences at a time: our
-attention function makes the weights of those heads' response rows block by block and leaves the layer's output to fused
-attention. The pass ends at the last layer that is needed.
+The same measures as `interp.rhythm.waad_fai`, for chosen heads and many sequences at a time: our attention function
+makes the weights of those heads' response rows block by block and leaves the layer's output to fused attention. It may
+be a pass that is made anyway; one of its own (`measure_batch`) ends at the last layer that is needed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -21,7 +22,7 @@ from interp.heads.reductions import FIRST_TOKENS
 from interp.heads.scores import Head
 from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.streaming import BLOCK_BYTES
-from interp.rhythm.waad_fai import NOTHING_LEFT, Settings, Sinks
+from interp.rhythm.waad_fai import MIN_LEFT, NOTHING_LEFT, Settings, Sinks
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,14 @@ class CreditHeads:
     local: Sequence[Head] = ()
     far: Sequence[Head] = ()
 
+    @classmethod
+    def of(cls, local: Iterable[tuple[int, int]], far: Iterable[tuple[int, int]]) -> CreditHeads:
+        """From pairs of layer and head, both from 0."""
+        return cls(tuple(Head(*pair) for pair in local), tuple(Head(*pair) for pair in far))
+
     @property
-    def last_layer(self) -> int:
-        return max(head.layer for head in (*self.local, *self.far))
+    def layers(self) -> list[int]:
+        return sorted({head.layer for head in (*self.local, *self.far)})
 
     def of_layer(self, layer: int) -> tuple[list[int], list[int]]:
         """The local and the global heads of a layer."""
@@ -56,30 +62,139 @@ class _Enough(Exception):  # noqa: N818 - not an error
     """Every head that is needed has been seen."""
 
 
+Weights = Callable[[list[int], int, int], Float[Tensor, "batch head row column"]]
+"""The weights of some heads, in the rows first..stop-1 over the columns 0..stop-1."""
+
+
 @dataclass
-class BatchRhythm:
-    """Collects WAAD and FAI while a batch goes through the model.
+class BatchAttention:
+    """Takes in the attention of a batch, layer by layer, as the batch goes through the model.
 
     Prompts are padded on the left and responses on the right, so that the distance of two tokens is that of their
     columns. Row t of the response is the query at column `start + t`.
     """
 
-    heads: CreditHeads
-    settings: Settings
-    sinks: Sinks
     mask: Int[Tensor, "batch column"]
     start: int
     """The first column of the responses."""
+    sinks: Sinks = Sinks.KEPT
     stop_early: bool = True
     block_bytes: int | None = None
-    waad: Float[Tensor, "batch token"] = field(init=False)
-    _received: Float[Tensor, "batch token"] = field(init=False)
-    _seen: set[int] = field(default_factory=set)
+    rows: Int[Tensor, " batch"] | None = None
+    """Which sequences of the pass are measured; `mask` is theirs. None = all."""
+    _seen: set[int] = field(default_factory=set, init=False)
 
-    def __post_init__(self) -> None:
-        shape = (self.mask.shape[0], self.mask.shape[1] - self.start)
-        self.waad = torch.zeros(shape, device=self.mask.device)
-        self._received = torch.zeros(shape, device=self.mask.device)
+    @property
+    def layers(self) -> Sequence[int]:
+        """The layers that are needed, in ascending order."""
+        raise NotImplementedError
+
+    def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:
+        """Takes in a layer. `block(n)` gives the first rows of blocks in which n heads fit into memory."""
+        raise NotImplementedError
+
+    def require_all_seen(self) -> None:
+        """Raises UserError where a layer whose heads are needed has not come by."""
+        missing = sorted(set(self.layers) - self._seen)
+        if missing:
+            raise UserError(
+                f"the attention of layers {missing} cannot be seen: credit cannot be measured on this model"
+            )
+
+    def attend(self, call: LayerAttention) -> Tensor:
+        """Takes in a layer's rows, and leaves its output to fused attention."""
+        self.take_in(call)
+        if self.stop_early and call.layer == self.layers[-1]:
+            raise _Enough
+        return call.output(call.mask)
+
+    @torch.no_grad()
+    def take_in(self, call: LayerAttention) -> None:
+        """Takes in a layer's rows."""
+        # Under autocast products of float32 would be rounded to half precision again.
+        with torch.autocast(call.query.device.type, enabled=False):
+            self._take_in(call)
+
+    def take_in_weights(self, layer: int, weights: Float[Tensor, "batch head column column"]) -> None:
+        """Takes in a layer's attention weights, where they are at hand."""
+        self._add(layer, lambda heads, first, stop: weights[:, heads, first:stop, :stop].float(), weights.device.type)
+
+    def _take_in(self, call: LayerAttention) -> None:
+        self._add(call.layer, partial(self._softmax, call), call.query.device.type)
+
+    def _add(self, layer: int, weights: Weights, device: str) -> None:
+        self._seen.add(layer)
+        n_columns = self.mask.shape[1]
+        limit = self.block_bytes or BLOCK_BYTES.get(device, BLOCK_BYTES["cpu"])
+
+        def block(n_heads: int) -> range:
+            size = len(self.mask) * n_heads * n_columns * 4
+            return range(self.start, n_columns, max(1, limit // size))
+
+        self.add(layer, weights, block)
+
+    def _softmax(
+        self, call: LayerAttention, heads: list[int], first: int, stop: int
+    ) -> Float[Tensor, "batch head row column"]:
+        group = call.query.shape[1] // call.key.shape[1]
+        chosen = slice(None) if self.rows is None else self.rows.to(call.query.device)
+        query = call.query[chosen][:, heads, first:stop].float()
+        key = call.key[chosen][:, [head // group for head in heads], :stop].float()
+        seen = self.mask[:, None, None, :stop].to(query.device) != 0
+        if call.mask is not None:
+            rows = call.mask if len(call.mask) == 1 else call.mask[chosen]
+            seen = seen & rows[:, :, first:stop, :stop]
+        return attention_rows(query, key, first, call.scale, seen, padded=True)
+
+    def rows_of(
+        self, weights: Weights, heads: list[int], first: int, stop: int
+    ) -> tuple[Float[Tensor, "batch head row column"], Float[Tensor, "batch head row"] | None]:
+        """The weights of some heads in the rows first..stop-1, 0 in rows of padding.
+
+        With `Sinks.REMOVED` they are 0 on the first tokens, and scaled to sum to 1 again; then also what was left of
+        each row.
+        """
+        found = weights(heads, first, stop)
+        mask = self.mask.to(found.device)
+        real = mask[:, None, first:stop]
+        if self.sinks is Sinks.KEPT:
+            return found * real[..., None], None
+        sinks = (mask[:, :stop].cumsum(1) <= FIRST_TOKENS)[:, None, None]
+        found = found.masked_fill(sinks, 0)
+        left = found.sum(-1)
+        scale = torch.where(left > NOTHING_LEFT, 1 / left, torch.zeros_like(left)) * real
+        return found * scale[..., None], left * real
+
+    @staticmethod
+    def distances(first: int, rows: Tensor) -> Int[Tensor, "row column"]:
+        """How far each column lies before each row."""
+        steps = torch.arange(first, first + rows.shape[-2], device=rows.device)
+        return steps[:, None] - torch.arange(rows.shape[-1], device=rows.device)[None]
+
+
+class BatchRhythm(BatchAttention):
+    """Collects WAAD and FAI."""
+
+    def __init__(
+        self,
+        heads: CreditHeads,
+        settings: Settings,
+        sinks: Sinks,
+        mask: Int[Tensor, "batch column"],
+        start: int,
+        stop_early: bool = True,
+        block_bytes: int | None = None,
+        rows: Int[Tensor, " batch"] | None = None,
+    ) -> None:
+        super().__init__(mask, start, sinks, stop_early, block_bytes, rows)
+        self.heads, self.settings = heads, settings
+        shape = (mask.shape[0], mask.shape[1] - start)
+        self.waad: Float[Tensor, "batch token"] = torch.zeros(shape, device=mask.device)
+        self._received: Float[Tensor, "batch token"] = torch.zeros(shape, device=mask.device)
+
+    @property
+    def layers(self) -> Sequence[int]:
+        return self.heads.layers
 
     @property
     def fai(self) -> Float[Tensor, "batch token"]:
@@ -90,26 +205,7 @@ class BatchRhythm:
         queries = (last - tokens - self.settings.h_lo + 1).clamp(min=0)
         return torch.where(queries > 0, self._received / queries.clamp(min=1), torch.nan)
 
-    def require_all_seen(self) -> None:
-        """Raises UserError where a layer whose heads are needed has not come by."""
-        missing = sorted({head.layer for head in (*self.heads.local, *self.heads.far)} - self._seen)
-        if missing:
-            raise UserError(
-                f"the attention of layers {missing} cannot be seen: credit cannot be measured on this model"
-            )
-
-    def attend(self, call: LayerAttention) -> Tensor:
-        """Takes in a layer's rows, and leaves its output to fused attention."""
-        # Under autocast products of float32 would be rounded to half precision again.
-        with torch.autocast(call.query.device.type, enabled=False):
-            self._take_in(call)
-        if self.stop_early and call.layer == self.heads.last_layer:
-            raise _Enough
-        return call.output(call.mask)
-
-    def _take_in(self, call: LayerAttention) -> None:
-        layer, query = call.layer, call.query
-        self._seen.add(layer)
+    def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:
         for heads, add, total in zip(
             self.heads.of_layer(layer),
             (self._add_waad, self._add_received),
@@ -117,51 +213,64 @@ class BatchRhythm:
             strict=True,
         ):
             if heads:
-                size = query.shape[0] * len(heads) * query.shape[2] * 4
-                limit = self.block_bytes or BLOCK_BYTES.get(query.device.type, BLOCK_BYTES["cpu"])
-                block = max(1, limit // size)
-                for first in range(self.start, query.shape[2], block):
-                    stop = min(first + block, query.shape[2])
-                    add(first, self._mean_rows(call, heads, first, stop) / total)
-
-    def _mean_rows(
-        self, call: LayerAttention, heads: list[int], first: int, stop: int
-    ) -> Float[Tensor, "batch row column"]:
-        """The sum over some heads of the attention weights of rows first..stop-1 over columns 0..stop-1."""
-        group = call.query.shape[1] // call.key.shape[1]
-        query = call.query[:, heads, first:stop].float()
-        key = call.key[:, [head // group for head in heads], :stop].float()
-        seen = self.mask[:, None, None, :stop] != 0
-        if call.mask is not None:
-            seen = seen & call.mask[:, :, first:stop, :stop]
-        weights = attention_rows(query, key, first, call.scale, seen, padded=True)
-        if self.sinks is Sinks.REMOVED:
-            real = self.mask[:, :stop].cumsum(1)[:, None, None]
-            weights = weights.masked_fill(real <= FIRST_TOKENS, 0)
-            left = weights.sum(-1, keepdim=True)
-            weights = torch.where(left > NOTHING_LEFT, weights / left, torch.zeros_like(weights))
-        return weights.sum(1) * self.mask[:, first:stop, None]
+                for first in (blocks := block(len(heads))):
+                    stop = min(first + blocks.step, blocks.stop)
+                    rows, _ = self.rows_of(weights, heads, first, stop)
+                    add(first, rows.sum(1) / total)
 
     def _add_waad(self, first: int, rows: Float[Tensor, "batch row column"]) -> None:
-        distance = self._distances(first, rows)
+        distance = self.distances(first, rows)
         place = slice(first - self.start, first - self.start + rows.shape[1])
-        self.waad[:, place] += torch.einsum("brc,rc->br", rows, distance.clamp(0, self.settings.window).to(rows))
+        found = torch.einsum("brc,rc->br", rows, distance.clamp(0, self.settings.window).to(rows))
+        self.waad[:, place] += found.to(self.waad.device)
 
     def _add_received(self, first: int, rows: Float[Tensor, "batch row column"]) -> None:
-        distance = self._distances(first, rows)[:, self.start :]
+        distance = self.distances(first, rows)[:, self.start :]
         near = (distance >= self.settings.h_lo) & (distance <= self.settings.h_hi)
         received = torch.einsum("brc,rc->bc", rows[:, :, self.start :], near.to(rows))
-        self._received[:, : received.shape[1]] += received
+        self._received[:, : received.shape[1]] += received.to(self._received.device)
 
-    @staticmethod
-    def _distances(first: int, rows: Tensor) -> Int[Tensor, "row column"]:
-        steps = torch.arange(first, first + rows.shape[1], device=rows.device)
-        return steps[:, None] - torch.arange(rows.shape[2], device=rows.device)[None]
+
+class BatchDistances(BatchAttention):
+    """Collects the mean backward distance of every head of some layers (Paper B, section 4.1)."""
+
+    def __init__(
+        self, layers: Sequence[int], n_heads: int, sinks: Sinks, mask: Tensor, start: int, stop_early: bool = True
+    ) -> None:
+        super().__init__(mask, start, sinks, stop_early)
+        self._layers, self._n_heads = sorted(layers), n_heads
+        shape = (len(mask), len(layers), n_heads)
+        self._distance, self._left = (torch.zeros(shape, dtype=torch.float64, device=mask.device) for _ in range(2))
+
+    @property
+    def layers(self) -> Sequence[int]:
+        return self._layers
+
+    @property
+    def distance(self) -> Float[Tensor, "batch layer head"]:
+        """In tokens, over the rows of each response; without sinks, NaN for a head that looks at little else, and for
+        a response without tokens. `layer` runs over the layers that were asked for."""
+        lengths = self.mask[:, self.start :].sum(1)[:, None, None]
+        found = self._distance / lengths
+        enough = (self._left / lengths >= MIN_LEFT) | (self.sinks is Sinks.KEPT)
+        return torch.where(enough & (lengths > 0), found, torch.nan)
+
+    def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:
+        if layer not in self._layers:
+            return
+        place = self._layers.index(layer)
+        for first in (blocks := block(self._n_heads)):
+            stop = min(first + blocks.step, blocks.stop)
+            rows, left = self.rows_of(weights, list(range(self._n_heads)), first, stop)
+            distance = torch.einsum("bhrc,rc->bh", rows, self.distances(first, rows).to(rows))
+            self._distance[:, place] += distance.double().to(self._distance.device)
+            if left is not None:
+                self._left[:, place] += left.sum(-1).double().to(self._left.device)
 
 
 @torch.no_grad()
 def measure_batch(
-    model: torch.nn.Module, core: PreTrainedModel, ids: Int[Tensor, "batch column"], into: BatchRhythm
+    model: torch.nn.Module, core: PreTrainedModel, ids: Int[Tensor, "batch column"], into: BatchAttention
 ) -> None:
     """One forward pass of `model` (as wrapped for training) over a padded batch that fills `into`.
 

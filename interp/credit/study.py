@@ -12,7 +12,7 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import CONFIDENCE, ComparedBy, Comparison, Estimate, adjust
+from interp.stats import CONFIDENCE, ComparedBy, Comparison, Estimate, adjust, or_null
 
 STUDY_TABLE = Table(
     "study",
@@ -29,6 +29,12 @@ STUDY_TABLE = Table(
     Column("pairs", INT, "number of seeds behind the difference", null="plain GRPO, or no pair"),
     Column("p", FLOAT, "two-sided paired t test", null="fewer than two pairs, or all differences are equal"),
     Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the arms", null="as p"),
+    Column(
+        "gradient_cosine",
+        FLOAT,
+        "cosine of the credited gradient to plain GRPO's, mean over measured steps and seeds: 1 is no treatment",
+        null="plain GRPO, or not measured",
+    ),
     Column("credit_share", FLOAT, "share of a step's time that measuring credit took (Paper B, Table 8)"),
     Column("published", FLOAT, "Paper B's accuracy of this arm, on its own model and task", null="none"),
 )
@@ -127,6 +133,7 @@ def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) ->
             "high": final.high,
             "start": start.value,
             "best": best.value,
+            "gradient_cosine": or_null(_cosine(members)),
             "credit_share": float(np.mean([training.credit_share for training in members])),
             "published": published.get(arm),
         }
@@ -141,6 +148,12 @@ def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) ->
         rows.append(row)
     adjust(rows)
     return rows
+
+
+def _cosine(members: Sequence[Training]) -> float:
+    """Mean over the trainings in which it was measured; NaN for none."""
+    known = [curve.mean() for curve in (training.curve("gradient_cosine") for training in members) if len(curve)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def curve_rows(trainings: Sequence[Training]) -> Iterator[dict[str, Any]]:

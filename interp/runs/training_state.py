@@ -23,8 +23,14 @@ TRAINING_TABLE = Table(
         TEXT,
         "what was measured: `accuracy` and the like on held-out problems; in `credit` also of the step's own "
         "responses `reward` (0..1), `entropy` (nats), `length` (tokens), `groups_without_signal` (0..1: all "
-        "responses right or all wrong), `credited_share` (0..1: tokens whose advantage gamma changed), and "
-        "`gradient_norm`",
+        "responses right or all wrong), `credited_share` (0..1: tokens whose advantage gamma changed), "
+        "`gradient_norm`; of the tokens of responses with an advantage, where *credited* are those with more than the "
+        "least gamma of their response, `credited_position` (mean place of credited ones, 0..1), `credited_entropy` "
+        "and `credited_advantage` (0..1: their share of the entropy, and of the sum of the advantages' absolute values "
+        "after gamma), "
+        "`effective_tokens` (0..1: (sum gamma)^2 / sum gamma^2, as a share of the tokens); `gradient_cosine` (-1..1: "
+        "of the credited gradient and plain GRPO's; at the steps at which it is measured), and `local_heads_kept`, "
+        "`global_heads_kept` (0..1: Jaccard overlap with the first ranking, at steps that rank heads again)",
     ),
     Column("value", FLOAT, "its value"),
     Column("n", INT, "number of problems or responses behind it"),
