@@ -286,6 +286,7 @@ def cost(
     more = 0
     if options is not None:
         more = options.unrelated * (phrase + last) + (1 + options.random_sets) * phrase * bool(options.random_sets)
+        more += options.edges * (stop - pair.corrupted.trace[Segment.REASONING].start) / len(layers)
     return depth * (len(patch_options.directions) * a_direction + more)
 
 
