@@ -294,9 +294,10 @@ def cost(
         + lens.n_heads * sum(width.get(role, 0) for role in patch_options.head_roles)
         + patch_options.random_positions * body
     )
-    more = 0
+    more = 0.0
     if options is not None:
         more = options.unrelated * (phrase + last) + (1 + options.random_sets) * phrase * bool(options.random_sets)
+        more += options.edges * (stop - pair.corrupted.trace[Segment.REASONING].start) / len(layers)
     return depth * (len(patch_options.directions) * a_direction + more)
 
 
