@@ -93,6 +93,7 @@ class PatchingOptions(Options):
     rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
     maps: Count
     map_stride: AtLeastOne
+    map_prompt: bool
     map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
     verify: Annotated[int, Field(ge=20)]
     edges: Count
@@ -276,9 +277,9 @@ def cost(
     layers = range(lens.n_layers) if patch_options is None or patch_options.layers is None else patch_options.layers
     depth = sum(lens.n_layers - layer for layer in layers)
     if patch_options is None:
-        reasoning = pair.corrupted.trace[Segment.REASONING]
+        first = Segment.PROMPT if options is not None and options.map_prompt else Segment.REASONING
         stride = 1 if options is None else options.map_stride
-        places = range(reasoning.start, stop, stride)
+        places = range(pair.corrupted.trace[first].start, stop, stride)
         if options is not None and options.map_method != EXACT:
             forward, backward = passes(Method(options.map_method), lens.n_layers, [Site.RESID_PRE])
             exact = min(1.0, options.verify / (len(layers) * len(places)))
@@ -334,6 +335,7 @@ def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions
         options.random_positions,
         options.answer_tokens,
         options.budget_mb * 2**20,
+        options.map_prompt,
     )
 
 

@@ -73,3 +73,15 @@ def test_an_estimated_map_has_the_exact_values_of_its_highest_places(tmp_path: P
     dots = figure.axes[0].lines[0]
     assert len(dots.get_xdata()) >= VERIFIED
     assert "estimated" in figure.get_suptitle()
+
+
+def test_a_map_may_begin_with_the_prompt(tmp_path: Path) -> None:
+    options = ["experiment=patching", "model=planted", "data.limit=2", "figures=false", "experiment.random_sets=0"]
+    found = {}
+    for name in ("false", "true"):
+        ok(*options, f"experiment.map_prompt={name}", f"hydra.run.dir={tmp_path / name}")
+        effects = read_table(tmp_path / name, "effects")
+        found[name] = effects[effects["role"].isna() & effects["control"].isna() & effects["metric"].eq("nld")]
+    assert set(found["true"]["segment"]) - set(found["false"]["segment"]) == {"prompt", "think"}
+    of_prompt = found["true"][found["true"]["segment"].isin(["prompt", "think"])]
+    assert of_prompt["value"].abs().max() < 0.01, "its answer is read out of the reasoning, as it stands"

@@ -145,9 +145,9 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     if few:
         labels = [style.label(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
         axis.set_xticks(range(len(table.columns)), labels, rotation=90, fontsize=6)
-        axis.set_xlabel("patched token, reasoning to answer")
+        axis.set_xlabel("patched token")
     else:
-        axis.set_xlabel(f"patched position (0 = position {first} of the sequence), reasoning to answer")
+        axis.set_xlabel(f"patched position (0 = position {first} of the sequence)")
         for position in tokens.index[tokens["role"].isin(list(NAMES))]:
             axis.axvline(position - first, color=style.GREY, lw=0.5, ls=":")
     figure.suptitle(f"{model}, pair {example}: residual stream, {how}", fontsize=9)

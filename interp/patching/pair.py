@@ -37,6 +37,8 @@ class PatchOptions:
     random_positions: int = 3
     answer_tokens: int = 3
     budget_bytes: int = BUDGET_BYTES
+    map_prompt: bool = False
+    """Maps begin with the prompt and the think tag; else with the reasoning."""
 
 
 @dataclass
@@ -144,7 +146,8 @@ class PairPatcher:
 
     def _map_keys(self, stride: int) -> list[KeyPosition]:
         done = {key.corrupted for key in self.keys}
-        parts = (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER)
+        before = (Part.PROMPT, Part.THINK) if self.options.map_prompt else ()
+        parts = (*before, Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER)
         # They have no role: the figures of single roles are to show the same positions for every pair.
         keys = [replace(key, role=None) for key in both(self.runs.pair, parts) if key.corrupted not in done]
         return keys[::-stride][::-1]
