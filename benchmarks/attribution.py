@@ -1,8 +1,8 @@
 """Every method of attribution against exact patches: how well it ranks places, and what it costs, in one run.
 
-    python -m benchmarks.attribution --model reasoner --pairs 8
-    python -m benchmarks.attribution --model qwen2.5-coder-0.5b --sites resid_pre --stride 8 --layers 3
-    python -m benchmarks.attribution --model random-qwen3 --pairs 3
+    python -m benchmarks.attribution --model reasoner --pairs 4
+    python -m benchmarks.attribution --model qwen2.5-coder-0.5b --pairs 3 --sites resid_pre --stride 8 --layers 3
+    python -m benchmarks.attribution --model random-qwen3 --pairs 2 --stride 2
 
 Exact: one patch for every layer (or every so many, `--layers`) and every aligned position from the reasoning on (of
 the reasoning before the probing phrase every so many, `--stride`), all heads of a site at once (estimates are summed
@@ -11,8 +11,9 @@ at least a thousandth of the two runs' difference (below, exact values are round
 of them (in size) among the ten largest estimates. Time: of the estimate for all sites at once, over the exact patches
 of the same places of all sites; `+ N` estimates the residual stream alone and patches the N highest places exactly,
 over the exact patches of its places, and over a map of all layers and all these positions, whose time is scaled up by
-the layers times positions that are computed. Recorded runs, which both need, are left out. Times are CPU seconds. In
-brackets: lowest and highest pair. The tables are printed after every pair, over all so far.
+the layers times positions that are computed (the places of random-qwen3 are taken for its map). Recorded runs, which
+both need, are left out. Times are CPU seconds. In brackets: lowest and highest pair. The tables are printed after
+every pair, over all so far.
 """
 
 from __future__ import annotations
