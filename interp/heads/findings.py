@@ -118,8 +118,10 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     if len(recalled):
         found = bootstrap_mean(recalled.to_numpy(), rng_for(seed, "recalled"))
         headlines.append(Headline("share of a needle's tokens that the model wrote", found))
-    correct = table("answers")["correct"].dropna().to_numpy(dtype=float)
-    if len(correct):
+    answers = table("answers")
+    correct = answers["correct"].dropna().to_numpy(dtype=float)
+    # Of given traces only those on the explorer's page are graded: their accuracy says nothing of all.
+    if len(correct) and set(heads["example"]) <= set(answers["example"]):
         headlines.append(Headline("accuracy of the answers", bootstrap_mean(correct, rng_for(seed, "accuracy"))))
     scores = [or_null(float(means[head])) for head in top]
     facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
