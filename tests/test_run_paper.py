@@ -91,6 +91,14 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
     assert sources.count(beside) == 1
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "Paper A, section 4" in page
+    verdicts = json.loads((paper / "summary.json").read_text())["verdicts"]
+    glance = page[page.index('<ol class="glance"') : page.index("The explorer")]
+    for one in verdicts:
+        shown = re.search(
+            rf'{re.escape(one["claim"])} {one["outcome"]}</span> <a href="#claim-{one["claim"]}">', glance
+        )
+        assert (shown is None) == (one["outcome"] == "not tested here")
+        assert f'id="claim-{one["claim"]}"' in page
     assert "A training takes longer than a report should" in page
     beside = page[page.index("Published and found") : page.index('<h2 id="evaluate">')]
     for part in ("evaluate", "heads"):
