@@ -113,7 +113,9 @@ def _respond(
     hints = [_hint(session, first + i) if condition is Condition.HINTED else None for i in range(len(batch))]
     prompts = [_prompt(session, options, q, condition, hints[i], own, i) for i, q in enumerate(batch)]
     asked = [prompt for prompt in prompts if prompt is not None]
-    written = iter(session.generator(asked, sampling, session.seed, "evaluate", condition, sample, first))
+    written = iter(
+        session.generator(asked, sampling, session.seed, "evaluate", condition, sample, first) if asked else ()
+    )
     found = []
     for question, prompt, hint in zip(batch, prompts, hints, strict=True):
         response = None if prompt is None else next(written)
@@ -242,6 +244,8 @@ def check(session: Session, options: EvaluateOptions) -> None:
         if trace.condition is not None:
             choice(Condition, trace.condition, f"trace {trace.id}: condition")
     known = session.given if session.given is not None else session.questions
+    if Condition.HINTED in asked and session.given is None and len({q.gold for q in session.questions} - {None}) < 2:
+        raise UserError("experiment.conditions: hinted suggests another question's answer: the data has no two of them")
     ungraded = all(item.gold is None and getattr(item, "task", None) is None for item in known)
     if _judge(options) is None and ungraded:
         raise UserError("the data has no gold answers: set experiment.judge.url and experiment.judge.model for a judge")

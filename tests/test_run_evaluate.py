@@ -181,3 +181,17 @@ def test_edited_reasoning_needs_a_reasoning(tmp_path: Path) -> None:
     done = run("experiment=evaluate", "experiment.conditions=[filler]", f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 2
     assert "put with_reasoning before it" in done.stderr
+    asked = "experiment.conditions=[with_reasoning,hinted]"
+    alone = run(
+        "experiment=evaluate", "model=planted", "data=planted", "data.limit=1", asked, f"hydra.run.dir={tmp_path}/b"
+    )
+    assert "no two of them" in alone.stderr
+
+
+def test_no_own_reasoning_leaves_nothing_to_edit(tmp_path: Path) -> None:
+    """Thoughts that are cut off have no edited ones: they count as cut off under both conditions."""
+    options = ["experiment=evaluate", "model=word-reasoner", "data=word_problems", "data.limit=2", "generation=greedy"]
+    options += ["experiment.conditions=[with_reasoning,half_reasoning]", "generation.max_new_tokens=5"]
+    ok(*options, "progress=false", "figures=false", f"hydra.run.dir={tmp_path / 'run'}")
+    answers = read_table(tmp_path / "run", "answers")
+    assert answers["outcome"].tolist() == ["truncated"] * 4
