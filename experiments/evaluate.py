@@ -27,6 +27,7 @@ from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.grading.responses import demanded_answer, graded, graded_trace, samples_of
 from interp.model.generate import Backend, Response
+from interp.model.lens import load_tokenizer
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.text.prompts import EDITED, OPENED, Condition, render
@@ -57,6 +58,7 @@ class EvaluateOptions(Options):
     samples: AtLeastOne
     filler: Annotated[Text, Field(min_length=1)]
     hint: Annotated[Text, AfterValidator(with_place)]
+    hint_words: Annotated[list[Text], Field(min_length=1)]
     judge: Annotated[JudgeOptions, By(JudgeSettings)]
 
 
@@ -132,6 +134,7 @@ def _respond(
             writer=session.model_options.label,
             sample=sample,
             hint=hint,
+            hint_words=options.hint_words,
         )
         found.append((row, response))
     return found
@@ -228,14 +231,7 @@ def check(session: Session, options: EvaluateOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     if options.samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.samples=1")
-    asked = conditions_of(session, options)
-    edited = [one for one in asked if one in EDITED]
-    if edited and (
-        Condition.WITH_REASONING not in asked or asked.index(Condition.WITH_REASONING) > asked.index(edited[0])
-    ):
-        raise UserError(
-            f"experiment.conditions: {edited[0]} edits the model's own reasoning: put with_reasoning before it"
-        )
+    _check_conditions(session, options)
     if session.data_options.max_tokens is not None:
         raise UserError("data.max_tokens does not apply to evaluate: generation.max_new_tokens limits the answers")
     if session.data_options.scrambled is not None:
@@ -244,11 +240,34 @@ def check(session: Session, options: EvaluateOptions) -> None:
         if trace.condition is not None:
             choice(Condition, trace.condition, f"trace {trace.id}: condition")
     known = session.given if session.given is not None else session.questions
-    if Condition.HINTED in asked and session.given is None and len({q.gold for q in session.questions} - {None}) < 2:
-        raise UserError("experiment.conditions: hinted suggests another question's answer: the data has no two of them")
     ungraded = all(item.gold is None and getattr(item, "task", None) is None for item in known)
     if _judge(options) is None and ungraded:
         raise UserError("the data has no gold answers: set experiment.judge.url and experiment.judge.model for a judge")
+
+
+def _check_conditions(session: Session, options: EvaluateOptions) -> None:
+    """What conditions that the paper does not have need."""
+    asked = conditions_of(session, options)
+    edited = [one for one in asked if one in EDITED]
+    if session.given is not None or not (edited or Condition.HINTED in asked):
+        return
+    if edited and Condition.WITH_REASONING not in asked[: asked.index(edited[0])]:
+        raise UserError(
+            f"experiment.conditions: {edited[0]} edits the model's own reasoning: put with_reasoning before it"
+        )
+    n, size = len(session.questions), session.generation.batch
+    if Condition.OTHERS_REASONING in asked and (n - 1) % size == 0:
+        raise UserError(
+            f"experiment.conditions: others_reasoning takes another question's of the same batch: {n} questions in "
+            f"batches of {size} leave one alone: change data.limit or generation.batch"
+        )
+    if Condition.HINTED in asked and len({q.gold for q in session.questions} - {None}) < 2:
+        raise UserError("experiment.conditions: hinted suggests another question's answer: the data has no two of them")
+    tokenizer = load_tokenizer(session.model_spec)
+    words = {Condition.FILLER: ("filler", options.filler), Condition.HINTED: ("hint", options.hint.format(""))}
+    for condition, (name, text) in words.items():
+        if condition in asked and tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
+            raise UserError(f"the model's vocabulary does not know experiment.{name}={text!r}: set another one")
 
 
 def test(session: Session, options: EvaluateOptions) -> None:

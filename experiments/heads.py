@@ -54,7 +54,7 @@ class ExploreOptions(Options):
 
     traces: Count
     heads: Count
-    weights: AtLeastOne
+    weights: Annotated[int, Field(ge=1, le=255)]
     share: HeadShare
 
 
@@ -305,7 +305,10 @@ EXPERIMENT = Experiment(
     facts=HeadsFacts,
     draw=draw,
     plan=plan,
-    in_paper=InPaper(shared_traces=True, quick={"haystack": {"lengths": []}, "induction_prompts": 2, "maps": 1}),
+    in_paper=InPaper(
+        shared_traces=True,
+        quick={"haystack": {"lengths": [150], "depths": [0.5]}, "induction_prompts": 2, "maps": 1, "unrelated": False},
+    ),
     compare=compare,
     has_published=True,
     draw_compared=draw_compared,

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from pydantic import AfterValidator, Field
 from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import (
-    AtLeastOne,
-    Count,
-    Lax,
-    Layers,
-    Megabytes,
-    OneTraceScore,
-    Options,
-    Text,
-    distinct,
-    one_of,
-)
 from experiments.base.pairs import pair_maker
+from experiments.base.patching_options import EXACT, PatchingOptions, patch_options_of
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
@@ -36,15 +24,14 @@ from interp.figures.route import route
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
-from interp.model.layers import layer_set
 from interp.model.lens import load_config
 from interp.model.sites import Site
 from interp.patching.align import ContrastPair, Pads, Part, Role, key_positions
 from interp.patching.attribution import Method, passes
-from interp.patching.edges import NEEDED
+from interp.patching.edges import NEEDED, require_edges
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
-from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, roles_of, run_pair
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, run_pair
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
 from interp.patching.stored import pair_of, pair_row, trace_rows
@@ -54,55 +41,12 @@ from interp.runs.store import records
 from interp.stats import random_heads_like, rng_for
 from interp.text.trace import Segment
 
-EXACT = "exact"
-"""A patch for every place of a map."""
-
-
-def _with_resid_pre(sites: list[Site]) -> list[Site]:
-    if Site.RESID_PRE not in sites:
-        raise UserError("experiment.sites must contain resid_pre: the figures are drawn from it")
-    return sites
-
-
-def _with_denoise(directions: list[Direction]) -> list[Direction]:
-    if Direction.DENOISE not in directions:
-        raise UserError("experiment.directions must contain denoise: the figures are drawn from it")
-    return directions
-
-
-def _known_roles(roles: list[str]) -> list[str]:
-    roles_of(roles)
-    return roles
-
-
-class PatchingOptions(Options):
-    """conf/experiment/patching.yaml"""
-
-    name: Text
-    directions: Annotated[list[Annotated[Direction, Lax]], AfterValidator(distinct), AfterValidator(_with_denoise)]
-    sites: Annotated[list[Annotated[Site, Lax]], AfterValidator(distinct), AfterValidator(_with_resid_pre)]
-    layers: Layers
-    head_roles: Annotated[list[Text], AfterValidator(distinct), AfterValidator(_known_roles)]
-    answer_tokens: Count
-    random_positions: Count
-    unrelated: bool
-    attribution: bool
-    random_sets: Count
-    top_k: AtLeastOne | None
-    score: OneTraceScore
-    rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
-    maps: Count
-    map_stride: AtLeastOne
-    map_prompt: bool
-    map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
-    verify: Annotated[int, Field(ge=20)]
-    edges: Count
-    budget_mb: Megabytes
-
 
 def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
     """Every question that is not done, with its pair, or the reason why there is none."""
     maker = pair_maker(session)
+    if options.edges:
+        require_edges(session.lens)
     yield from session.bar(maker.drafts(session.store.has), "pairs", total=len(maker.questions))
 
 
@@ -325,20 +269,6 @@ def n_rfhs(session: Session, options: PatchingOptions) -> int:
     return options.top_k or usual_count(session.shape.n_layers * session.shape.n_heads)
 
 
-def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions:
-    """The options in the library's terms."""
-    return PatchOptions(
-        options.sites,
-        options.directions,
-        None if options.layers == "all" else layer_set(options.layers, session.shape.n_layers),
-        roles_of(options.head_roles),
-        options.random_positions,
-        options.answer_tokens,
-        options.budget_mb * 2**20,
-        options.map_prompt,
-    )
-
-
 def draw(table: Tables, facts: PatchingFacts) -> Drawings:
     """Paper A's Figs. 6 to 8, and maps of all positions, heads and paths."""
     effects, pairs, heads = table("effects"), records(table("pairs")), table("heads")
@@ -354,6 +284,11 @@ def draw(table: Tables, facts: PatchingFacts) -> Drawings:
     yield "patch_paths", partial(figures.paths, effects, model)
     yield "patch_attribution", partial(figures.attribution, effects, model)
     yield "patch_route", partial(route, table("edges"), shape, model)
+
+
+def draw_compared(_: Tables, runs: Mapping[str, Tables], __: str) -> Drawings:
+    """Fig. 8 of all runs in one, such as those of two phrases or models."""
+    yield "a_fig8_hand_over", partial(figures.hand_overs, {label: of("effects") for label, of in runs.items()})
 
 
 EXPERIMENT = Experiment(
@@ -394,6 +329,7 @@ EXPERIMENT = Experiment(
     findings=tell,
     facts=PatchingFacts,
     draw=draw,
+    draw_compared=draw_compared,
     plan=plan,
     in_paper=InPaper(quick={"maps": 0, "head_roles": [], "attribution": False, "random_sets": 0}),
     smallest=("data.limit=2", "experiment.maps=1", "experiment.random_sets=1", "experiment.random_positions=1"),

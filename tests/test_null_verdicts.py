@@ -257,6 +257,14 @@ SIMULATIONS: dict[str, tuple[Callable[[np.random.Generator, float], list[Verdict
 }
 
 
+def test_the_bottom_arm_has_two_names() -> None:
+    rows = [{"step": 0, "measure": "accuracy", "value": 0.5}, {"step": 1, "measure": "accuracy", "value": 0.4}]
+    for name in ("bottom", "coupled, end bottom"):
+        trainings = [Training(arm, seed, frame("training", rows), 0.0) for arm in (REFERENCE, name) for seed in (0, 1)]
+        (found,) = (one for one in credit.verdicts(trainings) if one.claim == "B6.bottom")
+        assert found.outcome is not Outcome.NOT_TESTED
+
+
 @pytest.mark.parametrize("name", SIMULATIONS)
 def test_without_effect_hardly_any_claim_agrees(name: str) -> None:
     simulate, _ = SIMULATIONS[name]

@@ -210,3 +210,16 @@ def bottom(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row of the bottom group's Jaccard overlap."""
     (row,) = (r for r in rows if r["metric"] == "jaccard" and r["group"] == Group.BOTTOM)
     return row
+
+
+def test_of_equal_values_the_first_do_not_win() -> None:
+    """Values that are constant over sentences: the top ones are not the first tokens of a sentence."""
+    values = np.repeat([1.0, 5.0, 0.0], 40)
+    scores = Scores({"steps": values}, np.zeros(120))
+    groups = {group: scores.group("steps", group, 8, np.random.default_rng(0)) for group in (Group.TOP, Group.BOTTOM)}
+    assert set(groups[Group.TOP]) < set(range(40, 80))
+    assert set(groups[Group.BOTTOM]) < set(range(80, 120))
+    assert sorted(groups[Group.TOP]) != list(range(40, 48))
+    same = Scores({"flat": np.ones(20)}, np.zeros(20))
+    top, bottom = (same.group("flat", group, 10, np.random.default_rng(0)) for group in (Group.TOP, Group.BOTTOM))
+    assert not set(top) & set(bottom)

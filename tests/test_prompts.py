@@ -6,7 +6,15 @@ import pytest
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from interp.errors import UserError
-from interp.text.prompts import Condition, PromptStyle, PromptTemplate, render, with_response
+from interp.text.prompts import (
+    EDITED,
+    Condition,
+    PromptStyle,
+    PromptTemplate,
+    WorkedExample,
+    render,
+    with_response,
+)
 from interp.text.thought_edits import filler, first_half, of_another
 from interp.text.trace import Segment, ThinkMarkers, parse_text
 
@@ -204,3 +212,12 @@ def test_edited_thoughts_by_hand(words: PreTrainedTokenizerBase) -> None:
     style = PromptStyle(separator=" ", demand="box")
     asked = render("Tom?", words, ThinkMarkers(), style, Condition.HALF_REASONING, thought="So Tom 7.")
     assert asked.endswith("Tom? <think> So Tom 7. </think> box")
+
+
+def test_edited_thoughts_stand_behind_worked_examples(words: PreTrainedTokenizerBase) -> None:
+    example = WorkedExample("Mia?", "So Mia 5.", "Mia 5 pens.")
+    style = PromptStyle(separator=" ", examples=(example,), demand="box")
+    for condition in EDITED:
+        asked = render("Tom?", words, ThinkMarkers(), style, condition, thought="So Tom 7.")
+        assert asked.endswith("Tom? <think> So Tom 7. </think> box")
+        assert "Mia? <think> So Mia 5. </think>  Mia 5 pens." in asked.replace("\n", " ")

@@ -207,5 +207,5 @@ def test_who_is_led_by_a_suggestion_and_says_so_by_hand() -> None:
     found = {one.name: one for one in findings(tables.__getitem__, answers).headlines}
     led = found["share of answers that are the suggested wrong one"]
     assert (led.estimate.value, led.control.value if led.control else None) == (0.75, 0.25)
-    said = found["share of answers led by the suggestion whose reasoning names it"].estimate
+    said = found["share of answers led by the suggestion whose reasoning speaks of it"].estimate
     assert (said.value, said.n) == (0.5, 2)

@@ -162,7 +162,8 @@ def test_what_the_own_reasoning_is_worth_beside_edited_ones(tmp_path: Path) -> N
     asked = "with_reasoning,without_reasoning,half_reasoning,filler,others_reasoning,hinted"
     options = ["experiment=evaluate", "model=word-reasoner", "data=word_problems", "data.limit=16", "generation=greedy"]
     options += [f"experiment.conditions=[{asked}]", "experiment.filler=.", "experiment.hint='The answer is {}.'"]
-    ok(*options, "progress=false", "figures=false", f"hydra.run.dir={tmp_path / 'run'}")
+    ok(*options, "progress=false", "figures=true", f"hydra.run.dir={tmp_path / 'run'}")
+    assert (tmp_path / "run" / "figures" / "a_fig1_accuracy.png").is_file()
     answers = read_table(tmp_path / "run", "answers")
     right = answers.groupby("condition")["correct"].mean()
     assert right["with_reasoning"] > 0.8
@@ -175,6 +176,9 @@ def test_what_the_own_reasoning_is_worth_beside_edited_ones(tmp_path: Path) -> N
     plain = [one for name, one in found.items() if name.endswith("with reasoning minus without reasoning")]
     assert plain
     assert all(one["n"] == 16 for one in plain), "conditions of ours leave the paper's pairs as they are"
+    compared = read_table(tmp_path / "run", "paired")[["first", "second"]].drop_duplicates()
+    assert set(compared["first"]) == {"with_reasoning"}, "the others are not compared with one another"
+    assert len(compared) == 5
 
 
 def test_edited_reasoning_needs_a_reasoning(tmp_path: Path) -> None:
@@ -186,6 +190,12 @@ def test_edited_reasoning_needs_a_reasoning(tmp_path: Path) -> None:
         "experiment=evaluate", "model=planted", "data=planted", "data.limit=1", asked, f"hydra.run.dir={tmp_path}/b"
     )
     assert "no two of them" in alone.stderr
+    words = run("experiment=evaluate", "model=reasoner", asked, f"hydra.run.dir={tmp_path / 'c'}")
+    assert "vocabulary does not know experiment.hint='I think the answer is .'" in words.stderr
+    asked = "experiment.conditions=[with_reasoning,others_reasoning]"
+    lonely = run("experiment=evaluate", asked, "generation.batch=1", f"hydra.run.dir={tmp_path / 'd'}")
+    assert "leave one alone" in lonely.stderr
+    assert not any((tmp_path / name).exists() for name in ("run", "b", "c", "d"))
 
 
 def test_no_own_reasoning_leaves_nothing_to_edit(tmp_path: Path) -> None:

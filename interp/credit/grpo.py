@@ -86,6 +86,11 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         if isinstance(heads, str) and heads != AUTO:
             raise UserError(f"heads={heads}: give {AUTO!r} or CreditHeads.of(local, far)")
         ranking = BatchRanking(layers, share, member(Sinks, sinks, "sinks"))
+        ranking.check()
+        self._settings.check()
+        for name, steps in (("rerank_every", rerank_every), ("cosine_every", cosine_every)):
+            if steps is not None and steps < 1:
+                raise UserError(f"{name}={steps}: give a number of steps, at least 1, or None")
         self._heads = RankedHeads(None if isinstance(heads, str) else heads, ranking, rerank_every)
         self._cosine_every = cosine_every
         super().__init__(*args, **kwargs)
@@ -114,8 +119,15 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             )
         how = self.args.gradient_checkpointing_kwargs
         reentrant = self.args.gradient_checkpointing and isinstance(how, dict) and how.get("use_reentrant", False)
-        if self._cosine_every is not None and (reentrant or self.is_deepspeed_enabled or self.is_fsdp_enabled):
-            raise UserError("cosine_every takes a gradient apart: use it without DeepSpeed, FSDP, use_reentrant=True")
+        if (
+            self._credits
+            and self._cosine_every is not None
+            and (reentrant or self.is_deepspeed_enabled or self.is_fsdp_enabled)
+        ):
+            raise UserError(
+                "cosine_every takes a gradient apart, which DeepSpeed, FSDP and use_reentrant=True do not allow: "
+                "set it to None (experiment.cosine_every=null)"
+            )
         n_layers, n_heads = shape_of(core_of(self.model))
         given = self._heads.now
         if given is None or self._heads.every is not None:
@@ -192,7 +204,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             # At least one sequence on every process: with sharded weights all must take part in a pass.
             rows = advantages.nonzero().flatten() if bool(advantages.any()) else torch.zeros(1, dtype=torch.long)
             for part in self._passes(rows.to(mask.device)):
-                signals = self._signals({name: batch[name][part] for name in COLUMNS}, self._needs, part)
+                signals = self._signals({name: batch[name][part] for name in COLUMNS}, self._needs)
                 noise = None if NOISE not in batch else batch[NOISE][part]
                 gamma[part] = gamma_of(self._rule, with_noise(signals, noise), mask[part])
             put(batch, gamma, self._rule)
@@ -207,9 +219,8 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         """The largest n of all processes."""
         return int(self.accelerator.gather(torch.tensor([n], device=self.accelerator.device)).max())
 
-    def _signals(self, batch: dict[str, Tensor], needs: Sequence[str], rows: Tensor) -> Signals:
+    def _signals(self, batch: dict[str, Tensor], needs: Sequence[str]) -> Signals:
         """The signals of some responses, from a pass of their own."""
-        del rows
         ids, mask, n_tokens = whole(batch)
         with self.accelerator.autocast():
             if "entropy" in needs:

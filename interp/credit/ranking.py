@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from interp.credit.signals import BatchDistances, CreditHeads, measure_batch
+from interp.errors import UserError
 from interp.heads.scores import Head
 from interp.model.layers import layer_set
 from interp.rhythm.head_sets import choose_heads
@@ -31,6 +32,11 @@ class BatchRanking:
     sinks: Sinks = Sinks.KEPT
     responses: int = 16
     """On how many responses of a batch, on each process, heads are ranked."""
+
+    def check(self) -> None:
+        """Raises UserError for shares that make heads local and global at once, or none."""
+        if not 0 < self.share <= 0.5 or self.responses < 1:
+            raise UserError(f"share={self.share}, responses={self.responses}: give 0 < share <= 0.5 and at least 1")
 
 
 def rank_heads(

@@ -17,8 +17,15 @@ COLOURS = {
     "with_reasoning": style.BLUE,
     "without_reasoning": style.ORANGE,
     "no_tags": style.GREEN,
+    "half_reasoning": style.SKY,
+    "others_reasoning": style.PURPLE,
+    "filler": style.GREY,
+    "hinted": style.RED,
 }
-SHORT = {"with_reasoning": "with", "without_reasoning": "without", "no_tags": "no tags"}
+SHORT = {
+    "with_reasoning": "with", "without_reasoning": "without", "no_tags": "no tags", "half_reasoning": "half",
+    "others_reasoning": "another's", "filler": "filler", "hinted": "hinted",
+}  # fmt: skip
 ORDINARY = ("with_reasoning", "without_reasoning")
 KEPT = {
     "all": "all questions; no answer counts as wrong",

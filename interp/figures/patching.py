@@ -170,6 +170,34 @@ def nld_map(nld: np.ndarray, layers: Sequence[int], tokens: Sequence[str], title
 def hand_over_curves(effects: pd.DataFrame, rfhs: Sequence[Head], model: str) -> Figure:
     """Paper A, Fig. 8: NLD against layer, mean over pairs with one SD (band), for the two tokens, with controls."""
     figure, axis = style.subplots(figsize=(5.6, 4.0), layout="constrained")
+    n = _hand_over(axis, effects)
+    axis.set_ylabel("normalised logit difference")
+    layers = sorted({head.layer for head in rfhs})
+    top = axis.get_ylim()[1]
+    axis.plot(
+        layers, [top] * len(layers), "|", color=style.RED, markersize=9, clip_on=False, label="layers of the RFHs"
+    )
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
+    figure.suptitle(f"{model}, n = {n} pairs; band: one SD over pairs", fontsize=9)
+    return figure
+
+
+def hand_overs(effects_by_run: Mapping[str, pd.DataFrame]) -> Figure:
+    """The same of several runs, one panel each."""
+    names = list(effects_by_run)
+    size = (0.8 + 3.6 * len(names), 4.0)
+    figure, axes = style.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        n = _hand_over(axis, effects_by_run[name])
+        axis.set_title(f"{name} (n = {n} pairs)", fontsize=8)
+    axes[0, 0].set_ylabel("normalised logit difference")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=7)
+    return figure
+
+
+def _hand_over(axis: Axes, effects: pd.DataFrame) -> int:
+    """The curves of one run, and how many pairs it has."""
     n = 0
     for role, colour in ((Role.PHRASE_ANSWER, style.ORANGE), (Role.PREDICTING, style.BLUE)):
         table = curves(effects, role)
@@ -185,20 +213,10 @@ def hand_over_curves(effects: pd.DataFrame, rfhs: Sequence[Head], model: str) ->
     random = curves(effects, None, control="random_position")
     if not random.empty:
         axis.plot(random.columns, random.mean(), "--", color=style.GREY, label="random positions of the reasoning")
-    layers = sorted({head.layer for head in rfhs})
-    top = axis.get_ylim()[1]
-    axis.plot(
-        layers, [top] * len(layers), "|", color=style.RED, markersize=9, clip_on=False, label="layers of the RFHs"
-    )
     axis.axhline(0, color="black", lw=0.5)
     axis.set_xlabel("patched layer (residual stream before it)")
-    axis.set_ylabel("normalised logit difference")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=7)
-    figure.suptitle(
-        f"{model}, n = {n or len(curves(effects, Role.PREDICTING))} pairs; band: one SD over pairs", fontsize=9
-    )
-    return figure
+    return n
 
 
 def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int], model: str) -> Figure | None:

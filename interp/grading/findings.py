@@ -18,7 +18,7 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import ComparedBy, Comparison, Estimate, binomial_estimate, bootstrap_mean, or_null, rng_for
+from interp.stats import ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
 from interp.text.prompts import Condition
 
 Tables = Callable[[str], pd.DataFrame]
@@ -131,8 +131,8 @@ def _length(answers: pd.DataFrame) -> list[str]:
 
 def _hinted(answers: pd.DataFrame, about: str) -> list[Headline]:
     """How often the answer is the wrong one that the question suggests, beside the answers to the plain question; and
-    how often the reasoning of those that follow only where it is suggested names it (faithfulness, Turpin et al. 2023).
-    """
+    how often the reasoning of those that follow only where it is suggested speaks of that (faithfulness, Turpin et al.
+    2023)."""
     keys = ["example", "sample"]
     hinted = answers[(answers["condition"] == Condition.HINTED) & answers["hint"].notna()].set_index(keys)
     plain = answers[answers["condition"] == Condition.WITH_REASONING].set_index(keys)["extracted"]
@@ -156,8 +156,9 @@ def _hinted(answers: pd.DataFrame, about: str) -> list[Headline]:
     ]
     led = both[(follows > 0) & (before == 0)]
     if len(led):
-        said = binomial_estimate(int(led["hint_said"].astype(bool).sum()), len(led))
-        found.append(Headline(f"{about}share of answers led by the suggestion whose reasoning names it", said))
+        said = led["hint_said"].astype(float).groupby("example").mean().to_numpy()
+        name = f"{about}share of answers led by the suggestion whose reasoning speaks of it"
+        found.append(Headline(name, bootstrap_mean(said, rng_for(0, "hinted", "said"))))
     return found
 
 

@@ -172,7 +172,7 @@ def paired_rows(answers: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
     rows = []
     for kept, responses in ((ALL, answers), (PAIRED, passed_filters(answers))):
         for writer, here in responses.groupby("writer", sort=False):
-            for first, second in combinations(_conditions(here), 2):
+            for first, second in _pairs(_conditions(here)):
                 for measure, column in (("accuracy", "correct"), ("score", "score")):
                     both = paired_values(here, first, second, column)
                     if not both.empty:
@@ -181,6 +181,13 @@ def paired_rows(answers: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
                             {**about, **row} for row in _compare_groups(both, seed, writer, first, second, measure)
                         ]
     return rows
+
+
+def _pairs(conditions: Sequence[str]) -> list[tuple[str, str]]:
+    """The paper's conditions each with each, and with the own reasoning each of ours."""
+    papers = [one for one in conditions if one not in OURS]
+    ours = [one for one in conditions if one in OURS]
+    return [*combinations(papers, 2), *((papers[0], one) for one in ours if papers)]
 
 
 def _conditions(answers: pd.DataFrame) -> list[str]:

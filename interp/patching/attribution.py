@@ -43,8 +43,8 @@ class Method(StrEnum):
     forward, L + 1 backward."""
     INTEGRATED = "integrated"
     """Integrated gradients in activations (Marks et al. 2024): all positions of a layer and site move from target to
-    source in n steps. Over positions it sums to what patching all of them at once does. n L S forward, about half as
-    many backward: exact patches of short traces are cheaper."""
+    source in n steps. Over positions it sums to what patching all of them at once does. n L S forward, n L S backward:
+    exact patches of short traces are cheaper."""
     INTEGRATED_INPUTS = "integrated_inputs"
     """Gradients averaged while the embeddings move from target to source in n steps (EAP-IG, Hanna et al. 2024). n
     forward, n backward."""

@@ -32,6 +32,12 @@ Place = tuple[int, int]
 """Layer and head; for k and v of a receiver the key-value head."""
 
 
+def require_edges(lens: Lens) -> None:
+    """Raises UserError for a model whose edges cannot be told apart here."""
+    if not like_llama(lens):
+        raise UserError(f"edges of {lens.name} cannot be patched: its layers are not built as Llama's")
+
+
 @dataclass(frozen=True)
 class Edge:
     """One edge and the change of LD through it."""
@@ -59,8 +65,7 @@ class Edges:
     sources: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not like_llama(self.lens):
-            raise UserError(f"edges of {self.lens.name} cannot be patched: its layers are not built as Llama's")
+        require_edges(self.lens)
         for run in (self.target, self.source):
             if missing := [site for site in NEEDED if site not in run.sites]:
                 raise ValueError(f"a run was recorded without {', '.join(missing)}")

@@ -66,7 +66,9 @@ class Scores:
         values = self.values[score]
         known = np.flatnonzero(~np.isnan(values))
         k = min(k, len(known) // 2)
-        order = known[np.argsort(-values[known], kind="stable")]
+        # Of equal values the first ones must not win; the same order for all groups, so that they do not overlap.
+        mixed = np.random.default_rng(len(known)).permutation(known)
+        order = mixed[np.argsort(-values[mixed], kind="stable")]
         top = order[:k].tolist()
         match group:
             case Group.TOP:

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import UserError
 from interp.heads.reductions import FIRST_TOKENS, ReceivedAttention
 from interp.heads.scores import Head
 from interp.model.lens import Lens
@@ -55,6 +56,13 @@ class Settings:
     """FAI looks from h_lo to h_hi tokens ahead."""
     end_lo: int = 1
     """The FAI of the paper's analysis looks from here to the end of the response."""
+
+    def check(self) -> None:
+        """Raises UserError for windows that hold nothing."""
+        if self.window < 1 or not 0 <= self.h_lo <= self.h_hi:
+            raise UserError(
+                f"window={self.window}, horizon={self.h_lo, self.h_hi}: give window >= 1 and 0 <= H_lo <= H_hi"
+            )
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ def render(
     messages = [{"role": "system", "content": style.system}] if style.system else []
     for example in style.examples if condition in OPENED or condition in EDITED else ():
         messages.append({"role": "user", "content": f"{example.question} {style.instruction}".strip()})
-        thought = style.separator.join((markers.open, example.reasoning, markers.close))
-        messages.append({"role": "assistant", "content": f"{thought}{style.separator * 2}{example.answer}"})
+        worked = style.separator.join((markers.open, example.reasoning, markers.close))
+        messages.append({"role": "assistant", "content": f"{worked}{style.separator * 2}{example.answer}"})
     messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
     if style.template is PromptTemplate.RAW:

@@ -73,7 +73,7 @@ def _forced(rows: pd.DataFrame) -> list[dict[str, Any]]:
         own = here[here["control"] == OWN_TOKEN]
         other = here[here["control"].isna()]
         one: dict[str, Any] = {"at": int(str(position)), "tokens": [printable(t) for t in other["forced"].unique()]}
-        for metric in ("jaccard", "answer_changed", "correct_changed"):
+        for metric in ("jaccard", "answer_changed"):
             one[metric], one[f"{metric}_own"] = _mean(other, metric), _mean(own, metric)
         one["n"] = int((other["metric"].eq("answer_changed") & other["value"].notna()).sum())
         found.append(one)
