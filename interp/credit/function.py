@@ -49,6 +49,9 @@ def credit(
     given. Raises UserError for values out of range and for attention that cannot be seen.
     """
     rule.check()
+    settings.check()
+    if isinstance(heads, BatchRanking):
+        heads.check()
     n_tokens = completion_mask.shape[1]
     if ids.shape != mask.shape or len(ids) != len(completion_mask) or n_tokens > ids.shape[1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (ids, mask, completion_mask))
