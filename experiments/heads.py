@@ -8,6 +8,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
