@@ -159,7 +159,7 @@ def test_responses_without_advantage_are_not_measured(words: PreTrainedTokenizer
     trainer.reward_funcs = [lambda completion_ids, **_: [1.0] * len(completion_ids)]
     measured = []
     core = trainer._signals
-    trainer._signals = lambda batch, needs, rows: measured.append(len(rows)) or core(batch, needs, rows)  # type: ignore[method-assign]
+    trainer._signals = lambda batch, needs: measured.append(len(batch["completion_ids"])) or core(batch, needs)  # type: ignore[method-assign]
     found = scored(trainer)
     assert measured == [1]
     assert not found["advantages"].any()
@@ -174,7 +174,7 @@ def test_processes_that_have_less_to_measure_make_as_many_passes(
     trainer._most = lambda n: n + 2  # type: ignore[method-assign]
     passes = []
     core = trainer._signals
-    trainer._signals = lambda batch, needs, rows: passes.append(len(rows)) or core(batch, needs, rows)  # type: ignore[method-assign]
+    trainer._signals = lambda batch, needs: passes.append(len(batch["completion_ids"])) or core(batch, needs)  # type: ignore[method-assign]
     torch.testing.assert_close(scored(trainer)["advantages"], alone)
     assert passes == [8, 1, 1]
 

@@ -1,9 +1,9 @@
 from .attribution import Method as Method
 from .attribution import attribute as attribute
 from .attribution import attributions as attributions
+from .backward import gradients as gradients
 from .exact import record as record
 from .exact import sweep as sweep
-from .gradients import gradients as gradients
 from .handover import hand_over as hand_over
 from .nld import Answers as Answers
 from .nld import Direction as Direction

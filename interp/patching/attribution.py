@@ -18,7 +18,7 @@ from interp.errors import UserError
 from interp.model.attention import LayerAttention
 from interp.model.lens import Lens
 from interp.model.sites import Edit, Site
-from interp.patching.gradients import Place, Traced, gradients, trace
+from interp.patching.backward import Place, Traced, gradients, trace
 from interp.patching.nld import Answers
 from interp.patching.patches import Run
 from interp.patching.query_key import QueryKey, source_queries_keys
