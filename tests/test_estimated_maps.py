@@ -12,7 +12,7 @@ import pytest
 from interp.figures.patching import whole_map
 from interp.patching.profiles import agreement, verified_recall
 from interp.runs.store import read_table
-from tests.command import ok
+from tests.command import ok, run
 
 VERIFIED = 24
 
@@ -85,3 +85,35 @@ def test_a_map_may_begin_with_the_prompt(tmp_path: Path) -> None:
     assert set(found["true"]["segment"]) - set(found["false"]["segment"]) == {"prompt", "think"}
     of_prompt = found["true"][found["true"]["segment"].isin(["prompt", "think"])]
     assert of_prompt["value"].abs().max() < 0.01, "its answer is read out of the reasoning, as it stands"
+
+
+def test_a_map_of_windows_patches_their_positions_together(tmp_path: Path) -> None:
+    options = ["experiment=patching", "model=planted", "data.limit=1", "figures=true", "experiment.random_sets=0"]
+    windows = ["experiment.map_window=3", "experiment.map_stride=3"]
+    ok(*options, *windows, f"hydra.run.dir={tmp_path / 'w'}")
+    ok(*options, f"hydra.run.dir={tmp_path / 's'}")
+    assert (tmp_path / "w" / "figures" / "patch_map_0.png").is_file()
+
+    def of(run: str) -> pd.DataFrame:
+        effects = read_table(tmp_path / run, "effects")
+        return effects[effects["role"].isna() & effects["control"].isna() & effects["metric"].eq("nld")]
+
+    windowed, single = of("w"), of("s")
+    first = windowed[windowed["layer"] == 0].sort_values("position")
+    places = sorted(single["position"].unique())
+    covered = [p for row in first.itertuples() for p in places if row.position <= p < row.position_end]
+    assert covered == places, "every position once"
+    assert (first["position_end"] - first["position"]).max() == 3
+    # On planted one position of the reasoning carries the answer: the window that holds it has its whole effect.
+    one = single[single["layer"] == 0].set_index("position")["value"]
+    for row in first.itertuples():
+        inside = one[[p for p in places if row.position <= p < row.position_end]]
+        assert row.value == pytest.approx(inside.sum(), abs=0.05)
+
+
+def test_windows_are_not_estimated(tmp_path: Path) -> None:
+    done = run(
+        "experiment=patching", "experiment.map_window=2", "experiment.map_method=atp", f"hydra.run.dir={tmp_path / 'r'}"
+    )
+    assert done.returncode == 2
+    assert "leave experiment.map_method=exact" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from experiments.base.options import (
     AtLeastOne,
@@ -66,10 +66,17 @@ class PatchingOptions(Options):
     maps: Count
     map_stride: AtLeastOne
     map_prompt: bool
+    map_window: AtLeastOne
     map_method: Annotated[str, one_of((EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
     verify: Annotated[int, Field(ge=20)]
     edges: Count
     budget_mb: Megabytes
+
+    @model_validator(mode="after")
+    def _windows_are_exact(self) -> PatchingOptions:
+        if self.map_window > 1 and self.map_method != EXACT:
+            raise UserError("experiment.map_window above 1 is patched exactly: leave experiment.map_method=exact")
+        return self
 
 
 def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions:
@@ -83,4 +90,5 @@ def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions
         options.answer_tokens,
         options.budget_mb * 2**20,
         options.map_prompt,
+        options.map_window,
     )

@@ -127,15 +127,19 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     )
     table = exact if estimated.empty else exact.combine_first(rest)
     first, last = int(table.columns.min()), int(table.columns.max())
-    table = table.reindex(columns=range(first, last + 1))
     tokens = rows.drop_duplicates("position").set_index("position")
+    stops = tokens["position_end"].astype(int)
+    table = table.reindex(columns=range(first, max(last + 1, int(stops.max()))))
+    for start in stops.index[stops > stops.index + 1]:  # a window of positions, patched together
+        for inside in range(start + 1, stops[start]):
+            table[inside] = table[start]
     few = len(table.columns) <= 90
     figure, axis = style.subplots(
         figsize=(np.clip(0.13 * len(table.columns) + 1.8, 5, 14), np.clip(0.16 * len(table), 2.6, 6)),
         layout="constrained",
     )
     _heatmap(figure, axis, table.to_numpy(), list(table.index))
-    how = "every position both sides share"
+    how = "every position both sides share" if (stops == stops.index + 1).all() else "neighbouring positions together"
     if len(estimated):
         how = "estimated; dots: patched exactly"
         layers = list(table.index)

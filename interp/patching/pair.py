@@ -39,6 +39,8 @@ class PatchOptions:
     budget_bytes: int = BUDGET_BYTES
     map_prompt: bool = False
     """Maps begin with the prompt and the think tag; else with the reasoning."""
+    map_window: int = 1
+    """How many neighbouring positions a patch of an exact map takes together, the last one named by `map_stride`."""
 
 
 @dataclass
@@ -86,6 +88,8 @@ class _Planned:
     patch: Patch
     key: KeyPosition
     control: str | None = None
+    first: KeyPosition | None = None
+    """Where the patch takes several positions, the first of them; `key` is the last."""
 
 
 class PairPatcher:
@@ -130,8 +134,29 @@ class PairPatcher:
         return [body[i] for i in sorted(rng.choice(len(body), n, replace=False))] if n else []
 
     def full_map(self, stride: int = 1) -> list[Row]:
-        """Residual stream at every `stride`-th position that both sides have, the key ones left out."""
+        """Residual stream at every `stride`-th position that both sides have, the key ones left out; with a window, at
+        that position and those before it together."""
+        if self.options.map_window > 1:
+            return self._sweep(Direction.DENOISE, self._windows(stride))
         return self._sweep(Direction.DENOISE, self._patches(Direction.DENOISE, Site.RESID_PRE, self._map_keys(stride)))
+
+    def _windows(self, stride: int) -> list[_Planned]:
+        runs: list[list[KeyPosition]] = []  # of neighbours: no window reaches over a key position
+        for key in self._map_keys(1):
+            if runs and key.corrupted == runs[-1][-1].corrupted + 1:
+                runs[-1].append(key)
+            else:
+                runs.append([key])
+        ends = [(run, end) for run in runs for end in range(len(run), 0, -stride)]
+        planned = []
+        for run, end in ends:
+            window = run[max(0, end - self.options.map_window) : end]
+            places = [self.runs.place(key) for key in window]
+            at, sources = (tuple(place[i] for place in places) for i in (1, 0))
+            for layer in self.layers:
+                patch = Patch(Site.RESID_PRE, layer, at, None, sources)
+                planned.append(_Planned(patch, window[-1], first=window[0]))
+        return planned
 
     def estimated_map(self, stride: int, method: Method, verify: int) -> list[Row]:
         """The same by attribution, and exact patches of the `verify` places with the largest estimates."""
@@ -230,7 +255,8 @@ class PairPatcher:
         patch, key = planned.patch, planned.key
         side = self.runs.pair.clean if verb == VERBS[Direction.NOISE] else self.runs.pair.corrupted
         at = key.clean if verb == VERBS[Direction.NOISE] else key.corrupted
-        segment = side.trace.segment_at(at)
+        first = at if planned.first is None else planned.first.corrupted
+        segment = side.trace.segment_at(first)
         base = clean if verb == VERBS[Direction.NOISE] else corrupted
         value = patched if metric in ("nld", "kl", "flipped") else patched - base
         return {
@@ -238,10 +264,10 @@ class PairPatcher:
             "intervention": f"{verb}_{patch.site}",
             "layer": patch.layer,
             "head": patch.head,
-            "position": at,
+            "position": first,
             "position_end": at + 1,
             "segment": None if segment is None else segment.value,
-            "token": side.trace.token_text(at),
+            "token": side.trace.token_text(first),
             "role": None if key.role is None else key.role.value,
             "metric": metric,
             "clean": or_null(clean),
