@@ -264,9 +264,10 @@ def _check_conditions(session: Session, options: EvaluateOptions) -> None:
     if Condition.HINTED in asked and len({q.gold for q in session.questions} - {None}) < 2:
         raise UserError("experiment.conditions: hinted suggests another question's answer: the data has no two of them")
     tokenizer = load_tokenizer(session.model_spec)
-    words = {Condition.FILLER: ("filler", options.filler), Condition.HINTED: ("hint", options.hint.format(""))}
+    words = {Condition.FILLER: ("filler", options.filler), Condition.HINTED: ("hint", options.hint)}
     for condition, (name, text) in words.items():
-        if condition in asked and tokenizer.unk_token_id in tokenizer(text, add_special_tokens=False)["input_ids"]:
+        ids = tokenizer(text.replace("{}", ""), add_special_tokens=False)["input_ids"]
+        if condition in asked and tokenizer.unk_token_id in ids:
             raise UserError(f"the model's vocabulary does not know experiment.{name}={text!r}: set another one")
 
 

@@ -191,7 +191,7 @@ def test_edited_reasoning_needs_a_reasoning(tmp_path: Path) -> None:
     )
     assert "no two of them" in alone.stderr
     words = run("experiment=evaluate", "model=reasoner", asked, f"hydra.run.dir={tmp_path / 'c'}")
-    assert "vocabulary does not know experiment.hint='I think the answer is .'" in words.stderr
+    assert "vocabulary does not know experiment.hint='I think the answer is {}.'" in words.stderr
     asked = "experiment.conditions=[with_reasoning,others_reasoning]"
     lonely = run("experiment=evaluate", asked, "generation.batch=1", f"hydra.run.dir={tmp_path / 'd'}")
     assert "leave one alone" in lonely.stderr

@@ -67,7 +67,9 @@ def with_place(template: str) -> str:
 
 def _of_one_trace(score: HeadScore) -> HeadScore:
     if score is HeadScore.CONTENT:
-        raise ValueError("needs other traces' answers: rank by it in experiment=heads, and name its heads here")
+        raise ValueError(
+            "needs other traces' answers: only experiment=heads ranks by it (patching takes a list by experiment.rfhs)"
+        )
     return score
 
 

@@ -7,6 +7,7 @@ be a pass that is made anyway; one of its own (`measure_batch`) ends at the last
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -67,7 +68,7 @@ Weights = Callable[[list[int], int, int], Float[Tensor, "batch head row column"]
 
 
 @dataclass
-class BatchAttention:
+class BatchAttention(ABC):
     """Takes in the attention of a batch, layer by layer, as the batch goes through the model.
 
     Prompts are padded on the left and responses on the right, so that the distance of two tokens is that of their
@@ -85,13 +86,13 @@ class BatchAttention:
     _seen: set[int] = field(default_factory=set, init=False)
 
     @property
+    @abstractmethod
     def layers(self) -> Sequence[int]:
         """The layers that are needed, in ascending order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:
         """Takes in a layer. `block(n)` gives the first rows of blocks in which n heads fit into memory."""
-        raise NotImplementedError
 
     def require_all_seen(self) -> None:
         """Raises UserError where a layer whose heads are needed has not come by."""
