@@ -18,7 +18,9 @@ from interp.figures.drawing import Drawings, Tables
 from interp.model.generate import Sampling
 from interp.runs.about import About
 from interp.sentences.findings import SentencesFacts, findings, signal_rows
-from interp.sentences.measure import Rollouts, sentence_rows
+from interp.sentences.measure import sentence_rows
+from interp.sentences.prediction import prediction_rows
+from interp.sentences.resampled import Rollouts
 from interp.text.trace import Trace
 
 NO_ANSWER = "there is no reasoning, or the response gives no answer"
@@ -29,6 +31,7 @@ class SentencesOptions(Options):
 
     name: Text
     draws: Count
+    within: Annotated[float, Field(gt=0, lt=0.5)] | None
     temperature: Annotated[float, Field(gt=0, le=1000)]
     max_new_tokens: AtLeastOne | None
     batch: AtLeastOne
@@ -38,7 +41,9 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
     """The rows of one trace."""
     trace: Trace = example.subject
     longest = options.max_new_tokens or session.generation.max_new_tokens
-    settings = Rollouts(options.draws, Sampling(options.temperature, longest), partial(answer_of, session, trace))
+    settings = Rollouts(
+        options.draws, Sampling(options.temperature, longest), partial(answer_of, session, trace), options.within
+    )
     found = sentence_rows(session.lens, trace, settings, session.seed, options.batch)
     return LeftOut(NO_ANSWER) if found is None else {"sentences": found[0], "sentence_edges": found[1]}
 
@@ -46,8 +51,12 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
 def summarise(session: Session, options: SentencesOptions) -> None:
     """The measures' rank correlations over all traces."""
     if not session.store.has_closing("a-signals"):
-        rows = signal_rows(session.store.table("sentences"), session.seed)
-        session.store.write_closing("a-signals", sentence_signals=rows)
+        sentences = session.store.table("sentences")
+        found = {
+            "sentence_signals": signal_rows(sentences, session.seed),
+            "sentence_prediction": prediction_rows(sentences, session.seed),
+        }
+        session.store.write_closing("a-signals", **found)
 
 
 def plan(session: Session, options: SentencesOptions) -> Plan:
@@ -84,7 +93,11 @@ EXPERIMENT = Experiment(
     examples=lambda session, _: traces(session),
     measure=measure,
     analyse=summarise,
-    findings=lambda session, _: findings(session.store.table("sentences"), session.store.table("sentence_signals")),
+    findings=lambda session, _: findings(
+        session.store.table("sentences"),
+        session.store.table("sentence_signals"),
+        session.store.table("sentence_prediction"),
+    ),
     facts=SentencesFacts,
     draw=draw,
     plan=plan,

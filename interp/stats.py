@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.special import betaln, xlog1py, xlogy
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -162,6 +164,22 @@ def binomial_estimate(successes: int, n: int) -> Estimate:
         return Estimate(float("nan"), 0)
     interval = stats.binomtest(successes, n).proportion_ci(CONFIDENCE, method="wilson")
     return Estimate(successes / n, n, float(interval.low), float(interval.high))
+
+
+def confidence_sequence(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """An interval of a proportion that holds at all n at once with probability 1 - level, so that one may look after
+    every draw and stop: what a mixture by Jeffreys' prior does not beat by 1 / level (Robbins 1970)."""
+    if n == 0:
+        return 0.0, 1.0
+    mixture = betaln(successes + 0.5, n - successes + 0.5) - betaln(0.5, 0.5)
+
+    def evidence(p: float) -> float:
+        return float(mixture - xlogy(successes, p) - xlog1py(n - successes, -p) + np.log(level))
+
+    share = successes / n
+    low = 0.0 if successes == 0 else brentq(evidence, 1e-12, share)
+    high = 1.0 if successes == n else brentq(evidence, share, 1 - 1e-12)
+    return float(low), float(high)
 
 
 def random_heads_like(

@@ -14,12 +14,18 @@ CAUSAL = {
     "suppressed": ("hidden: nats the answer loses", style.BLUE),
     "demanded": ("answer demanded: nats gained behind it", style.ORANGE),
     "resampled": ("rollouts: share of the same answer gained", style.GREEN),
+    "counterfactual": ("the same over rollouts with another sentence", style.PURPLE),
 }
 SIGNALS = {
     "demanded": "demanded",
     "resampled": "resampled",
+    "counterfactual": "counterfactual",
     "answer_mass": "attention of the answer",
+    "rfh_mass": "attention of the answer's top heads",
     "received": "attention of later sentences",
+    "receiver_heads": "attention of receiver heads",
+    "fai": "FAI",
+    "relevance": "relevance to the answer",
     "entropy": "entropy of its first token",
     "tokens": "length",
     "sentence": "place",

@@ -146,7 +146,7 @@ class ReceivedBySentences:
         for j, (start, end) in enumerate(sentences):
             self._mean[start:end, j] = 1 / (end - start)
             self._number[start:end] = j
-        self._counts = torch.tensor([max(0, self.n - j - apart) for j in range(self.n)])
+        self.counts = torch.tensor([max(0, self.n - j - apart) for j in range(self.n)])
         self._apart = apart
         self.sums: Float[Tensor, "layer head sentence"] = torch.zeros(n_layers, n_heads, self.n)
 
@@ -162,10 +162,35 @@ class ReceivedBySentences:
         received = pattern[:, : len(rows), :n_keys] @ self._mean[:n_keys].to(pattern)
         self.sums[layer] += (received * counted.to(pattern)).sum(1).float().cpu()
 
+    @property
+    def received(self) -> Float[Tensor, "layer head sentence"]:
+        """The mean over blocks; NaN for sentences without one far enough behind them."""
+        return self.sums / torch.where(self.counts > 0, self.counts, torch.nan)
+
     def kurtosis(self) -> Float[np.ndarray, "layer head"]:
         """Excess kurtosis over the sentences that have a later one far enough; NaN for fewer than four of them."""
-        known = (self._counts > 0).numpy()
-        return _kurtosis((self.sums / self._counts.clamp(min=1)).numpy()[..., known])
+        return _kurtosis(self.received[..., self.counts > 0].numpy())
+
+
+class MassOfSpans:
+    """Attention mass from some queries to each of some spans of keys.
+
+    `mass[l, h, j]` = mean over q in `rows` of the attention of q to all tokens of the j-th span.
+    """
+
+    def __init__(self, rows: range, spans: Sequence[tuple[int, int]], n_layers: int, n_heads: int) -> None:
+        self.rows = rows
+        self._inside: Float[Tensor, "key span"] = torch.zeros(rows.stop, len(spans))
+        for j, (start, end) in enumerate(spans):
+            self._inside[start:end, j] = 1
+        self._sums = torch.zeros(n_layers, n_heads, len(spans), dtype=torch.float64)
+
+    def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:  # noqa: ARG002
+        self._sums[layer] += (pattern.sum(1) @ self._inside[: pattern.shape[2]].to(pattern)).double().cpu()
+
+    @property
+    def mass(self) -> Float[Tensor, "layer head span"]:
+        return self._sums / len(self.rows)
 
 
 def _kurtosis(values: Float[np.ndarray, "layer head value"]) -> Float[np.ndarray, "layer head"]:

@@ -14,20 +14,25 @@ from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
-from interp.sentences.measure import CAUSAL, SIGNALS
+from interp.sentences.measure import CAUSAL
+from interp.sentences.prediction import BEST, LEAST, PLACE, TOGETHER
+from interp.sentences.signals import SIGNALS
 from interp.stats import ComparedBy, Comparison, Estimate, adjust, bootstrap_mean, or_null, rank_correlation, rng_for
 
 DIGITS = 4
 """Effects are rounded to so many: what rounding leaves of nothing has no rank."""
-LEAST = 5
-"""Reasonings with fewer sentences give no correlation."""
-NOTHING, PLACE = "nothing", "place"
+NOTHING = "nothing"
 SPOKEN = {
     "suppressed": "suppressing it",
     "demanded": "demanding the answer behind it",
     "resampled": "resampling behind it",
+    "counterfactual": "another sentence in its place",
     "answer_mass": "attention of the answer",
+    "rfh_mass": "attention of the answer's top heads",
     "received": "attention of later sentences",
+    "receiver_heads": "attention of receiver heads",
+    "fai": "its FAI",
+    "relevance": "its relevance to the answer",
     "entropy": "entropy of its first token",
     "tokens": "its length",
     "sentence": "its place",
@@ -99,7 +104,7 @@ def _correlation(of_trace: pd.DataFrame, causal: str, other: str, given: str) ->
     return rank_correlation(x, y, [known["sentence"].to_numpy(dtype=float)] if given == PLACE else [])
 
 
-def findings(sentences: pd.DataFrame, signals: pd.DataFrame) -> Findings[SentencesFacts]:
+def findings(sentences: pd.DataFrame, signals: pd.DataFrame, prediction: pd.DataFrame) -> Findings[SentencesFacts]:
     """What a run tells."""
     headlines = list(_concentrated(sentences))
     rows = records(signals[signals["given"] == NOTHING])
@@ -113,6 +118,15 @@ def findings(sentences: pd.DataFrame, signals: pd.DataFrame) -> Findings[Sentenc
         theirs = [row for row in rows if row["causal"] == causal and row["other"] in SIGNALS]
         if theirs:
             lines.append(f"{SPOKEN[causal]} goes with: {', '.join(map(_said, theirs))}")
+    for causal in CAUSAL:
+        foretold = {row["by"]: row for row in records(prediction[prediction["causal"] == causal])}
+        if foretold:
+            headlines.append(_foretold(causal, foretold))
+            best = foretold[BEST]
+            shares = f"together {foretold[TOGETHER]['value']:+.2f}, place {foretold[PLACE]['value']:+.2f}"
+            lines.append(
+                f"{SPOKEN[causal]} on held-out traces: {shares}, {SPOKEN[best['chosen']]} alone {best['value']:+.2f}"
+            )
     facts = SentencesFacts(int(sentences["example"].nunique()), len(sentences))
     lines.insert(0, f"{facts.n_sentences} sentences of {facts.n_traces} traces")
     return Findings(headlines, facts, lines)
@@ -142,6 +156,17 @@ def _beside_zero(row: dict[str, Any], name: str) -> Headline:
     found = Estimate.of(row)
     compared = Comparison(ComparedBy.PAIRED, found, or_null(row["p"]))
     return Headline(name, found, "no relation", Estimate(0.0, found.n), compared)
+
+
+def _foretold(causal: str, foretold: dict[str, dict[str, Any]]) -> Headline:
+    """Does what is cheap to see say more than a sentence's place?"""
+    return Headline(
+        f"{SPOKEN[causal]} foretold by all that is cheap to see, rank correlation on held-out traces",
+        Estimate.of(foretold[TOGETHER]),
+        "by its place alone",
+        Estimate.of(foretold[PLACE]),
+        Comparison.of(foretold[TOGETHER], "over_place", p="over_place_p"),
+    )
 
 
 def _said(row: dict[str, Any]) -> str:

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
 from interp.ablation.effects import answer_position
-from interp.heads.reductions import AttentionRows
-from interp.model.generate import Sampling
 from interp.model.lens import Lens
-from interp.model.streaming import stream
-from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
+from interp.perturb.rollouts import trunk
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.sentences.demands import demanded, lead_to_answer
-from interp.sentences.suppression import Sentence, suppressed
-from interp.stats import or_null
+from interp.sentences.resampled import Rollouts, resample, resampled_columns
+from interp.sentences.signals import signal_columns
+from interp.sentences.suppression import suppressed
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
 
-APART = 4
-"""Sentences that a sentence must lie before those that it receives attention from, as in thought-anchors."""
 NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
 SENTENCES_TABLE = Table(
     "sentences",
@@ -37,13 +28,39 @@ SENTENCES_TABLE = Table(
     Column("demanded", FLOAT, "`known` minus the same before the sentence"),
     Column("same", FLOAT, "share of rollouts from behind it that end in the trace's answer, 0..1", null=NO_ROLLOUTS),
     Column("resampled", FLOAT, "`same` minus the same before the sentence", null=NO_ROLLOUTS),
+    Column("resampled_low", FLOAT, "lower end of its 95 % interval (Newcombe 1998)", null=NO_ROLLOUTS),
+    Column("resampled_high", FLOAT, "upper end of it", null=NO_ROLLOUTS),
+    Column("drawn", INT, "number of rollouts from behind it", null=NO_ROLLOUTS),
+    Column("written", INT, "tokens that these wrote", null=NO_ROLLOUTS),
     Column("unfinished", FLOAT, "share of rollouts from behind it that the limit cuts off, 0..1", null=NO_ROLLOUTS),
+    Column("different", FLOAT, "share of rollouts from before it with another sentence in its place", null=NO_ROLLOUTS),
+    Column(
+        "counterfactual",
+        FLOAT,
+        "`same` minus that of the rollouts with another sentence in its place",
+        null=f"{NO_ROLLOUTS}, or no other sentence was written",
+    ),
+    Column(
+        "returned",
+        FLOAT,
+        "share of the latter in which a later sentence says the same as it",
+        null=f"{NO_ROLLOUTS}, or no other sentence was written",
+    ),
     Column("answer_mass", FLOAT, "attention of the answer's tokens to it, mean over tokens and all heads"),
+    Column("rfh_mass", FLOAT, "the same, over the heads that rank first on this trace by RFH score alone"),
     Column(
         "received",
         FLOAT,
-        "attention to a token of it from one of the sentences at least four later, mean over all heads",
+        "attention to a token of it from one of a sentence at least four later, mean over those and all heads",
         null="no such sentence",
+    ),
+    Column("receiver_heads", FLOAT, "the same, over the heads of highest kurtosis alone", null="no such sentence"),
+    Column("fai", FLOAT, "FAI of a token of it, mean over global heads", null="no token of it has one"),
+    Column(
+        "relevance",
+        FLOAT,
+        "what the logit of the answer's first token over the likeliest other owes to it: input times gradient",
+        null="the text is too long for a backward pass",
     ),
     Column("entropy", FLOAT, "of the prediction of its first token, nats"),
     Column("tokens", INT, "its length"),
@@ -55,20 +72,8 @@ SENTENCE_EDGES_TABLE = Table(
     Column("later", INT, "a later one"),
     Column("value", FLOAT, "what a token of it loses in log-probability, mean, nats"),
 )
-CAUSAL = ("suppressed", "demanded", "resampled")
-"""Three ways in which a sentence may matter to the answer."""
-SIGNALS = ("answer_mass", "received", "entropy", "tokens", "sentence")
-"""What is cheap to see; `sentence` is the place."""
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """How the reasoning is written anew from behind each sentence; `draws` = 0: not at all."""
-
-    draws: int
-    sampling: Sampling
-    answer: Callable[[Sequence[int]], str | None]
-    """The answer that a whole sequence gives."""
+CAUSAL = ("suppressed", "demanded", "resampled", "counterfactual")
+"""Ways in which a sentence may matter to the answer."""
 
 
 def sentence_rows(
@@ -84,27 +89,25 @@ def sentence_rows(
     cut = suppressed(lens, ids, sentences, batch, shared.prefix)
     borders = [sentences[0][0], *(end for _, end in sentences)]
     known = demanded(lens, shared, borders, *lead, batch)
-    same, unfinished = _rolled_out(lens, shared, borders, settings, seed, trace.example, batch)
-    mass, received = _attention(lens, trace, sentences)
+    closing = trace[Segment.END_THINK]
+    close = trace.text[trace.offsets[closing.start][0] : trace.offsets[closing.end - 1][1]].strip()
+    drawn = resample(lens, shared, borders, settings, close, seed, trace.example, batch)
+    signals = signal_columns(lens, trace, sentences, position)
     rows = []
     for k, (start, end) in enumerate(sentences):
+        text = trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip()
         rows.append(
             {
                 "example": trace.example,
                 "sentence": k,
                 "start": start,
                 "end": end,
-                "text": trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip(),
+                "text": text,
                 "suppressed": float(-cut.change[k, position]),
                 "known": float(known[k + 1]),
                 "demanded": float(known[k + 1] - known[k]),
-                "same": or_null(float(same[k + 1])),
-                "resampled": or_null(float(same[k + 1] - same[k])),
-                "unfinished": or_null(float(unfinished[k + 1])),
-                "answer_mass": float(mass[k]),
-                "received": or_null(float(received[k])),
-                "entropy": float(cut.entropy[start]),
-                "tokens": end - start,
+                **resampled_columns(drawn[k], drawn[k + 1], text),
+                **signals[k],
             }
         )
     edges = [
@@ -113,43 +116,3 @@ def sentence_rows(
         for m in range(k + 1, len(sentences))
     ]
     return rows, edges
-
-
-def _rolled_out(
-    lens: Lens, shared: Trunk, borders: Sequence[int], settings: Rollouts, seed: int, example: str, batch: int
-) -> tuple[Float[np.ndarray, " border"], Float[np.ndarray, " border"]]:
-    """Shares of rollouts from each border that end in the trace's own answer, and that the limit cuts off."""
-    nothing = np.full(len(borders), np.nan)
-    ids = shared.ids
-    own = settings.answer(ids) if settings.draws else None
-    if own is None:
-        return nothing, nothing
-    forks = [Fork(border - 1, ids[border - 1]) for border in borders for _ in range(settings.draws)]
-    about = (seed, "sentences", example)
-    found = rollouts(lens, shared, forks, settings.sampling, *about, batch=batch)
-    shape = (len(borders), settings.draws)
-    same, unfinished = np.zeros(shape), np.zeros(shape)
-    for i, (new, finished) in enumerate(found):
-        border, draw = divmod(i, settings.draws)
-        unfinished[border, draw] = not finished
-        same[border, draw] = finished and settings.answer([*ids[: borders[border]], *new]) == own
-    return same.mean(1), unfinished.mean(1)
-
-
-def _attention(
-    lens: Lens, trace: Trace, sentences: Sequence[Sentence]
-) -> tuple[Float[np.ndarray, " sentence"], Float[np.ndarray, " sentence"]]:
-    """The mean over all heads of the answer's attention to each sentence, and of what a token of it receives from a
-    token of those at least APART later."""
-    answer, first = trace[Segment.ANSWER], sentences[0][0]
-    kept = AttentionRows(range(first, answer.end), [], lens.n_layers, lens.n_heads)
-    stream(lens, trace.measured_ids, kept)
-    rows = kept.mean.numpy()
-    mass, received = [], []
-    for k, (start, end) in enumerate(sentences):
-        mass.append(rows[answer.start - first :, start:end].sum(1).mean())
-        later = sentences[k + APART : k + APART + 1]
-        received.append(
-            rows[later[0][0] - first : sentences[-1][1] - first, start:end].mean() if later else float("nan")
-        )
-    return np.array(mass), np.array(received)

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from interp.text.token_kinds import Boundary, boundary_positions
+from interp.text.token_kinds import Boundary, boundary_positions, sentence_ends
 from interp.text.trace import Segment, Trace
 
 
@@ -25,6 +25,12 @@ def segment_sentences(trace: Trace, segment: Segment) -> list[tuple[int, int]]:
     starts = [span.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
     borders = [span.start, *starts, span.end]
     return [(a, b) for a, b in pairwise(borders) if b > a]
+
+
+def sentences_of(text: str) -> list[str]:
+    """The sentences of a text by the same rule, without blanks around them."""
+    borders = [0, *(end.end() for end in sentence_ends(text)), len(text)]
+    return [part for a, b in pairwise(borders) if (part := text[a:b].strip())]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
+from collections.abc import Iterator
 from enum import StrEnum
 
 import numpy as np
@@ -73,6 +74,11 @@ def boundary_positions(trace: Trace, boundary: Boundary, response: range) -> Boo
         if position in response and position > response.start:
             marks[position - response.start] = True
     return marks
+
+
+def sentence_ends(text: str) -> Iterator[re.Match[str]]:
+    """What ends the sentences of a text."""
+    return _ENDS[Boundary.SENTENCE].finditer(text)
 
 
 def sentence_numbers(starts: Bool[np.ndarray, " token"]) -> Int[np.ndarray, " token"]:

@@ -1,0 +1,143 @@
+"""The reasoning written anew from behind each sentence: on-policy, as in thought-anchors (Bogdan et al. 2025).
+
+Rollouts behind all sentences run side by side. Where a precision is asked for, a place gets no more of them once its
+share is known that well, so that places whose answer is settled cost little.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from interp.model.generate import Sampling
+from interp.model.lens import Lens
+from interp.perturb.overlap import jaccard
+from interp.perturb.rollouts import Fork, Trunk, rollouts
+from interp.stats import binomial_estimate, confidence_sequence, or_null
+from interp.text.sentences import sentences_of
+from interp.text.trace import decode_response
+
+ROUND = 8
+"""Rollouts of a place between two looks at how well its share is known."""
+ALIKE = 0.5
+"""Two sentences with the same numbers and at least this overlap of content words say the same."""
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """How the reasoning is written anew from behind each sentence; `draws` = 0: not at all."""
+
+    draws: int
+    """Rollouts of a place; with `within` the most of them."""
+    sampling: Sampling
+    answer: Callable[[Sequence[int]], str | None]
+    """The answer that a whole sequence gives."""
+    within: float | None = None
+    """A place gets no more rollouts once its share is known to plus or minus this."""
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What one of them came to."""
+
+    same: bool
+    """It ended, in the trace's own answer."""
+    finished: bool
+    steps: tuple[str, ...]
+    """The sentences of its reasoning."""
+    written: int = 0
+    """Tokens."""
+
+
+def says_the_same(first: str, second: str) -> bool:
+    """Whether two sentences state the same: the same numbers in the same order, and content words that overlap by at
+    least ALIKE. Takes no model: `15 apples` and `16 apples` differ, `so it is 15` and `thus, it is 15.` do not."""
+    return _NUMBER.findall(first) == _NUMBER.findall(second) and jaccard(first, second) >= ALIKE
+
+
+def resample(
+    lens: Lens,
+    shared: Trunk,
+    borders: Sequence[int],
+    settings: Rollouts,
+    close: str,
+    seed: int,
+    example: str,
+    batch: int,
+) -> list[list[Rollout]]:
+    """The rollouts from each border on; none at all where the trace itself gives no answer.
+
+    `close`: the text behind which there is no reasoning. With `settings.within` a border has had enough when the
+    interval of its share, one that holds at all looks at once (Robbins 1970), is no wider than twice that.
+    """
+    own = settings.answer(shared.ids) if settings.draws else None
+    found: list[list[Rollout]] = [[] for _ in borders]
+    if own is None:
+        return found
+    at_once = settings.draws if settings.within is None else min(ROUND, settings.draws)
+    for first in range(0, settings.draws, at_once):
+        more = min(at_once, settings.draws - first)
+        open_ones = [k for k, drawn in enumerate(found) if not _decided(drawn, settings.within)]
+        which = [k for k in open_ones for _ in range(more)]
+        forks = [Fork(borders[k] - 1, shared.ids[borders[k] - 1]) for k in which]
+        about = ("sentences", example, *([first] if first else []))
+        for k, (new, finished) in zip(
+            which, rollouts(lens, shared, forks, settings.sampling, seed, *about, batch=batch), strict=True
+        ):
+            same = finished and settings.answer([*shared.ids[: borders[k]], *new]) == own
+            text = decode_response(lens.tokenizer, new).partition(close)[0]
+            found[k].append(Rollout(same, finished, tuple(sentences_of(text)), len(new)))
+    return found
+
+
+def _decided(drawn: Sequence[Rollout], within: float | None) -> bool:
+    if within is None or not drawn:
+        return False
+    low, high = confidence_sequence(sum(one.same for one in drawn), len(drawn))
+    return high - low <= 2 * within
+
+
+def resampled_columns(before: Sequence[Rollout], behind: Sequence[Rollout], text: str) -> dict[str, Any]:
+    """What rollouts from before and from behind a sentence say of it: columns of sentences.parquet."""
+    if not before or not behind:
+        return dict.fromkeys(RESAMPLED)
+    share, base = (binomial_estimate(sum(one.same for one in drawn), len(drawn)) for drawn in (behind, before))
+    difference = share.value - base.value
+    # Newcombe's interval of a difference of two proportions (1998, method 10), from Wilson's of each.
+    low = difference - float(np.hypot(share.value - (share.low or 0), (base.high or 0) - base.value))
+    high = difference + float(np.hypot((share.high or 0) - share.value, base.value - (base.low or 0)))
+    others = [one for one in before if not one.steps or not says_the_same(one.steps[0], text)]
+    returned = [any(says_the_same(step, text) for step in one.steps[1:]) for one in others]
+    instead = float(np.mean([one.same for one in others])) if others else float("nan")
+    return {
+        "same": share.value,
+        "resampled": difference,
+        "resampled_low": low,
+        "resampled_high": high,
+        "drawn": len(behind),
+        "written": sum(one.written for one in behind),
+        "unfinished": float(np.mean([not one.finished for one in behind])),
+        "different": len(others) / len(before),
+        "counterfactual": or_null(share.value - instead),
+        "returned": or_null(float(np.mean(returned)) if returned else float("nan")),
+    }
+
+
+RESAMPLED = (
+    "same",
+    "resampled",
+    "resampled_low",
+    "resampled_high",
+    "drawn",
+    "written",
+    "unfinished",
+    "different",
+    "counterfactual",
+    "returned",
+)
+"""The columns of `resampled_columns`."""
