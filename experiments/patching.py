@@ -87,7 +87,10 @@ def patch(session: Session, options: PatchingOptions) -> None:
         # Mostly the next pair is the unrelated one: its runs are made once for both purposes.
         ahead = theirs if other == number + 1 else None
         rows = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, bar.update)
-        tables = {"edges": route_rows(session.lens, runs, options.edges)} if options.edges else {}
+        tables = {}
+        if options.edges:
+            edges, route_row = route_rows(session.lens, runs, options.edges, session.seed)
+            tables = {"edges": edges, "routes": [route_row]}
         store.write_closing(f"a-{number:06d}", effects=rows, **tables)
     bar.close()
 
@@ -117,13 +120,14 @@ def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     store, maker = session.store, pair_maker(session)
     found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
     n_pairs = len(store.table("pairs"))
-    headlines, edges = route_findings(store.table("edges"), session.seed) if options.edges else ([], [])
+    edges, routes = (store.table(name) if options.edges else None for name in ("edges", "routes"))
+    headlines, told = ([], []) if edges is None or routes is None else route_findings(edges, routes, session.seed)
     rfhs, *lines = found.lines
     lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
         found,
         headlines=[*found.headlines, *headlines],
-        lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines, *edges],
+        lines=[f"{n_pairs} pairs of {len(maker.questions)} questions; {maker.response} reasoning", *lines, *told],
     )
 
 
@@ -312,7 +316,7 @@ EXPERIMENT = Experiment(
             "patch_heads": "NLD of patching each head's output at the two tokens; boxes: Reasoning-Focus Heads.",
             "patch_paths": "How much of the effect passes through the Reasoning-Focus Heads, beside random heads.",
             "patch_attribution": "First-order estimates against exact patches.",
-            "patch_route": "Edges between heads, and to the answer, that have an effect when patched alone (one pair).",
+            "patch_route": "Edges between heads, MLPs and the answer that have an effect if patched alone (one pair).",
             "patch_map_0": "NLD of every layer and position of one pair.",
         },
         beside={

@@ -20,6 +20,7 @@ from interp.model.unembedding import last_logits
 from interp.organisms.planted import CIRCUIT
 from interp.patching.edges import NEEDED, READ, Edge, Edges
 from interp.patching.exact import record
+from interp.patching.faithfulness import effect, effect_without, smallest_route
 from interp.patching.nld import Answers
 from interp.patching.route import names_of
 from interp.runs.store import read_table
@@ -41,6 +42,8 @@ def the_long_way(edges: Edges, edge: Edge) -> float:
     senders, changes = next((s, c) for s, c in edges._senders() if edge.sender in s)
     change = changes[senders.index(edge.sender)]
     layer, head = edge.receiver
+    if head is None:
+        return the_long_way_to_an_mlp(edges, layer, change)
 
     def added(stream: torch.Tensor) -> torch.Tensor:
         stream = stream.clone()
@@ -68,12 +71,26 @@ def the_long_way(edges: Edges, edge: Edge) -> float:
     return float(ld) - float(edges.answers.ld(target.logits))
 
 
+def the_long_way_to_an_mlp(edges: Edges, layer: int, change: torch.Tensor) -> float:
+    """The MLP's own norm and weights on the changed stream, its output put in by a hook."""
+    lens, target, at = edges.lens, edges.target, list(edges.positions)
+    module = lens.hf.base_model.layers[layer]
+    stream = target.sites[Site.RESID_PRE][layer] + target.sites[Site.ATTN_OUT][layer]
+    stream[at] += change
+    with torch.no_grad():
+        made = module.mlp(module.post_attention_layernorm(stream))[None]
+        with edited(lens, layer, {Site.MLP_OUT: lambda _: made}):
+            ld = edges.answers.ld(last_logits(lens, torch.tensor([target.ids])))[0]
+    return float(ld) - float(edges.answers.ld(target.logits))
+
+
 def test_a_path_patch_is_the_long_way(small_lens: Lens) -> None:
     edges = edges_of(small_lens, (4, 9, 15, T - 1))
     kv = edges.target.sites[Site.K].shape[2]
     some = [
         Edge(None, Site.Q, (0, 5), 0.0), Edge(None, Site.V, (2, kv - 1), 0.0), Edge((0, 2), Site.K, (1, kv - 1), 0.0),
         Edge((0, 5), Site.V, (2, 0), 0.0), Edge((1, 1), Site.Q, (2, 3), 0.0),
+        Edge((1, 1), Site.MLP_OUT, (1, None), 0.0), Edge((0, None), Site.V, (2, 0), 0.0),
     ]  # fmt: skip
     effects = []
     for edge in edges.verified(some):
@@ -90,8 +107,9 @@ def test_estimates_are_exact_on_a_linear_model(words: PreTrainedTokenizerBase) -
         assert edge.exact == pytest.approx(edge.estimate, rel=1e-3, abs=5e-6)
     assert abs(checked[0].exact) > 0.01
     answer = [edge for edge in found if edge.receiver is None]
-    assert len(answer) == 1 + 3 * 6
-    assert len(found) - len(answer) == (3 + 6 * 2 + 6 * 1) * (6 + 2 + 2)
+    assert len(answer) == 1 + 3 * (6 + 1)
+    heads, mlps = 6 * (2 * 10 + 3 + 10 + 2 + 1), 2 * 11 + 11
+    assert len(found) - len(answer) == 3 * 11 + heads + mlps, "10 readers and an MLP a layer; its MLP reads its heads"
 
 
 def test_the_planted_route_is_the_only_one(planted: Lens) -> None:
@@ -113,6 +131,40 @@ def test_the_planted_route_is_the_only_one(planted: Lens) -> None:
     }  # fmt: skip
     assert [e.exact / whole for e in route] == pytest.approx([1, 1], abs=1e-3)
     assert max(abs(e.estimate) for e in found[2:]) < 1e-3 * whole
+    assert effect(edges, route) == pytest.approx(whole, rel=1e-3)
+    assert abs(effect_without(edges, route)) < 1e-3 * whole
+    assert smallest_route(edges, found, 0.9, 100) == (2, pytest.approx(whole, rel=1e-3))
+
+
+def test_all_edges_together_are_a_patch_of_the_embeddings(small_lens: Lens) -> None:
+    edges = edges_of(small_lens, (4, 9, 15))
+    at = list(edges.positions)
+
+    def patched(stream: torch.Tensor) -> torch.Tensor:
+        stream = stream.clone()
+        stream[0, at] = edges.source.sites[Site.RESID_PRE][0, at]
+        return stream
+
+    with torch.no_grad(), edited(small_lens, 0, {Site.RESID_PRE: patched}):
+        plain = float(edges.answers.ld(last_logits(small_lens, torch.tensor([edges.target.ids])))[0])
+    whole = plain - float(edges.answers.ld(edges.target.logits))
+    every = edges_of(small_lens).estimates()
+    assert abs(whole) > 1e-3
+    assert effect_without(edges, ()) == pytest.approx(whole, abs=2e-5)
+    assert effect(edges, every) == pytest.approx(whole, abs=2e-5)
+    assert effect(edges, ()) == effect_without(edges, every) == 0
+    half = every[::2]
+    assert effect(edges, half) == pytest.approx(effect_without(edges, every[1::2]), abs=2e-5)
+
+
+def test_one_edge_of_the_embeddings_alone_is_its_path_patch(small_lens: Lens) -> None:
+    """From a receiver on, its path patch lets all pass: the same as its edge and every edge not from the embeddings."""
+    edges = edges_of(small_lens, (4, 9, 15, T - 1))
+    later = [edge for edge in edges.estimates() if edge.sender is not None]
+    for first in (Edge(None, Site.V, (0, 0), 0.0), Edge(None, Site.MLP_OUT, (1, None), 0.0)):
+        (exact,) = edges.verified([first])
+        assert effect(edges, [first, *later]) == pytest.approx(exact.exact, abs=2e-5)
+        assert effect(edges, [first]) == 0, "nothing leads on from its receiver"
 
 
 def test_layers_of_another_make_are_refused(words: PreTrainedTokenizerBase) -> None:
@@ -133,7 +185,22 @@ def test_the_route_is_a_table_and_a_figure(tmp_path: Path) -> None:
     assert route["value"].to_numpy() == pytest.approx(1, abs=1e-3)
     (line,) = [one for one in json.loads((tmp_path / "summary.json").read_text())["lines"] if "strongest edges" in one]
     assert line.count("-> ") == 2, "edges without an effect are not named"
+    routes = read_table(tmp_path, "routes")
+    assert routes["edges"].tolist() == [2, 2]
+    assert routes["alone"].to_numpy() == pytest.approx(1, abs=1e-3)
+    assert routes[["without", "random"]].to_numpy() == pytest.approx(0, abs=1e-3)
     figure = route_figure(edges, (4, 4), "planted")
     assert sum(isinstance(text, Annotation) for text in figure.axes[0].texts) == 2
     nothing = edges.assign(value=0.0)
     assert route_figure(nothing, (4, 4), "planted") is None
+
+
+def test_the_route_alone_keeps_the_effect_in_a_model_that_learnt_it(tmp_path: Path) -> None:
+    ok("experiment=patching", "model=reasoner", "data.limit=3", "experiment.edges=4", "experiment.maps=0",
+       "experiment.random_sets=0", "figures=false", f"hydra.run.dir={tmp_path}")  # fmt: skip
+    routes = read_table(tmp_path, "routes")
+    assert len(routes) >= 2
+    assert (routes["alone"] >= 0.9).all()
+    assert (routes["edges"] < routes["of"] / 4).all()
+    assert (routes["random"].abs() < 0.3).all()
+    assert (routes["without"] < 0.5).all()

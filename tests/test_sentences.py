@@ -150,14 +150,17 @@ def test_prediction_finds_what_foretells_and_nothing_where_nothing_does() -> Non
     found = pd.DataFrame(prediction_rows(made_table(12, "rfh_mass"), 0)).set_index("by")
     assert set(found["causal"]) == {"suppressed"}
     assert found.loc["together", "value"] > 0.9
-    assert (found.loc["best", "chosen"], found.loc["best", "value"]) == ("rfh_mass", pytest.approx(1))
+    assert (found.loc["best", "chosen"], found.loc["best", "value"]) == ("rfh_mass", pytest.approx(1, abs=0.01))
     assert found.loc["together", "over_place_low"] > 0.5
     places = pd.DataFrame(prediction_rows(made_table(12, "sentence"), 0)).set_index("by")
     assert places.loc["place", "value"] == pytest.approx(1)
-    nulls = [pd.DataFrame(prediction_rows(made_table(12, "nothing", seed), 0)).set_index("by") for seed in range(40)]
+    nulls = [
+        pd.DataFrame(prediction_rows(made_table(12, "nothing", seed), 0, 39)).set_index("by") for seed in range(30)
+    ]
     for by in ("together", "best", "place"):
-        assert np.mean([null.loc[by, "p"] < 0.05 for null in nulls]) <= 0.15
-        assert abs(np.mean([null.loc[by, "value"] for null in nulls])) < 0.1
+        assert np.mean([null.loc[by, "p"] <= 0.05 for null in nulls]) <= 0.15
+    more = [of.loc["together", "over_place"] > 0 and of.loc["together", "over_place_p"] < 0.05 for of in nulls]
+    assert np.mean(more) <= 0.1
     assert prediction_rows(made_table(3, "rfh_mass"), 0) == [], "nothing to fit on"
 
 
@@ -189,8 +192,8 @@ def test_columns_of_rollouts_by_hand() -> None:
     assert (found["different"], found["drawn"]) == (0.75, 4)
     assert found["counterfactual"] == pytest.approx(0.75 - 1 / 3)
     assert found["returned"] == pytest.approx(1 / 3)
-    assert found["resampled_low"] == pytest.approx(-0.3398, abs=2e-3), "Newcombe 1998, method 10: 3/4 against 2/4"
-    assert found["resampled_high"] == pytest.approx(0.6713, abs=2e-3)
+    assert found["resampled_low"] == pytest.approx(-0.3196, abs=1e-3), "3/4 (.301 to .954), 2/4 (.15 to .85)"
+    assert found["resampled_high"] == pytest.approx(0.6553, abs=1e-3)
     assert set(resampled_columns([], [], step).values()) == {None}
 
 
@@ -209,25 +212,24 @@ def test_an_interval_that_may_be_looked_at_after_every_draw(p: float) -> None:
 def test_places_that_are_decided_get_no_more_rollouts(reasoner: Lens) -> None:
     ((trace, _),) = made(reasoner, 77, 1)
     sentences = reasoning_sentences(trace)
-    borders = [sentences[0][0], *(end for _, end in sentences)]
+    borders = [sentences[0][0], *(end for _, end in sentences)][-4:]
     shared = trunk(reasoner, trace.measured_ids)
     start = response_of(trace).start
-    own = reasoner.tokenizer.decode(trace.measured_ids[start:])
 
     def answer(ids: Sequence[int]) -> str:
         text = str(reasoner.tokenizer.decode([i for i in ids[start:]]))
         return text.partition("</think>")[2].strip().rstrip(".<eos> ").rpartition(" ")[2]
 
     def drawn(within: float | None, most: int) -> list[list[Rollout]]:
-        settings = Rollouts(most, Sampling(1.0, 2 * len(own)), answer, within)
+        settings = Rollouts(most, Sampling(1.0, 80), answer, within)
         return resample(reasoner, shared, borders, settings, "</think>", 3, trace.example, 64)
 
-    whole, early = drawn(None, 40), drawn(0.2, 40)
-    assert {len(one) for one in whole} == {40}
-    assert min(len(one) for one in early) < 40
+    whole, early = drawn(None, 16), drawn(0.25, 16)
+    assert {len(one) for one in whole} == {16}
+    assert min(len(one) for one in early) < 16
     for stopped, full in zip(early, whole, strict=True):
         low, high = confidence_sequence(sum(one.same for one in stopped), len(stopped))
-        assert high - low <= 0.4 or len(stopped) == 40
+        assert high - low <= 0.5 or len(stopped) == 16
         assert low - 0.1 <= np.mean([one.same for one in full]) <= high + 0.1
     assert drawn(None, 0) == [[] for _ in borders]
 

@@ -1,7 +1,8 @@
-"""The edges of a pair as rows: from the reasoning to the answer, strongest first."""
+"""The edges of a pair as rows, from the reasoning to the answer, strongest first, and what the strongest do alone."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,62 +12,92 @@ from scipy import stats
 from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.align import Part, both
-from interp.patching.edges import Edges
+from interp.patching.edges import Edge, Edges
+from interp.patching.faithfulness import effect, effect_without, smallest_route
 from interp.patching.pair import PairRuns
 from interp.patching.profiles import LEAST_NLD
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.runs.headlines import Headline
 from interp.stats import Comparison, Estimate, bootstrap_mean, or_null, rng_for
 
-ANSWER = "answer"
+ANSWER, MLP = "answer", "mlp"
+_THROUGH = {None: ANSWER, Site.MLP_OUT: MLP}
 EDGES_TABLE = Table(
     "edges",
     EXAMPLE,
     Column("rank", INT, "place by the size of the estimate among all edges, from 0"),
-    Column("sender_layer", INT, "layer of the sending head, from 0", null="the embeddings send"),
-    Column("sender_head", INT, "the sending head, from 0", null="the embeddings send"),
-    Column("through", TEXT, "`q`, `k` or `v` of the receiving head, or `answer`: straight to the final norm"),
-    Column("layer", INT, "layer of the receiving head, from 0", null="the answer receives"),
-    Column("head", INT, "the receiving head (of k and v the key-value head), from 0", null="the answer receives"),
-    Column("query_head", INT, "the query head; of k and v the first that reads it", null="the answer receives"),
-    Column("estimate", FLOAT, "estimated NLD of the edge, first order in q, k or v", null="NLD is not defined"),
+    Column("sender_layer", INT, "layer of the sending head or MLP, from 0", null="the embeddings send"),
+    Column("sender_head", INT, "the sending head, from 0", null="the embeddings or an MLP send"),
+    Column("through", TEXT, "`q`, `k` or `v` of the receiving head, `mlp`, or `answer`: straight to the final norm"),
+    Column("layer", INT, "layer of the receiving head or MLP, from 0", null="the answer receives"),
+    Column("head", INT, "the receiving head (of k and v the key-value head), from 0", null="no head receives"),
+    Column("query_head", INT, "the query head; of k and v the first that reads it", null="no head receives"),
+    Column("estimate", FLOAT, "estimated NLD of the edge, first order in what receives it", null="NLD is not defined"),
     Column("value", FLOAT, "NLD of the edge patched alone", null="NLD is not defined"),
+)
+SHARE, MOST = 0.9, 1024
+"""The route is the strongest edges that together keep this share of the effect, at most so many."""
+ROUTES_TABLE = Table(
+    "routes",
+    EXAMPLE,
+    Column("edges", INT, f"the fewest strongest edges, of numbers tried, that keep {SHARE:.0%} of the effect"),
+    Column("of", INT, "number of all edges"),
+    Column("whole", FLOAT, "NLD where the embeddings' change travels by all edges", null="NLD is not defined"),
+    Column("alone", FLOAT, "share of that where it travels by the route alone", null="there is no effect"),
+    Column("without", FLOAT, "share of that where it travels by all other edges", null="there is no effect"),
+    Column("random", FLOAT, "the same for as many other edges at random", null="there is no effect"),
 )
 
 
-def route_rows(lens: Lens, runs: PairRuns, top: int) -> list[dict[str, Any]]:
-    """The `top` edges of a pair that start at aligned positions from the reasoning on, each patched exactly."""
+def route_rows(lens: Lens, runs: PairRuns, top: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The `top` edges of a pair that start at aligned positions from the reasoning on, each patched exactly, and the
+    row of routes.parquet."""
     keys = both(runs.pair, (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER))
     sources, positions = zip(*(runs.place(key) for key in keys), strict=True)
     edges = Edges(lens, runs.corrupted, runs.clean, runs.answers, positions, sources)
     whole = runs.answers.ld_clean - runs.answers.ld_corrupted
-    rows = []
-    for rank, edge in enumerate(edges.verified(edges.estimates()[:top])):
+    rows, ranked = [], edges.estimates()
+    for rank, edge in enumerate(edges.verified(ranked[:top])):
         sender, receiver = edge.sender or (None, None), edge.receiver or (None, None)
         exact = np.nan if edge.exact is None else edge.exact
-        wide = 1 if edge.through in (None, Site.Q) else lens.n_heads // runs.clean.sites[Site.K].shape[2]
+        wide = lens.n_heads // runs.clean.sites[Site.K].shape[2] if edge.through in (Site.K, Site.V) else 1
         rows.append({
             "example": runs.pair.id, "rank": rank, "sender_layer": sender[0], "sender_head": sender[1],
-            "through": ANSWER if edge.through is None else edge.through.value, "layer": receiver[0],
+            "through": _THROUGH.get(edge.through, edge.through), "layer": receiver[0],
             "head": receiver[1], "query_head": None if receiver[1] is None else receiver[1] * wide,
             "estimate": or_null(edge.estimate / whole), "value": or_null(exact / whole),
         })  # fmt: skip
-    return rows
+    return rows, {"example": runs.pair.id, **_route(edges, ranked, whole, seed)}
+
+
+def _route(edges: Edges, ranked: Sequence[Edge], scale: float, seed: int) -> dict[str, Any]:
+    """The smallest route: what it does alone, what is left without it, and what as many other edges do."""
+    n, alone = smallest_route(edges, ranked, SHARE, MOST)
+    whole = effect_without(edges, ())
+    found = {"edges": n, "of": len(ranked), "whole": or_null(whole / scale if scale else float("nan"))}
+    if not whole:
+        return found
+    others = rng_for(seed, "random route").permutation(len(ranked) - n)[:n] + n
+    without, random = effect_without(edges, ranked[:n]), effect(edges, [ranked[i] for i in others])
+    return {**found, "alone": alone / whole, "without": without / whole, "random": random / whole}
 
 
 def names_of(edges: pd.DataFrame) -> list[str]:
     """Each edge in words, such as (0,2) -v-> (4,1)."""
-    senders = [_head(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)]
-    receivers = [_head(*place, ANSWER) for place in zip(edges["layer"], edges["head"], strict=True)]
+    senders = [_node(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)]
+    receivers = [_node(*place, ANSWER) for place in zip(edges["layer"], edges["head"], strict=True)]
     return [f"{a} -{by}-> {b}" for a, by, b in zip(senders, edges["through"], receivers, strict=True)]
 
 
-def _head(layer: float, head: float, otherwise: str) -> str:
-    return otherwise if pd.isna(layer) else f"({int(layer)},{int(head)})"
+def _node(layer: float, head: float, otherwise: str) -> str:
+    if pd.isna(layer):
+        return otherwise
+    return f"MLP {int(layer)}" if pd.isna(head) else f"({int(layer)},{int(head)})"
 
 
-def route_findings(edges: pd.DataFrame, seed: int) -> tuple[list[Headline], list[str]]:
-    """How well estimates agree with the exact patches of the same edges, and the strongest edges over all pairs."""
+def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tuple[list[Headline], list[str]]:
+    """How well estimates agree with the exact patches of the same edges, what the routes do alone, and the strongest
+    edges over all pairs."""
     received = edges[edges["through"] != ANSWER].dropna(subset=["estimate", "value"])
     rho = [
         stats.spearmanr(of["estimate"], of["value"]).statistic
@@ -85,9 +116,26 @@ def route_findings(edges: pd.DataFrame, seed: int) -> tuple[list[Headline], list
                 Comparison.paired(values, 0.0, rng_for(seed, "edges", "paired")),
             )
         )
+    known = routes.dropna(subset=["alone"])
+    if len(known):
+        alone, random = (known[name].to_numpy(dtype=float) for name in ("alone", "random"))
+        headlines.append(
+            Headline(
+                "share of the effect that the route alone keeps",
+                bootstrap_mean(alone, rng_for(seed, "route")),
+                "as many other edges at random",
+                bootstrap_mean(random, rng_for(seed, "random route")),
+                Comparison.paired(alone, random, rng_for(seed, "route", "paired")),
+            )
+        )
     named = edges.assign(name=names_of(edges))
     sums = named.groupby("name", sort=False)["value"].sum() / named["example"].nunique()
     some = sums[sums.abs() >= LEAST_NLD]
     best = some.sort_values(key=lambda v: -v.abs(), kind="stable").head(5)
     listed = "; ".join(f"{name} {value:+.3f}" for name, value in best.items())
-    return headlines, [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
+    lines = [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
+    if len(known):
+        edges_of, of = (f"{known[name].median():.0f}" for name in ("edges", "of"))
+        left = f"without them {known['without'].mean():.3f} of the effect is left"
+        lines.append(f"the route: {edges_of} of {of} edges (median of {len(known)} pairs); {left}")
+    return headlines, lines

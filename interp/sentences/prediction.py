@@ -13,7 +13,7 @@ from scipy import stats
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.sentences.measure import CAUSAL
 from interp.sentences.signals import SIGNALS
-from interp.stats import Comparison, adjust, bootstrap_mean, rank_correlation, rng_for
+from interp.stats import Comparison, adjust, bootstrap_mean, rng_for
 
 LEAST = 5
 """Reasonings with fewer sentences give no correlation."""
@@ -21,6 +21,8 @@ LEAST_TRACES = 4
 """With fewer, there is nothing to fit on."""
 PENALTY = 1.0
 """Of the ridge, in rows: a coefficient needs more than that many sentences' evidence."""
+PERMUTATIONS = 199
+"""A fit on all other traces errs against the one left out, so that signs of correlations are no fair coin."""
 TOGETHER, PLACE, BEST = "together", "place", "best"
 SENTENCE_PREDICTION_TABLE = Table(
     "sentence_prediction",
@@ -34,8 +36,10 @@ SENTENCE_PREDICTION_TABLE = Table(
     Column("value", FLOAT, "mean over held-out traces of the rank correlation of prediction and effect, -1..1"),
     Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
     Column("high", FLOAT, "upper end of it", null="n < 2"),
-    Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
-    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n < 2"),
+    Column(
+        "p", FLOAT, f"share of {PERMUTATIONS} shuffles of the effects within traces that, fitted anew, give as much"
+    ),
+    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table"),
     Column("over_place", FLOAT, "how far it exceeds place alone, mean over traces", null="place itself"),
     Column("over_place_low", FLOAT, "lower end of its interval", null="place itself"),
     Column("over_place_high", FLOAT, "upper end of it", null="place itself"),
@@ -47,7 +51,7 @@ Ranks = tuple[Float[np.ndarray, "sentence signal"], Float[np.ndarray, " sentence
 """Of one trace, each between -1 and 1: the signals' and the effect's."""
 
 
-def prediction_rows(sentences: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
+def prediction_rows(sentences: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS) -> list[dict[str, Any]]:
     """The rows of sentence_prediction.parquet: every trace is foretold by a fit on all others."""
     rows: list[dict[str, Any]] = []
     for causal in CAUSAL:
@@ -55,9 +59,12 @@ def prediction_rows(sentences: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
         if len(traces) < LEAST_TRACES:
             continue
         found, chosen = _held_out(traces)
+        rng = rng_for(seed, "prediction", causal)
+        shuffled = [_held_out([(x, rng.permutation(y)) for x, y in traces])[0] for _ in range(permutations)]
         for by in (TOGETHER, PLACE, BEST):
             rng = rng_for(seed, "prediction", causal, by)
-            value, compared = bootstrap_mean(found[by], rng), Comparison.paired(found[by], 0.0, rng)
+            value = bootstrap_mean(found[by], rng)
+            as_much = sum(one[by].mean() >= value.value - 1e-9 for one in shuffled)
             row = {"causal": causal, "by": by, "value": value.value, "low": value.low, "high": value.high}
             if by != PLACE:
                 beside = Comparison.paired(found[by], found[PLACE], rng)
@@ -67,21 +74,25 @@ def prediction_rows(sentences: pd.DataFrame, seed: int) -> list[dict[str, Any]]:
                     row["over_place_p"] = beside.p
             if by == BEST:
                 row["chosen"] = max(sorted(set(chosen)), key=chosen.count)
-            rows.append({**row, "p": None if compared is None else compared.p, "n": value.n})
+            rows.append({**row, "p": (1 + as_much) / (1 + permutations), "n": value.n})
     adjust(rows)
     return rows
 
 
 def _held_out(traces: Sequence[Ranks]) -> tuple[dict[str, Float[np.ndarray, " trace"]], list[str]]:
     """The correlations of each way on every trace in turn, and the single signal that was chosen for it."""
-    single = np.array([[_correlation(x[:, j], y) for j in range(len(SIGNALS))] for x, y in traces])
+    single = np.array([_correlation(x, y) for x, y in traces])
     place = SIGNALS.index("sentence")
     found: dict[str, list[float]] = {TOGETHER: [], PLACE: [], BEST: []}
     chosen = []
+    squares, products = (
+        np.array([x.T @ other for x, other in pairs]) for pairs in ([(x, x) for x, _ in traces], traces)
+    )
     for held, (x, y) in enumerate(traces):
-        others = [one for i, one in enumerate(traces) if i != held]
-        fitted = _ridge(np.concatenate([a for a, _ in others]), np.concatenate([b for _, b in others]))
-        found[TOGETHER].append(_correlation(x @ fitted, y))
+        fitted = np.linalg.solve(
+            squares.sum(0) - squares[held] + PENALTY * np.eye(x.shape[1]), products.sum(0) - products[held]
+        )
+        found[TOGETHER].append(float(_correlation((x @ fitted)[:, None], y)[0]))
         means = np.delete(single, held, axis=0).mean(0)
         best = int(np.abs(means).argmax())
         chosen.append(SIGNALS[best])
@@ -90,15 +101,13 @@ def _held_out(traces: Sequence[Ranks]) -> tuple[dict[str, Float[np.ndarray, " tr
     return {by: np.array(values) for by, values in found.items()}, chosen
 
 
-def _ridge(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
-    solved: np.ndarray = np.linalg.solve(x.T @ x + PENALTY * np.eye(x.shape[1]), x.T @ y)
-    return solved
-
-
-def _correlation(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
-    """Spearman's; 0 where a prediction does not tell sentences apart."""
-    value = rank_correlation(x.round(9), y)
-    return 0.0 if np.isnan(value) else value
+def _correlation(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
+    """Spearman's, of each column; 0 where a prediction does not tell sentences apart."""
+    ranks, own = stats.rankdata(x.round(9), axis=0), stats.rankdata(y)
+    ranks, own = ranks - ranks.mean(0), own - own.mean()
+    length = np.linalg.norm(ranks, axis=0) * np.linalg.norm(own)
+    found: np.ndarray = np.divide(own @ ranks, length, out=np.zeros(ranks.shape[1]), where=length > 0)
+    return found
 
 
 def _ranks(of: pd.DataFrame, causal: str) -> Ranks | None:
