@@ -71,7 +71,7 @@ def gather(session: Session, options: CompareOptions) -> None:
         raise UserError(f"experiment.published names masses of heads: these are runs of {runs[0].experiment}")
     asked = Asked(options.kind, options.published)
     compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
-    claims = claim_rows(runs)
+    claims = claim_rows(runs, compared.published)
     compared = replace(compared, lines=[*compared.lines, *claim_lines(claims)])
     session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
     session.memo["compared"] = runs, compared

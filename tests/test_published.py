@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from interp.errors import UserError
-from interp.heads.published import beside_published, load_published
+from interp.heads.published import beside_published, load_published, published_verdicts
+from interp.runs.verdicts import Outcome
 
 IDS = ("test/a/1.json", "test/a/2.json", "test/b/1.json")
 
@@ -98,3 +99,25 @@ def test_the_authors_file_is_read(published_masses: Path) -> None:
     published = load_published(str(published_masses))
     assert published.reasoning.shape == (100, 28, 12)
     assert np.unravel_index((published.reasoning - published.answer).mean(0).argmax(), (28, 12)) == (16, 2)
+
+
+def test_what_published_masses_say_by_themselves(tmp_path: Path) -> None:
+    """Three heads of the middle layers look at the reasoning in every trace: A3 agrees; without them it does not."""
+    rng = np.random.default_rng(1)
+    ids = tuple(f"t/{i}" for i in range(12))
+    reasoning, answer = rng.uniform(0.1, 0.2, (12, 6, 8)), rng.uniform(0.1, 0.2, (12, 6, 8))
+    prompt = np.full_like(reasoning, 0.02)
+    nothing, found = (reasoning.copy(), reasoning.copy())
+    found[:, 2:4, :2] = 0.8
+    outcomes = []
+    for masses in (found, nothing):
+        np.savez(tmp_path / "p.npz", ids=np.array(ids), answer_reasoning=masses, answer_answer=answer,
+                 answer_prompt=prompt)  # fmt: skip
+        headlines, verdicts = published_verdicts(load_published(str(tmp_path / "p.npz")), 0)
+        outcomes.append({one.claim: one.outcome for one in verdicts})
+        assert any("top" in one.name for one in headlines)
+    assert outcomes[0] == {"A2": Outcome.AGREES, "A3": Outcome.AGREES, "A3.middle": Outcome.AGREES}
+    assert outcomes[1]["A3"] != Outcome.AGREES
+    assert outcomes[1]["A3.middle"] != Outcome.AGREES
+    without = load_published(write(tmp_path / "q.npz", found, answer, ids))
+    assert "A2" not in {one.claim for one in published_verdicts(without, 0)[1]}

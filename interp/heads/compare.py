@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
@@ -12,12 +12,16 @@ from scipy import stats
 
 from interp.errors import UserError, nearest
 from interp.heads.findings import overlap_text
-from interp.heads.published import beside_published, load_published
+from interp.heads.published import beside_published, load_published, published_verdicts
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head
 from interp.runs.compared import Asked, Run, RunsCompared
 from interp.runs.headlines import Headline
+from interp.runs.verdicts import Verdict
 from interp.stats import Estimate, adjust
+
+PUBLISHED_SEED = 0
+"""Of the random sets beside published masses, which no run's seed should move."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,7 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     """
     ranked = _ranked(runs, asked.kind)
     rows, headlines, apart = [], [], 0
+    verdicts: list[Verdict] = []
     for shape in dict.fromkeys(one.shape for one in ranked):
         alike = [one for one in ranked if one.shape == shape]
         layers, heads = shape
@@ -59,6 +64,8 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
         apart += len(alike) * (len(ranked) - len(alike))
     if asked.published:
         masses = load_published(asked.published)
+        own, verdicts = published_verdicts(masses, PUBLISHED_SEED)
+        headlines += [replace(one, name=f"published: {one.name}") for one in own]
         for run in runs:
             numbers, overlaps = beside_published(run.label, run.table("heads"), masses)
             headlines += numbers
@@ -71,7 +78,7 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     ]
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
-    return RunsCompared({"overlaps": rows}, headlines, lines, asked.kind)
+    return RunsCompared({"overlaps": rows}, headlines, lines, asked.kind, published=verdicts)
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:

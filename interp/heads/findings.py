@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from scipy import stats
 
 from interp.heads.ranking import (
@@ -84,7 +84,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     headlines, looks = _masses(heads, seed)
     focus = verdict("A3", [], why="fewer than two traces")
     if len(values) >= 2:
-        halves = _split_half(heads, values, k, options.random_sets, seed)
+        halves = split_half(head_array(heads, heads["answer_reasoning"]), values, k, options.random_sets, seed)
         headlines += halves
         focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
         if (beside := _behind_another_answer(heads, values, k, seed)) is not None:
@@ -92,7 +92,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         chance = Estimate(k / means.size, 1)
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
-    in_middle = _middle(values, means, top, options)
+    in_middle = in_middle_third(values, means, top, score, resamples, seed)
     moving, moves, stops = _trajectories(heads, top, seed)
     headlines += [in_middle, *moving]
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
@@ -146,10 +146,12 @@ def _two_receivers(samples: Mapping[str, Samples], k: int) -> list[str]:
     ]
 
 
-def _middle(values: Samples, means: np.ndarray, top: list[Head], options: FindingsOptions) -> Headline:
+def in_middle_third(
+    values: Samples, means: np.ndarray, top: list[Head], score: str, resamples: int, seed: int
+) -> Headline:
     """How many of the top heads lie in the middle third, against as many drawn from all ranked heads."""
     middle, k = middle_third(len(means)), len(top)
-    share = share_in_middle_layers(values, k, options.seed, options.score, options.resamples)
+    share = share_in_middle_layers(values, k, seed, score, resamples)
     ranked = ~np.isnan(means)
     inside = int(ranked[middle.start : middle.stop].sum())
     where = f"layers {middle.start}-{middle.stop - 1}" if len(middle) > 1 else f"layer {middle.start}"
@@ -207,14 +209,7 @@ def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:
             headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control, compared))
         elif masses.n:
             headlines.append(Headline(f"mass answer->{s}, all heads", masses))
-    to_prompt = by_segment["answer_prompt"].to_numpy()
-    raw = Headline(
-        "mass answer->reasoning, all heads",
-        bootstrap_mean(to_reasoning, rng_for(seed, "mass", Segment.REASONING)),
-        "answer->prompt",
-        bootstrap_mean(to_prompt, rng_for(seed, "mass", Segment.PROMPT)),
-        Comparison.paired(to_reasoning, to_prompt, rng_for(seed, "reasoning or prompt")),
-    )
+    raw = reasoning_or_prompt(to_reasoning, by_segment["answer_prompt"].to_numpy(), seed)
     of_token = by_trace[["answer_reasoning_per_token", "answer_prompt_per_token"]].mean().astype(float)
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.log(of_token["answer_reasoning_per_token"] / of_token["answer_prompt_per_token"]).to_numpy()
@@ -230,11 +225,24 @@ def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:
     return headlines, verdict("A2", [(density, Sign.HIGHER), (raw, Sign.HIGHER)], least=[LEAST_DENSITY, LEAST_FOCUS])
 
 
-def _split_half(heads: pd.DataFrame, values: np.ndarray, k: int, random_sets: int, seed: int) -> list[Headline]:
+def reasoning_or_prompt(
+    reasoning: Float[np.ndarray, " trace"], prompt: Float[np.ndarray, " trace"], seed: int
+) -> Headline:
+    """Whether the reasoning gets more of the answer's attention than the prompt does."""
+    return Headline(
+        "mass answer->reasoning, all heads",
+        bootstrap_mean(reasoning, rng_for(seed, "mass", Segment.REASONING)),
+        "answer->prompt",
+        bootstrap_mean(prompt, rng_for(seed, "mass", Segment.PROMPT)),
+        Comparison.paired(reasoning, prompt, rng_for(seed, "reasoning or prompt")),
+    )
+
+
+def split_half(mass: Samples, values: Samples, k: int, random_sets: int, seed: int) -> list[Headline]:
     """Ranks on every other trace and measures on the rest, so that choosing the best does not flatter the result."""
     chosen = rank_heads(mean_over_examples(values[0::2]), k)
     again = rank_heads(mean_over_examples(values[1::2]), k)
-    mass = head_array(heads, heads["answer_reasoning"])[1::2]
+    mass = mass[1::2]
     pool = [(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(values).all(axis=0))]
     sets = sets_beside(np.array(chosen), pool, random_sets, rng_for(seed, "random heads"))
     where = "the same layers" if sets.matched else "any layer (too few in their own)"

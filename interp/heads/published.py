@@ -12,12 +12,15 @@ from jaxtyping import Float
 from scipy import stats
 
 from interp.errors import UserError
+from interp.heads.findings import LEAST_FOCUS, in_middle_third, reasoning_or_prompt, split_half
 from interp.heads.ranking import Samples, mean_over_examples, overlap_rows, resampled_means
-from interp.heads.scores import head_array, rank_heads
+from interp.heads.scores import HeadScore, head_array, rank_heads, usual_count
 from interp.runs.headlines import Headline
+from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import CONFIDENCE, Estimate, rng_for
 
 RESAMPLES = 1000
+RANDOM_SETS = 200
 Means = Float[np.ndarray, "layer head"]
 LISTS = (10, 20)
 """Sizes of the lists of top heads that are compared."""
@@ -31,6 +34,8 @@ class Published:
     ids: tuple[str, ...]
     reasoning: Samples
     answer: Samples
+    prompt: Samples | None
+    """None where it was not published."""
 
 
 def load_published(path: str) -> Published:
@@ -42,13 +47,35 @@ def load_published(path: str) -> Published:
                 raise UserError(f"{path} has no {', '.join(missing)}: published masses need {', '.join(NEEDED)}")
             ids = tuple(str(one) for one in archive["ids"])
             reasoning, answer = (archive[name].astype(float) for name in NEEDED[1:])
+            prompt = archive["answer_prompt"].astype(float) if "answer_prompt" in archive else None
     except (OSError, ValueError, BadZipFile, EOFError) as error:
         raise UserError(
             f"cannot read published masses from {path}: {getattr(error, 'strerror', None) or error}"
         ) from error
     if reasoning.ndim != 3 or reasoning.shape != answer.shape or len(reasoning) != len(ids):
         raise UserError(f"{path}: masses must have the shape (trace, layer, head), one for each of {len(ids)} ids")
-    return Published(ids, reasoning, answer)
+    if prompt is not None and prompt.shape != reasoning.shape:
+        raise UserError(f"{path}: answer_prompt has another shape than answer_reasoning")
+    return Published(ids, reasoning, answer, prompt)
+
+
+def published_verdicts(published: Published, seed: int) -> tuple[list[Headline], list[Verdict]]:
+    """What published masses say by themselves of A2, raw, and A3, by the numbers and random sets of a run's."""
+    values = published.reasoning - published.answer
+    k = usual_count(values[0].size)
+    means = mean_over_examples(values)
+    headlines, verdicts = [], []
+    if published.prompt is not None:
+        reasoning, prompt = (masses.mean((1, 2)) for masses in (published.reasoning, published.prompt))
+        headlines.append(reasoning_or_prompt(reasoning, prompt, seed))
+        verdicts.append(verdict("A2", [(headlines[-1], Sign.HIGHER)], least=[LEAST_FOCUS]))
+    if len(values) < 2:
+        return headlines, verdicts
+    halves = split_half(published.reasoning, values, k, RANDOM_SETS, seed)
+    focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
+    middle = in_middle_third(values, means, rank_heads(means, k), HeadScore.DIFFERENCE, RESAMPLES, seed)
+    verdicts += [focus, verdict("A3.middle", [(middle, Sign.HIGHER)], needs=focus)]
+    return [*headlines, *halves, middle], verdicts
 
 
 def beside_published(label: str, heads: pd.DataFrame, published: Published) -> tuple[list[Headline], list[dict]]:

@@ -31,13 +31,18 @@ CLAIMS_TABLE = Table(
 )
 
 
-def claim_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Every verdict of every run, claim by claim in the order of the papers: the rows of claims.parquet."""
+PUBLISHED = "published measurements"
+"""The column of those."""
+
+
+def claim_rows(runs: Sequence[Run], published: Sequence[Verdict] = ()) -> list[dict[str, Any]]:
+    """Every verdict of every run and of published measurements, claim by claim in the order of the papers: the rows of
+    claims.parquet."""
     found = [
         (run.label, Verdict.from_json(row))
         for run in runs
         for row in read_json(run.directory / SUMMARY).get("verdicts", [])
-    ]
+    ] + [(PUBLISHED, one) for one in published]
     rows = []
     for label, one in sorted(found, key=lambda pair: list(CLAIMS).index(pair[1].claim)):
         number = one.decided_by

@@ -75,6 +75,8 @@ class RunsCompared:
     by_run: bool = True
     """Their headline numbers are drawn run by run as well."""
     verdicts: Sequence[Verdict] = ()
+    published: Sequence[Verdict] = ()
+    """What published measurements say by themselves."""
 
 
 PLAIN = ("model.name", "data.name", "experiment.strategy")
