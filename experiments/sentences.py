@@ -20,9 +20,11 @@ from interp.runs.about import About
 from interp.sentences.findings import SentencesFacts, findings, signal_rows
 from interp.sentences.measure import sentence_rows
 from interp.sentences.prediction import prediction_rows
+from interp.sentences.published import labelled_files, published_sentences
 from interp.sentences.resampled import Rollouts
 from interp.text.trace import Trace
 
+NOT_PUBLISHED = "experiment.published has no sentences that stand in the reasoning one behind the other"
 NO_ANSWER = "there is no reasoning, or the response gives no answer"
 
 
@@ -35,6 +37,7 @@ class SentencesOptions(Options):
     temperature: Annotated[float, Field(gt=0, le=1000)]
     max_new_tokens: AtLeastOne | None
     batch: AtLeastOne
+    published: Text | None
 
 
 def measure(session: Session, options: SentencesOptions, example: Example) -> Rows | LeftOut:
@@ -44,7 +47,13 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
     settings = Rollouts(
         options.draws, Sampling(options.temperature, longest), partial(answer_of, session, trace), options.within
     )
-    found = sentence_rows(session.lens, trace, settings, session.seed, options.batch)
+    published = None
+    if options.published is not None:
+        files = session.memo.setdefault("published", labelled_files(options.published))
+        published = published_sentences(trace, files)
+        if published is None:
+            return LeftOut(NOT_PUBLISHED)
+    found = sentence_rows(session.lens, trace, settings, session.seed, options.batch, published)
     return LeftOut(NO_ANSWER) if found is None else {"sentences": found[0], "sentence_edges": found[1]}
 
 

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from benchmarks.reading_heads import made
 from interp.ablation.effects import answer_position
+from interp.errors import UserError
 from interp.model.generate import Sampling
 from interp.model.lens import Lens
 from interp.model.sites import Site
@@ -26,6 +27,7 @@ from interp.rhythm.waad_fai import response_of
 from interp.sentences.demands import demanded, lead_to_answer, surprisal_before_steps
 from interp.sentences.findings import signal_rows
 from interp.sentences.prediction import prediction_rows
+from interp.sentences.published import FIELDS, labelled_files, published_sentences
 from interp.sentences.resampled import Rollout, Rollouts, resample, resampled_columns, says_the_same
 from interp.sentences.signals import SIGNALS, relevance_to
 from interp.sentences.suppression import suppressed
@@ -110,7 +112,7 @@ def test_rank_correlations_by_hand() -> None:
 def test_signals_by_hand() -> None:
     """Two traces of six sentences: the answer's attention goes along with suppression in one, against it in the other;
     demanding the answer is the same as suppressing; what lies below rounding has no rank."""
-    more = dict.fromkeys(("rfh_mass", "receiver_heads", "fai", "relevance"))
+    more = dict.fromkeys(("rfh_mass", "receiver_heads", "fai", "relevance", *FIELDS))
     about = {
         **more,
         "seed": 0,
@@ -143,7 +145,7 @@ def made_table(traces: int, effect: str, seed: int = 0) -> pd.DataFrame:
             signals = {name: float(rng.normal()) for name in SIGNALS} | {"sentence": k}
             value = float(rng.normal()) if effect == "nothing" else signals[effect]
             rows.append({"example": str(trace), **signals, "suppressed": value})
-    return pd.DataFrame(rows).assign(demanded=None, resampled=None, counterfactual=None)
+    return pd.DataFrame(rows).assign(demanded=None, resampled=None, counterfactual=None, **dict.fromkeys(FIELDS))
 
 
 def test_prediction_finds_what_foretells_and_nothing_where_nothing_does() -> None:
@@ -221,7 +223,7 @@ def test_places_that_are_decided_get_no_more_rollouts(reasoner: Lens) -> None:
         return text.partition("</think>")[2].strip().rstrip(".<eos> ").rpartition(" ")[2]
 
     def drawn(within: float | None, most: int) -> list[list[Rollout]]:
-        settings = Rollouts(most, Sampling(1.0, 80), answer, within)
+        settings = Rollouts(most, Sampling(1.0, 50), answer, within)
         return resample(reasoner, shared, borders, settings, "</think>", 3, trace.example, 64)
 
     whole, early = drawn(None, 16), drawn(0.25, 16)
@@ -294,3 +296,56 @@ def test_a_run_keeps_every_sentence(tmp_path: Path) -> None:
     for name in ("sentences_text", "sentences_matrix", "sentences_signals"):
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 1000
     json.loads((tmp_path / "summary.json").read_text())
+
+
+def labelled(folder: Path, chunks: list[dict]) -> dict[str, list[Path]]:
+    (folder / "problem_7").mkdir(parents=True)
+    (folder / "problem_7" / "chunks_labeled.json").write_text(json.dumps(chunks))
+    return labelled_files(str(folder))
+
+
+def test_published_sentences_are_found_in_the_text(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    text = "<bos> Who has most , Tom or Jay ? <think> So Tom 5 . Jay 3 . So Tom . </think> The answer is Tom . <eos>"
+    trace = parse_text(text, words, example="problem_7#2")
+    values = {
+        "resampling_importance_kl": 0.5,
+        "counterfactual_importance_kl": None,
+        "function_tags": ["fact_retrieval"],
+    }
+    files = labelled(tmp_path, [{"chunk": "So Tom 5 . ", **values}, {"chunk": "Jay 3 ."}, {"chunk": "So Tom ."}])
+    found = published_sentences(trace, files)
+    assert found is not None
+    said = [trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]].strip() for a, b in found.spans]
+    assert said == ["So Tom 5 .", "Jay 3 .", "So Tom ."]
+    assert found.columns[0] == {
+        "published_resampled": 0.5, "published_counterfactual": None, "category": "fact_retrieval",
+    }  # fmt: skip
+    assert set(found.columns[1].values()) == {None}
+    other = labelled(tmp_path / "other", [{"chunk": "Jay 3 ."}, {"chunk": "So Tom 5 ."}])
+    assert published_sentences(trace, other) is None, "another order"
+    assert published_sentences(replace(trace, example="problem_8"), files) is None
+    with pytest.raises(UserError, match="holds no chunks_labeled"):
+        labelled_files(str(tmp_path / "nothing"))
+    (tmp_path / "problem_7" / "chunks_labeled.json").write_text("{}")
+    with pytest.raises(UserError, match="no list of sentences"):
+        published_sentences(trace, files)
+
+
+def test_a_run_beside_published_importances(reasoner: Lens, tmp_path: Path) -> None:
+    """Published values that are the order of the sentences correlate with their places, and with nothing by chance."""
+    rows, files = [], tmp_path / "data"
+    for i, (trace, _) in enumerate(made(reasoner, 77, 3)):
+        chunks = [
+            {"chunk": trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]], "resampling_importance_kl": float(k)}
+            for k, (a, b) in enumerate(reasoning_sentences(trace))
+        ]
+        (files / f"problem_{i}").mkdir(parents=True)
+        (files / f"problem_{i}" / "chunks_labeled.json").write_text(json.dumps(chunks))
+        rows.append({"id": f"problem_{i}", "text": trace.text})
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ok("experiment=sentences", "model=reasoner", "data=traces", f"data.path={tmp_path / 't.jsonl'}", "figures=true",
+       f"experiment.published={files}", "experiment.draws=0", f"hydra.run.dir={tmp_path / 'run'}")  # fmt: skip
+    sentences = pd.read_parquet(tmp_path / "run" / "sentences.parquet")
+    assert (sentences["published_resampled"] == sentences["sentence"]).all()
+    signals = pd.read_parquet(tmp_path / "run" / "sentence_signals.parquet").set_index(["causal", "other", "given"])
+    assert signals.loc[("published_resampled", "sentence", "nothing"), "value"] == pytest.approx(1)

@@ -15,11 +15,15 @@ CAUSAL = {
     "demanded": ("answer demanded: nats gained behind it", style.ORANGE),
     "resampled": ("rollouts: share of the same answer gained", style.GREEN),
     "counterfactual": ("the same over rollouts with another sentence", style.PURPLE),
+    "published_resampled": ("published: resampling importance, KL", style.SKY),
+    "published_counterfactual": ("published: counterfactual importance, KL", style.RED),
 }
 SIGNALS = {
     "demanded": "demanded",
     "resampled": "resampled",
     "counterfactual": "counterfactual",
+    "published_resampled": "published: resampled",
+    "published_counterfactual": "published: counterfactual",
     "answer_mass": "attention of the answer",
     "rfh_mass": "attention of the answer's top heads",
     "received": "attention of later sentences",

@@ -27,6 +27,8 @@ SPOKEN = {
     "demanded": "demanding the answer behind it",
     "resampled": "resampling behind it",
     "counterfactual": "another sentence in its place",
+    "published_resampled": "its published resampling importance",
+    "published_counterfactual": "its published counterfactual importance",
     "answer_mass": "attention of the answer",
     "rfh_mass": "attention of the answer's top heads",
     "received": "attention of later sentences",

@@ -9,12 +9,14 @@ from interp.model.lens import Lens
 from interp.perturb.rollouts import trunk
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.sentences.demands import demanded, lead_to_answer
+from interp.sentences.published import FIELDS, PublishedSentences
 from interp.sentences.resampled import Rollouts, resample, resampled_columns
 from interp.sentences.signals import signal_columns
 from interp.sentences.suppression import suppressed
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
 
+NOT_PUBLISHED = "experiment.published does not have it"
 NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
 SENTENCES_TABLE = Table(
     "sentences",
@@ -64,6 +66,9 @@ SENTENCES_TABLE = Table(
     ),
     Column("entropy", FLOAT, "of the prediction of its first token, nats"),
     Column("tokens", INT, "its length"),
+    Column("published_resampled", FLOAT, "its published resampling importance (KL)", null=NOT_PUBLISHED),
+    Column("published_counterfactual", FLOAT, "its published counterfactual importance (KL)", null=NOT_PUBLISHED),
+    Column("category", TEXT, "what it does, as published (`function_tags`)", null=NOT_PUBLISHED),
 )
 SENTENCE_EDGES_TABLE = Table(
     "sentence_edges",
@@ -72,16 +77,17 @@ SENTENCE_EDGES_TABLE = Table(
     Column("later", INT, "a later one"),
     Column("value", FLOAT, "what a token of it loses in log-probability, mean, nats"),
 )
-CAUSAL = ("suppressed", "demanded", "resampled", "counterfactual")
-"""Ways in which a sentence may matter to the answer."""
+CAUSAL = ("suppressed", "demanded", "resampled", "counterfactual", *FIELDS)
+"""Ways in which a sentence may matter to the answer, measured here or published."""
 
 
 def sentence_rows(
-    lens: Lens, trace: Trace, settings: Rollouts, seed: int, batch: int
+    lens: Lens, trace: Trace, settings: Rollouts, seed: int, batch: int, published: PublishedSentences | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """Both tables' rows; None where there is no reasoning or no answer."""
+    """Both tables' rows; None where there is no reasoning or no answer. Sentences as they were `published`, else by
+    our rule."""
     lead, position = lead_to_answer(trace), answer_position(trace)
-    sentences = reasoning_sentences(trace)
+    sentences = reasoning_sentences(trace) if published is None else published.spans
     if lead is None or position is None or not sentences:
         return None
     ids = trace.measured_ids
@@ -108,6 +114,7 @@ def sentence_rows(
                 "demanded": float(known[k + 1] - known[k]),
                 **resampled_columns(drawn[k], drawn[k + 1], text),
                 **signals[k],
+                **({} if published is None else published.columns[k]),
             }
         )
     edges = [
