@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.pairs import pair_maker
-from experiments.base.patching_options import EXACT, PatchingOptions, patch_options_of
+from experiments.base.patching_options import PatchingOptions, method_of_map, patch_options_of
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
@@ -146,10 +146,11 @@ def measure_pair(
     patcher = PairPatcher(lens, runs, patch_options, progress)
     rows = patcher.main(rng_for(session.seed, "positions", name))
     if with_map:
+        method = method_of_map(options, patcher.map_size(options.map_stride))
         rows += (
             patcher.full_map(options.map_stride)
-            if options.map_method == EXACT
-            else patcher.estimated_map(options.map_stride, Method(options.map_method), options.verify)
+            if method is None
+            else patcher.estimated_map(options.map_stride, method, options.verify)
         )
     if other is not None:
         rows += patcher.unrelated(other)
@@ -228,8 +229,9 @@ def cost(
         first = Segment.PROMPT if options is not None and options.map_prompt else Segment.REASONING
         stride = 1 if options is None else options.map_stride
         places = range(pair.corrupted.trace[first].start, stop, stride)
-        if options is not None and options.map_method != EXACT:
-            forward, backward = passes(Method(options.map_method), lens.n_layers, [Site.RESID_PRE])
+        method = None if options is None else method_of_map(options, len(layers) * len(places))
+        if options is not None and method is not None:
+            forward, backward = passes(method, lens.n_layers, [Site.RESID_PRE])
             exact = min(1.0, options.verify / (len(layers) * len(places)))
             estimate = (forward + 2 * backward) * lens.n_layers * stop  # backwards costs about twice as much
             return estimate + exact * depth * sum(stop - p for p in places)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.base.patching_options import PatchingOptions, method_of_map
 from interp.figures.patching import whole_map
+from interp.patching.attribution import Method
 from interp.patching.profiles import agreement, verified_recall
 from interp.runs.store import read_table
 from tests.command import ok, run
@@ -40,9 +42,19 @@ def test_recall_is_the_share_of_the_top_that_half_of_the_checks_had_found() -> N
     assert agreement(effects, "resid_pre", 3).empty, "places that were chosen by their estimates say nothing of them"
 
 
+def method_of_map_of(method: str, places: int, map_window: int = 1) -> Method | None:
+    options = PatchingOptions.model_construct(map_method=method, verify=VERIFIED, map_window=map_window)
+    return method_of_map(options, places)
+
+
 def test_an_estimated_map_has_the_exact_values_of_its_highest_places(tmp_path: Path) -> None:
     options = ["experiment=patching", "model=planted", "data.limit=2", "figures=false", "experiment.random_sets=0"]
     ok(*options, f"hydra.run.dir={tmp_path / 'exact'}")
+    small = method_of_map_of("exact", 10 * VERIFIED), method_of_map_of("auto", 10 * VERIFIED - 1)
+    assert small == (None, None)
+    assert method_of_map_of("auto", 10 * VERIFIED) is Method.ATP
+    assert method_of_map_of("auto", 10 * VERIFIED, map_window=3) is None
+    assert method_of_map_of("relp", 1) is Method.RELP
     estimating = ["experiment.map_method=atp", f"experiment.verify={VERIFIED}"]
     ok(*options, *estimating, f"hydra.run.dir={tmp_path / 'estimated'}")
     keys = ["example", "layer", "position"]

@@ -158,6 +158,10 @@ class PairPatcher:
                 planned.append(_Planned(patch, window[-1], first=window[0]))
         return planned
 
+    def map_size(self, stride: int) -> int:
+        """Number of places, layers times positions, of a map."""
+        return len(self.layers) * len(self._map_keys(stride))
+
     def estimated_map(self, stride: int, method: Method, verify: int) -> list[Row]:
         """The same by attribution, and exact patches of the `verify` places with the largest estimates."""
         keys = self._map_keys(stride)
