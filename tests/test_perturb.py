@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
@@ -42,7 +43,7 @@ def test_rollouts_on_the_shared_cache_equal_those_from_scratch(
 def test_candidates_are_the_likeliest_others(small_lens: Lens, words: PreTrainedTokenizerBase) -> None:
     ids = [words.bos_token_id, 20, 30, 40]
     shared = trunk(small_lens, ids)
-    ranked = shared.logits[1].argsort(descending=True).tolist()
+    ranked = small_lens.hf(torch.tensor([ids])).logits[0, 1].argsort(descending=True).tolist()
     assert shared.candidates(2, 3) == [token for token in ranked if token != 30][:3]
 
 

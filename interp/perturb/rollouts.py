@@ -6,7 +6,7 @@ row of a batch gets the part of the cache before its fork, padded on the left an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,7 @@ from interp.model.generate import Sampling, continue_ids, ends_of
 from interp.model.lens import Lens
 from interp.model.prefixes import prefixes_are_right
 from interp.model.shared import KeysValues
+from interp.model.unembedding import logits_of, trunk_of
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Trunk:
     ids: tuple[int, ...]
     prefix: KeysValues | None
     """What forks may go on from, found out by comparison (interp/model/prefixes.py); None = nothing."""
-    logits: Float[Tensor, "pos vocab"]
-    """Row p predicts the token at p + 1."""
+    predicted: Callable[[int], Float[Tensor, " vocab"]]
+    """Logits of the token at a position."""
 
     def candidates(self, position: int, n: int) -> list[int]:
         """The likeliest tokens at a position but for its own, best first."""
-        row = self.logits[position - 1].clone()
+        row = self.predicted(position).clone()
         row[self.ids[position]] = -torch.inf
         found: list[int] = row.topk(n).indices.tolist()
         return found
@@ -48,17 +49,24 @@ class Trunk:
 
 @torch.no_grad()
 def trunk(lens: Lens, ids: Sequence[int]) -> Trunk:
-    """One pass over an unpadded sequence. Memory: positions x (vocabulary + keys and values)."""
+    """One pass over an unpadded sequence. Memory: positions x (width + keys and values), and a row of logits."""
     tokens = torch.tensor([list(ids)], device=lens.device)
+    below = trunk_of(lens)
     try:
         cache = DynamicCache()
-        logits = lens.hf(tokens, past_key_values=cache, use_cache=True).logits[0].float()
+        hidden = below(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0]
         shared = KeysValues.of(cache)
     except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
-        return Trunk(tuple(ids), None, lens.hf(tokens).logits[0].float())
+        hidden, shared = below(tokens).last_hidden_state[0], None
+
+    def predicted(position: int) -> Float[Tensor, " vocab"]:
+        return logits_of(lens, hidden[position - 1 : position])[0].float()
+
+    if shared is None:
+        return Trunk(tuple(ids), None, predicted)
     places = sorted({max(1, len(ids) // 2), len(ids) - 1})
     right = prefixes_are_right(lens, [ids[: place + 1] for place in places], lambda: shared.before(places))
-    return Trunk(tuple(ids), shared if right else None, logits)
+    return Trunk(tuple(ids), shared if right else None, predicted)
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from interp.heads.scores import Head, rank_heads, usual_count
 from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.model.streaming import stream
+from interp.model.unembedding import last_logits
 from interp.patching.backward import trace as backward
 from interp.patching.nld import Answers
 from interp.patching.relevance import relevance_rules, require_rules
@@ -103,7 +104,7 @@ def relevance_to(lens: Lens, ids: Sequence[int], position: int) -> Float[np.ndar
         return np.full(position, np.nan)
     tokens = torch.tensor([list(ids[:position])], device=lens.device)
     with torch.no_grad():
-        logits = lens.hf(tokens).logits[0, -1].float()
+        logits = last_logits(lens, tokens)[0].float()
     others = logits.clone()
     others[ids[position]] = -torch.inf
     answers = Answers(logits, logits, ids[position], int(others.argmax()))
