@@ -84,7 +84,7 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
     n = max(1, len(ways))
     size = (2.6 + 2.3 * n, 3.4)
     figure, axes = style.subplots(1, n, figsize=size, sharey=True, squeeze=False, layout="constrained")
-    names = list(SIGNALS)
+    names = [name for name in SIGNALS if (table["other"] == name).any()]
     for axis, way in zip(axes[0], ways, strict=False):
         for shift, (given, marker) in enumerate((("nothing", "o"), ("place", "D"))):
             rows = table[(table["causal"] == way) & (table["given"] == given)]
@@ -100,7 +100,7 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
         axis.set_xlim(-1.05, 1.05)
         axis.set_title(way, fontsize=9)
         axis.set_xlabel("rank correlation over sentences", fontsize=7.5)
-    axes[0][0].set_yticks(range(len(names)), list(SIGNALS.values()), fontsize=7.5)
+    axes[0][0].set_yticks(range(len(names)), [SIGNALS[name] for name in names], fontsize=7.5)
     axes[0][0].invert_yaxis()
     if ways:
         figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)

@@ -15,12 +15,10 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.sentences.measure import CAUSAL
-from interp.sentences.prediction import BEST, LEAST, PLACE, TOGETHER
+from interp.sentences.prediction import BEST, LEAST, PLACE, TOGETHER, rounded
 from interp.sentences.signals import SIGNALS
 from interp.stats import ComparedBy, Comparison, Estimate, adjust, bootstrap_mean, or_null, rank_correlation, rng_for
 
-DIGITS = 4
-"""Effects are rounded to so many: what rounding leaves of nothing has no rank."""
 NOTHING = "nothing"
 SPOKEN = {
     "suppressed": "suppressing it",
@@ -91,7 +89,7 @@ def _same_first(sentences: pd.DataFrame, causal: str, other: str) -> dict[str, f
     for _, of in sentences.groupby("example", sort=False):
         known = of.dropna(subset=[causal, other])
         if len(known) >= LEAST:
-            x, y = (known[name].to_numpy(dtype=float).round(DIGITS) for name in (causal, other))
+            x, y = rounded(known, causal), rounded(known, other)
             best = y == y.max()  # of equals each counts as a part
             found.append((float(best[x.argmax()] / best.sum()), 1 / len(known)))
     own, chance = np.array(found).mean(0)
@@ -102,7 +100,7 @@ def _correlation(of_trace: pd.DataFrame, causal: str, other: str, given: str) ->
     known = of_trace.dropna(subset=[causal, other])
     if len(known) < LEAST:
         return float("nan")
-    x, y = (known[name].to_numpy(dtype=float).round(DIGITS) for name in (causal, other))
+    x, y = rounded(known, causal), rounded(known, other)
     return rank_correlation(x, y, [known["sentence"].to_numpy(dtype=float)] if given == PLACE else [])
 
 

@@ -19,6 +19,8 @@ LEAST = 5
 """Reasonings with fewer sentences give no correlation."""
 LEAST_TRACES = 4
 """With fewer, there is nothing to fit on."""
+DIGITS, SIGNAL_DIGITS = 4, 8
+"""Effects and signals are rounded to so many: what rounding leaves of nothing has no rank."""
 PENALTY = 1.0
 """Of the ridge, in rows: a coefficient needs more than that many sentences' evidence."""
 PERMUTATIONS = 199
@@ -110,14 +112,20 @@ def _correlation(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> Flo
     return found
 
 
+def rounded(of: pd.DataFrame, column: str) -> Float[np.ndarray, " sentence"]:
+    """An effect or a signal without what rounding errors make of nothing."""
+    values: np.ndarray = of[column].to_numpy(dtype=float)
+    return values.round(DIGITS if column in CAUSAL else SIGNAL_DIGITS)
+
+
 def _ranks(of: pd.DataFrame, causal: str) -> Ranks | None:
     """None for short reasonings and where all sentences have the same effect. A signal that is missing counts as its
     middle."""
     known = of.dropna(subset=[causal])
-    effect = known[causal].to_numpy(dtype=float).round(4)
+    effect = rounded(known, causal)
     if len(known) < LEAST or np.ptp(effect) == 0:
         return None
-    signals = known[list(SIGNALS)].astype(float).rank()
+    signals = pd.DataFrame({name: rounded(known, name) for name in SIGNALS}).rank()
     n = len(known)
     centred = ((signals - (signals.max() + 1) / 2) * 2 / n).fillna(0.0)
     return centred.to_numpy(), (stats.rankdata(effect) - (n + 1) / 2) * 2 / n
