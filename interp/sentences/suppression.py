@@ -7,7 +7,7 @@ first sentence of a batch is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +23,8 @@ from interp.model.unembedding import logits_of, trunk_of
 
 ROWS = 64
 """Predictions that are unembedded at a time."""
+TOKENS = 512
+"""So many tokens fill a pass: more rows make it no faster a token."""
 Sentence = tuple[int, int]
 """First position, and the one behind the last."""
 
@@ -49,16 +51,18 @@ class Suppressed:
 def suppressed(
     lens: Lens, ids: Sequence[int], sentences: Sequence[Sentence], batch: int = 16, prefix: KeysValues | None = None
 ) -> Suppressed:
-    """Cuts the sentences, `batch` of them side by side. `prefix`: keys and values of these tokens; None = what comes
-    before the sentences is computed every time. Raises UserError where attention is more than a masked softmax."""
+    """Cuts the sentences, up to `batch` of them side by side. `prefix`: keys and values of these tokens; None = what
+    comes before the sentences is computed every time.
+
+    Raises UserError where attention is more than a masked softmax."""
     require_interventions(lens)
     tokens = torch.tensor([list(ids)], device=lens.device)
     with attending(lens.hf, lambda call: call.output(call.mask)):
         hidden = trunk_of(lens)(tokens, use_cache=False).last_hidden_state[0]
     clean, entropy = _of_tokens(lens, hidden[:-1], tokens[0, 1:])
     change = np.full((len(sentences), len(ids)), np.nan)
-    for first in range(0, len(sentences), batch):
-        part = sentences[first : first + batch]
+    for first, stop in _parts(sentences, len(ids), batch):
+        part = sentences[first:stop]
         # Tokens of a sentence see it: predictions change from the one behind its last token on.
         start = 0 if prefix is None else min(end for _, end in part)
         for row, (_, end) in enumerate(part):
@@ -80,6 +84,17 @@ def suppressed(
             change[first + row, end + 1 :] = cut - clean[end:]
     pad = np.full(1, np.nan)
     return Suppressed(np.concatenate([pad, clean]), np.concatenate([pad, entropy]), change)
+
+
+def _parts(sentences: Sequence[Sentence], n: int, batch: int) -> Iterator[tuple[int, int]]:
+    """Which sentences go side by side: neighbours, and no more than fill a pass, since all of a batch begin where its
+    first sentence ends."""
+    first = 0
+    while first < len(sentences):
+        behind = max(1, n - sentences[first][1])
+        stop = min(len(sentences), first + min(batch, max(1, -(-TOKENS // behind))))
+        yield first, stop
+        first = stop
 
 
 class _Cut:
