@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
@@ -35,10 +34,10 @@ from interp.rhythm.waad_fai import Sinks, measure_rhythm, response_of
 from interp.runs.about import About
 from interp.sentences.demands import surprisal_before_steps
 from interp.stats import or_null
+from interp.text.sentences import sentences_of
 from interp.text.trace import Trace, decode_response, end_ids
 
 SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy", "answer_surprisal")
-_STEPS = re.compile(r"[.!?](?:\s|$)|\n+")
 
 
 class PerturbOptions(Options):
@@ -173,8 +172,8 @@ def _forced(shared: Trunk, position: int, n: int) -> list[int]:
 
 
 def _steps(text: str) -> float:
-    """Number of sentences and lines."""
-    return float(len(_STEPS.findall(text.strip() + "\n")))
+    """Number of sentences."""
+    return float(len(sentences_of(text)))
 
 
 def compare_groups(session: Session, options: PerturbOptions) -> None:

@@ -318,7 +318,7 @@ def test_published_sentences_are_found_in_the_text(words: PreTrainedTokenizerBas
     said = [trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]].strip() for a, b in found.spans]
     assert said == ["So Tom 5 .", "Jay 3 .", "So Tom ."]
     assert found.columns[0] == {
-        "published_resampled": 0.5, "published_counterfactual": None, "category": "fact_retrieval",
+        "published_resampled": 0.5, "published_counterfactual": None, "published_role": "fact_retrieval",
     }  # fmt: skip
     assert set(found.columns[1].values()) == {None}
     other = labelled(tmp_path / "other", [{"chunk": "Jay 3 ."}, {"chunk": "So Tom 5 ."}])

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from interp.text.sentence_roles import SentenceRole, sentence_role
+from interp.text.sentences import reasoning_sentences, sentences_of
 from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
-from interp.text.trace import Segment, Span, Trace
+from interp.text.trace import Segment, Span, Trace, parse_text
 
 
 def trace_of(*tokens: str, prompt: int = 0) -> Trace:
@@ -73,3 +79,62 @@ def test_sentence_numbers() -> None:
     trace = trace_of("A", ".", " B", " c", ".", " D")
     starts = boundary_positions(trace, Boundary.SENTENCE, range(6))
     assert sentence_numbers(starts).tolist() == [0, 0, 1, 1, 1, 2]
+
+
+MARKED = Path(__file__).parent / "marked_sentences.txt"
+ROLES = dict(zip("PLFCURSA", SentenceRole, strict=True))
+"""In the order of its members."""
+
+
+def marked_texts() -> list[tuple[str, list[tuple[str, SentenceRole]]]]:
+    """Each text of the file as it reads, and its sentences with what they do."""
+    found = []
+    for block in MARKED.read_text().split("\n\n"):
+        lines = [line for line in block.splitlines() if line[1:2] == " " and line[0] in ROLES]
+        if lines:
+            said = [(line[2:].replace("\\n", ""), ROLES[line[0]]) for line in lines]
+            breaks = ["\n" * line.count("\\n") or " " for line in lines]
+            text = "".join(one + after for (one, _), after in zip(said, breaks, strict=True)).strip()
+            found.append((text, said))
+    return found
+
+
+def test_sentences_that_were_marked_by_hand_are_found() -> None:
+    texts = marked_texts()
+    assert sum(len(said) for _, said in texts) == 188
+    for text, said in texts:
+        assert sentences_of(text) == [one for one, _ in said]
+
+
+def test_a_traces_sentences_are_those_of_its_text(r1_style: PreTrainedTokenizerFast) -> None:
+    """The same rule over tokens and over text."""
+    for text, said in marked_texts()[:6]:
+        trace = parse_text(f"<think>{text}</think> The answer is 1.", r1_style)
+        spans = reasoning_sentences(trace)
+        found = [trace.text[trace.offsets[a][0] : trace.offsets[b - 1][1]].strip() for a, b in spans]
+        assert [one.strip() for one in found] == [one for one, _ in said]
+
+
+def test_roles_by_rule_agree_with_most_of_those_marked_by_hand() -> None:
+    right = [
+        sentence_role(one, i / max(1, len(said) - 1)) is role
+        for _, said in marked_texts()
+        for i, (one, role) in enumerate(said)
+    ]
+    assert np.mean(right) >= 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("It is 3.5, i.e. 7/2. Then 2 vs. 3.", ["It is 3.5, i.e. 7/2.", "Then 2 vs. 3."]),
+        ("Wait, no. Wait! n! is 6.", ["Wait, no.", "Wait!", "n! is 6."]),
+        ("Box no. 3 is empty. 4 are not.", ["Box no. 3 is empty.", "4 are not."]),
+        ("1. Add 2.\n2. Stop.", ["1. Add 2.", "2. Stop."]),
+        ("a + b = k. d + e = 2.", ["a + b = k.", "d + e = 2."]),
+        ("so it ends.\nand goes on", ["so it ends.", "and goes on"]),
+        ("", []),
+    ],
+)
+def test_where_sentences_end(text: str, sentences: list[str]) -> None:
+    assert sentences_of(text) == sentences

@@ -13,6 +13,7 @@ from interp.sentences.published import FIELDS, PublishedSentences
 from interp.sentences.resampled import Rollouts, resample, resampled_columns
 from interp.sentences.signals import signal_columns
 from interp.sentences.suppression import suppressed
+from interp.text.sentence_roles import sentence_role
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace
 
@@ -25,6 +26,7 @@ SENTENCES_TABLE = Table(
     Column("start", INT, "position of its first token"),
     Column("end", INT, "position behind its last token"),
     Column("text", TEXT, "what it says"),
+    Column("role", TEXT, "what it does, by rule: one of thought-anchors' eight"),
     Column("suppressed", FLOAT, "what the answer's first token loses in log-probability, nats, where nothing sees it"),
     Column("known", FLOAT, "log-probability of the answer's first token, demanded behind it, nats"),
     Column("demanded", FLOAT, "`known` minus the same before the sentence"),
@@ -68,7 +70,7 @@ SENTENCES_TABLE = Table(
     Column("tokens", INT, "its length"),
     Column("published_resampled", FLOAT, "its published resampling importance (KL)", null=NOT_PUBLISHED),
     Column("published_counterfactual", FLOAT, "its published counterfactual importance (KL)", null=NOT_PUBLISHED),
-    Column("category", TEXT, "what it does, as published (`function_tags`)", null=NOT_PUBLISHED),
+    Column("published_role", TEXT, "what it does, as published (`function_tags`)", null=NOT_PUBLISHED),
 )
 SENTENCE_EDGES_TABLE = Table(
     "sentence_edges",
@@ -109,6 +111,7 @@ def sentence_rows(
                 "start": start,
                 "end": end,
                 "text": text,
+                "role": sentence_role(text, k / max(1, len(sentences) - 1)).value,
                 "suppressed": float(-cut.change[k, position]),
                 "known": float(known[k + 1]),
                 "demanded": float(known[k + 1] - known[k]),

@@ -58,7 +58,7 @@ def published_sentences(trace: Trace, files: dict[str, list[Path]]) -> Published
 
 def _columns(chunk: dict[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {name: or_null(chunk.get(field)) for name, field in FIELDS.items()}
-    return {**values, "category": ", ".join(map(str, chunk.get("function_tags") or [])) or None}
+    return {**values, "published_role": ", ".join(map(str, chunk.get("function_tags") or [])) or None}
 
 
 def _chunks(file: Path) -> list[dict[str, Any]]:

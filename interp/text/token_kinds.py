@@ -35,12 +35,20 @@ class Boundary(StrEnum):
     """A line."""
 
 
+_STOP = r"[.!?…]+[\"'”’)\]*]*(?=\s)"
 _ENDS = {
-    Boundary.SENTENCE: re.compile(r"[.!?]+[\"')\]]*(?=\s)|\n"),
-    Boundary.CLAUSE: re.compile(r"[.!?]+[\"')\]]*(?=\s)|[,;:](?=\s)|\n"),
+    Boundary.SENTENCE: re.compile(rf"{_STOP}|\n"),
+    Boundary.CLAUSE: re.compile(rf"{_STOP}|[,;:](?=\s)|\n"),
     Boundary.STEP: re.compile(r"\n"),
 }
 _VISIBLE = re.compile(r"\S")
+_ABBREVIATION = re.compile(
+    r"(?<!\w)(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|St|approx|ca|deg|Fig|Eq|Sec|Ch|resp|(?P<number>[Nn]o))\.$"
+)
+_ENUMERATOR = re.compile(r"\s*\d{1,3}\.")
+"""All that stands before on its line: `2. Then`."""
+_GOES_ON = re.compile(r"[^\S\n]+[a-z]{2}")
+"""A word in small letters on the same line: `5 p.m. on Friday`, `n! ends in`."""
 
 
 def token_type(text: str) -> TokenType:
@@ -63,7 +71,7 @@ def boundary_positions(trace: Trace, boundary: Boundary, response: range) -> Boo
     starts = [start for start, _ in trace.offsets]
     text_start = trace.offsets[response.start][0]
     marks = np.zeros(len(response), dtype=bool)
-    for end in _ENDS[boundary].finditer(trace.text, text_start):
+    for end in _ends(trace.text, boundary, text_start):
         first = _VISIBLE.search(trace.text, end.end())
         if first is None:
             break
@@ -77,8 +85,25 @@ def boundary_positions(trace: Trace, boundary: Boundary, response: range) -> Boo
 
 
 def sentence_ends(text: str) -> Iterator[re.Match[str]]:
-    """What ends the sentences of a text."""
-    return _ENDS[Boundary.SENTENCE].finditer(text)
+    """What ends the sentences of a text: line breaks, and stops that belong to no abbreviation, to no number before a
+    list's item, and to no sentence that goes on in small letters."""
+    return _ends(text, Boundary.SENTENCE)
+
+
+def _ends(text: str, boundary: Boundary, start: int = 0) -> Iterator[re.Match[str]]:
+    for end in _ENDS[boundary].finditer(text, start):
+        if end[0] == "\n" or end[0] in ",;:" or not _inside_a_sentence(text, end):
+            yield end
+
+
+def _inside_a_sentence(text: str, stop: re.Match[str]) -> bool:
+    if _GOES_ON.match(text, stop.end()):
+        return True
+    line = text[text.rfind("\n", 0, stop.start()) + 1 : stop.end()]
+    if _ENUMERATOR.fullmatch(line):
+        return True
+    short = _ABBREVIATION.search(line)
+    return short is not None and (short["number"] is None or text[stop.end() :].lstrip(" ")[:1].isdigit())
 
 
 def sentence_numbers(starts: Bool[np.ndarray, " token"]) -> Int[np.ndarray, " token"]:
