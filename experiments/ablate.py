@@ -223,8 +223,8 @@ def _cut(
     golds = session.golds
     subjects = Subjects(session.lens, part, [golds.get(one.example) for one in part], options.max_answer_tokens)
     rows: list[dict[str, Any]] = []
+    seed = session.seed + first
     for step in steps:
-        seed = session.seed + first
         rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
         if step.write:
             rows += subjects.written_anew(step.interventions, step.labels, reference, seed)

@@ -54,7 +54,7 @@ def command(environment: dict[str, str], *arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """The address of a cluster of two nodes of one CPU (and, it is told, one GPU) each, and the environment of its commands."""
+    """The address of a cluster of two nodes of one CPU and, they are told, one GPU; the environment of its commands."""
     if find_spec("ray") is None or find_spec("hydra_plugins") is None:
         pytest.skip("ray is not installed: pip install 'anchorlens[ray]'")
     port = slurm.free_ports(1)[0]

@@ -1,7 +1,7 @@
 """Who works on the shares of a run: processes on this machine, tasks of Ray, or an array of Slurm jobs.
 
-A worker does not know which: each runs `work` of worker.py. Its outcome is a file, so all that is asked of an engine is to
-start workers, to say which of them are still there, and to stop them.
+A worker does not know which: each runs `work` of worker.py. Its outcome is a file, so all that is asked of an engine is
+to start workers, to say which of them are still there, and to stop them.
 """
 
 from __future__ import annotations
@@ -87,19 +87,19 @@ class Processes:
         if len(numbers) * threads > cores:  # as many as the run has, since they decide the last bits
             log.info("%d workers with threads=%d each on %d CPU cores", len(numbers), threads, cores)
         # The same modules as here, whatever directory they were found in.
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)}
         for number in numbers:
             if len(self.devices) > 1:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[number % len(self.devices)]
             command = [sys.executable, "-m", "experiments.base.worker", str(self.directory), str(number)]
-            with log_of(self.directory, number).open("ab") as log:
+            with log_of(self.directory, number).open("ab") as out:
                 # Not in this terminal's group: what interrupts this process is passed on by `stop`.
                 self._running[number] = subprocess.Popen(
                     [*command, str(os.getpid())],
                     env=environment,
                     stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
+                    stdout=out,
+                    stderr=out,
                     start_new_session=True,
                 )
 
@@ -146,20 +146,14 @@ class Ray:
 class Slurm:
     """An array of Slurm jobs, submitted by submitit with the options of hydra/launcher=submitit_slurm.
 
-    Of Hydra's plugin (of 2022) only these options are used. Which jobs are left is asked of squeue: submitit asks sacct,
-    which needs accounting, and takes a job that was killed without it for one that still runs.
+    Of Hydra's plugin (of 2022) only these options are used. Which jobs are left is asked of squeue: submitit asks
+    sacct, which needs accounting, and without it takes a job that was killed for one that still runs.
     """
 
     seconds = 5.0
     SHARED = (
-        "timeout_min",
-        "cpus_per_task",
-        "gpus_per_node",
-        "tasks_per_node",
-        "mem_gb",
-        "nodes",
-        "name",
-        "stderr_to_stdout",
+        *("timeout_min", "cpus_per_task", "gpus_per_node", "tasks_per_node"),
+        *("mem_gb", "nodes", "name", "stderr_to_stdout"),
     )
     """Options that submitit knows for all clusters; the others are Slurm's own."""
     OURS = ("submitit_folder", "max_num_timeout")

@@ -1,8 +1,8 @@
 """One run's examples split over workers: dealt out stage by stage, watched, run again where lost, gathered.
 
-The worker of a stage (worker.py) goes on with the run as a resumed one would, but for what is dealt to others, and writes
-its parts into a directory of its own under the run's shards/. When all are done their parts are moved into the run, which
-then finds everything done: its tables are those of a run by one process, byte by byte.
+The worker of a stage (worker.py) goes on with the run as a resumed one would, but for what is dealt to others, and
+writes its parts into a directory of its own under the run's shards/. When all are done their parts are moved into the
+run, which then finds everything done: its tables are those of a run by one process, byte by byte.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ class Share:
     """Numbers of the batches of examples, or of the steps, that are this worker's."""
 
 
-class ShareDone(Exception):
+class ShareDone(Exception):  # noqa: N818 - it is no error
     """A worker has done its share of the stage that it was started for."""
 
 

@@ -12,7 +12,7 @@ from experiments.base.shards import gather
 from experiments.base.share import ShareDone
 
 Step = tuple[str, Callable[[Callable[[int], object]], Rows]]
-"""A step's name in the store, and what makes its rows: it calls its argument whenever the progress bar is to advance."""
+"""A step's name in the store, and what makes its rows: it calls its argument when the progress bar is to advance."""
 
 
 def run_steps(session: Session, stage: str, steps: Sequence[Step], ticks: int | None = None) -> None:

@@ -2,8 +2,8 @@
 
     python -m experiments.base.worker RUN NUMBER PARENT   # started by the run itself (shards.py)
 
-All that it needs is in the run's directory: options and weights in environment.json, what was done before in parts/, and
-what is to be done in shards/dealt.json.
+All that it needs is in the run's directory: options and weights in environment.json, what was done before in parts/,
+and what is to be done in shards/dealt.json.
 """
 
 from __future__ import annotations

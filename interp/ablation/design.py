@@ -164,7 +164,7 @@ class Design:
 
 
 def kept_lists(cut_lists: pd.DataFrame, half: int) -> dict[str, list[Head]]:
-    """The lists of one half of the traces out of cut_lists.parquet, as far as their largest dose: what is cut of them."""
+    """The lists of one half of the traces out of cut_lists.parquet, as far as their largest dose: what is cut."""
     found = {}
     for name, rows in cut_lists[cut_lists["half"] == half].groupby("heads_kind", sort=False):
         largest = rows[rows["n_heads"] == rows["n_heads"].max()].sort_values("rank")
