@@ -66,8 +66,9 @@ def cluster() -> Iterator[dict[str, str]]:
         (folder / name).mkdir()
     host = socket.gethostname().partition(".")[0]
     (folder / "slurm.conf").write_text(CONF.format(host=host, folder=folder, ports=free_ports(2)))
-    (folder / "gres.conf").write_text("Name=gpu Count=2\n")  # so it is told
-    (folder / "cgroup.conf").write_text("CgroupPlugin=disabled\n")
+    for gpu in range(2):  # so it is told: files stand in for them
+        (folder / f"gpu{gpu}").touch()
+    (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-1]\n")
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o600)
     environment = {**os.environ, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf")}
