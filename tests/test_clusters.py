@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,23 +54,34 @@ def command(environment: dict[str, str], *arguments: str) -> None:
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
+def wait_for(file: Path, words: str, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + 60
+    while words not in file.read_text():
+        assert process.poll() is None, file.read_text()
+        assert time.monotonic() < deadline, file.read_text()
+        time.sleep(0.1)
+
+
 @pytest.fixture(scope="module")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
     """The address of a cluster of two nodes of one CPU and, they are told, one GPU; the environment of its commands."""
     if find_spec("ray") is None or find_spec("hydra_plugins") is None:
         pytest.skip("ray is not installed: pip install 'anchorlens[ray]'")
-    port = slurm.free_ports(1)[0]
+    port, client = slurm.free_ports(2)
     environment = {
         **os.environ,
         "HF_HUB_OFFLINE": "1",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_worker_niceness": "0",  # they would starve beside the other tests
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     }
     ray = str(Path(sys.executable).with_name("ray"))
-    small = ["--num-cpus=1", "--num-gpus=1", "--object-store-memory=80000000", "--block"]
-    head = [ray, "start", "--head", f"--port={port}", "--include-dashboard=false", "--ray-client-server-port=0", *small]
+    small = ["--num-cpus=1", "--num-gpus=1", "--object-store-memory=80000000", "--node-ip-address=127.0.0.1", "--block"]
+    small.append("--disable-usage-stats")
+    ports = [f"--port={port}", f"--ray-client-server-port={client}"]
+    head = [ray, "start", "--head", *ports, "--include-dashboard=false", *small]
     node = [ray, "start", f"--address=127.0.0.1:{port}", *small]
     folder = tmp_path_factory.mktemp("ray")
     nodes = []
@@ -76,6 +89,7 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str,
         for name, line in (("head", head), ("node", node)):
             with (folder / name).open("wb") as out:
                 nodes.append(subprocess.Popen(line, env=environment, stdout=out, stderr=out, start_new_session=True))
+            wait_for(folder / name, "Ray runtime started", nodes[-1])
         yield f"127.0.0.1:{port}", environment
     finally:
         for one in reversed(nodes):

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +74,13 @@ def _devices(session: Session) -> list[str]:
     return visible if len(visible) == n else [str(i) for i in range(n)]
 
 
+def _package(name: str, extra: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"this launcher needs the package {name}: pip install 'anchorlens[{extra}]'") from error
+
+
 class Processes:
     """A process each on this machine; they end with the one that started them."""
 
@@ -118,8 +126,7 @@ class Ray:
     seconds = 5.0
 
     def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
-        import ray
-
+        ray = _package("ray", "ray")
         self.ray, self.directory = ray, directory
         if not ray.is_initialized():
             ray.init(**{"log_to_driver": False, **options["init"]})
@@ -159,8 +166,7 @@ class Slurm:
     OURS = ("submitit_folder", "max_num_timeout")
 
     def __init__(self, directory: Path, options: Mapping[str, Any]) -> None:
-        import submitit
-
+        submitit = _package("submitit", "slurm")
         self.directory = directory
         self._folder = directory / SHARES / "slurm"
         self._executor = submitit.AutoExecutor(folder=self._folder / "%j", cluster="slurm")
