@@ -34,14 +34,15 @@ POLL_SECONDS = 0.2
 def gather_examples(session: Session, batches: Batches) -> bool:
     """Has workers make and measure the examples that are not done. Returns whether there was enough for two."""
     undone = batches.undone(session.store.has)
-    return gather(session, EXAMPLES, undone, min(len(undone), -(-batches.measured // batches.size)))
+    parts = sum(not session.store.has(i) for i in range(batches.measured))
+    return gather(session, EXAMPLES, undone, min(len(undone), -(-batches.measured // batches.size)), parts)
 
 
-def gather(session: Session, stage: str, units: Sequence[int], most: int) -> bool:
+def gather(session: Session, stage: str, units: Sequence[int], most: int, parts: int) -> bool:
     """Deals units of a stage to workers and takes what they have done. Returns whether there was enough for two.
 
-    `most`: how many of the units will be done at the most. Raises UserError for what a worker found wrong, and
-    ChildProcessError for a share that was lost again and again; what is done is kept either way.
+    `most`: how many of the units will be done at the most; they give about so many `parts`. Raises UserError for what
+    a worker found wrong, and ChildProcessError for a share that was lost again and again; what is done is kept.
     """
     n = min(session.run_options.shards, most)
     if n < 2:
@@ -51,12 +52,14 @@ def gather(session: Session, stage: str, units: Sequence[int], most: int) -> boo
     if not folder.is_dir():
         folder.mkdir()
         store.claim.made(folder)
-    write_json(folder / DEALT, {"stage": stage, "shares": [list(units[number::n]) for number in range(n)]})
+    shares = [list(units[number::n]) for number in range(n)]
+    write_json(folder / DEALT, {"stage": stage, "directory": str(Path.cwd()), "shares": shares})
     store.claim.made(folder / DEALT, *(file(run, number) for number in range(n) for file in (log_of, outcome_of)))
     log.info("%s: %d workers", stage, n)
     crew = crew_of(session)
     try:
-        with tqdm(desc=f"{stage} by {n} workers", disable=not session.cfg.progress, leave=False, unit=" parts") as bar:
+        shown = session.cfg.progress
+        with tqdm(desc=f"{stage} by {n} workers", total=parts, disable=not shown, leave=False) as bar:
             _watch(run, crew, stage, n, bar)
     except BaseException:
         crew.stop()

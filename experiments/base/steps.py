@@ -24,7 +24,7 @@ def run_steps(session: Session, stage: str, steps: Sequence[Step], ticks: int | 
     store = session.store
     undone = [i for i, (name, _) in enumerate(steps) if not store.has_closing(name)]
     if session.share is None:
-        gather(session, stage, undone, len(undone))
+        gather(session, stage, undone, len(undone), len(undone))
     total = len(steps) if ticks is None else ticks
     with tqdm(desc=stage, total=total, disable=not session.cfg.progress, leave=False) as bar:
         for i, (name, rows) in enumerate(steps):

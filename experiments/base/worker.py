@@ -13,8 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,14 @@ def work(directory: str, number: int) -> None:
     run = Path(directory)
     with _logged(log_of(run, number)):
         # Heavy imports start here, so that what goes wrong in them is in the log.
-        from interp.runs.store import write_json
+        from interp.runs.store import read_json, write_json
 
         wrong = None
         try:
-            _work(run, number)
+            dealt = read_json(run / SHARES / DEALT)
+            # Files may be named from the run's own directory of work, where it is seen.
+            with chdir(dealt["directory"]) if Path(dealt["directory"]).is_dir() else nullcontext():
+                _work(run, number, dealt)
         except UserError as error:
             log.error("error: %s", error)
             wrong = str(error)
@@ -64,7 +67,7 @@ def work(directory: str, number: int) -> None:
         write_json(outcome_of(run, number), {"wrong": wrong})
 
 
-def _work(run: Path, number: int) -> None:
+def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
     import torch
     from omegaconf import OmegaConf
 
@@ -73,12 +76,13 @@ def _work(run: Path, number: int) -> None:
     from experiments.base.session import Session
     from interp.runs.store import RunStore, read_json
 
-    environment, dealt = read_json(run / ENVIRONMENT), read_json(run / SHARES / DEALT)
+    environment = read_json(run / ENVIRONMENT)
     cfg = OmegaConf.create({**environment["options"], **WITHOUT, "shards": 1})
     torch.set_num_threads(environment["threads"])
     torch.manual_seed(environment["seed"])
     session = Session(cfg, share_of(run, number), share=Share(dealt["stage"], frozenset(dealt["shares"][number])))
     again = (session.directory / ENVIRONMENT).is_file()
+    session.input = None  # the run has looked at it
     session.store = RunStore(session.directory, session.identity, resume=again)
     try:
         if not again:
