@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
@@ -62,7 +63,7 @@ def crew_of(session: Session) -> Crew:
         case "SlurmLauncher":
             return Slurm(directory, options)
         case other:
-            raise UserError(f"{other} cannot run shards: use hydra/launcher=ray or submitit_slurm, or leave it away")
+            raise UserError(f"{other} cannot run shards: use hydra/launcher=ray_cluster, submitit_slurm or none")
 
 
 def _devices(session: Session) -> list[str]:
@@ -79,6 +80,15 @@ def _package(name: str, extra: str) -> Any:
         return import_module(name)
     except ModuleNotFoundError as error:
         raise UserError(f"this launcher needs the package {name}: pip install 'anchorlens[{extra}]'") from error
+
+
+@contextmanager
+def _said(engine: str) -> Iterator[None]:
+    """What an engine refuses, such as an address where nobody is, in one line."""
+    try:
+        yield
+    except (ValueError, RuntimeError, OSError) as error:
+        raise UserError(f"{engine} cannot start workers: {error}") from error
 
 
 class Processes:
@@ -121,7 +131,7 @@ class Processes:
 
 
 class Ray:
-    """A task each on a Ray cluster; `init` and `remote` are those of hydra/launcher=ray."""
+    """A task each on a Ray cluster; `init` and `remote` are those of hydra/launcher=ray and ray_cluster."""
 
     seconds = 5.0
 
@@ -129,7 +139,8 @@ class Ray:
         ray = _package("ray", "ray")
         self.ray, self.directory = ray, directory
         if not ray.is_initialized():
-            ray.init(**{"log_to_driver": False, **options["init"]})
+            with _said("Ray"):
+                ray.init(**{"log_to_driver": False, **options["init"]})
         # A process for each task: its memory, that of a GPU too, is free again when the task is done.
         self._task = ray.remote(**{"max_retries": 0, "max_calls": 1, **options["remote"]})(work)
         self._running: dict[int, Any] = {}
@@ -169,14 +180,16 @@ class Slurm:
         submitit = _package("submitit", "slurm")
         self.directory = directory
         self._folder = directory / SHARES / "slurm"
-        self._executor = submitit.AutoExecutor(folder=self._folder / "%j", cluster="slurm")
+        with _said("Slurm"):
+            self._executor = submitit.AutoExecutor(folder=self._folder / "%j", cluster="slurm")
         given = {name: value for name, value in options.items() if name not in self.OURS}
         self._executor.update_parameters(**{n if n in self.SHARED else f"slurm_{n}": v for n, v in given.items()})
         self._jobs: dict[int, Any] = {}
         self._asked = (float("-inf"), set[int]())
 
     def start(self, numbers: Sequence[int]) -> None:
-        jobs = self._executor.map_array(work, [str(self.directory)] * len(numbers), numbers)
+        with _said("Slurm"):
+            jobs = self._executor.map_array(work, [str(self.directory)] * len(numbers), numbers)
         self._jobs |= dict(zip(numbers, jobs, strict=True))
         self._asked = (time.monotonic(), self._asked[1] | set(numbers))
 
