@@ -13,7 +13,8 @@ import psutil
 import pytest
 
 from experiments.base import shards
-from experiments.base.worker import log_of, share_of, work
+from experiments.base.share import log_of, share_of
+from experiments.base.worker import work
 from interp.runs.store import RunStore, read_table, records
 from tests.command import NO_PROBES, SMALLEST, ok, run, start
 

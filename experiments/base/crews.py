@@ -24,11 +24,14 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from experiments.base.session import Session
-from experiments.base.worker import log_of, work
+from experiments.base.share import log_of
 from interp.errors import UserError
 from interp.runs.directory import SHARES
 
 log = logging.getLogger(__name__)
+
+WORKER = "experiments.base.worker"
+"""By its name: it needs the runner, which needs the crews."""
 
 
 class Crew(Protocol):
@@ -109,7 +112,7 @@ class Processes:
         for number in numbers:
             if len(self.devices) > 1:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[number % len(self.devices)]
-            command = [sys.executable, "-m", "experiments.base.worker", str(self.directory), str(number)]
+            command = [sys.executable, "-m", WORKER, str(self.directory), str(number)]
             with log_of(self.directory, number).open("ab") as out:
                 # Not in this terminal's group: what interrupts this process is passed on by `stop`.
                 self._running[number] = subprocess.Popen(
@@ -142,7 +145,7 @@ class Ray:
             with _said("Ray"):
                 ray.init(**{"log_to_driver": False, **options["init"]})
         # A process for each task: its memory, that of a GPU too, is free again when the task is done.
-        self._task = ray.remote(**{"max_retries": 0, "max_calls": 1, **options["remote"]})(work)
+        self._task = ray.remote(**{"max_retries": 0, "max_calls": 1, **options["remote"]})(import_module(WORKER).work)
         self._running: dict[int, Any] = {}
 
     def start(self, numbers: Sequence[int]) -> None:
@@ -189,7 +192,7 @@ class Slurm:
 
     def start(self, numbers: Sequence[int]) -> None:
         with _said("Slurm"):
-            jobs = self._executor.map_array(work, [str(self.directory)] * len(numbers), numbers)
+            jobs = self._executor.map_array(import_module(WORKER).work, [str(self.directory)] * len(numbers), numbers)
         self._jobs |= dict(zip(numbers, jobs, strict=True))
         self._asked = (time.monotonic(), self._asked[1] | set(numbers))
 

@@ -18,8 +18,7 @@ from tqdm import tqdm
 
 from experiments.base.crews import Crew, crew_of
 from experiments.base.session import Session
-from experiments.base.share import EXAMPLES, Batches
-from experiments.base.worker import DEALT, log_of, outcome_of, share_of
+from experiments.base.share import DEALT, EXAMPLES, Batches, log_of, outcome_of, share_of
 from interp.errors import UserError
 from interp.runs.directory import PARTS, SHARES
 from interp.runs.store import read_json, write_json

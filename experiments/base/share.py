@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from interp.runs.directory import SHARES
 
 EXAMPLES = "examples"
 """The stage in which examples are made and measured; the steps behind them have stages of their own."""
+DEALT = "dealt.json"
+"""Which units of a stage are whose."""
 
 
 @dataclass(frozen=True)
@@ -38,3 +43,18 @@ class Batches:
         starts = range(0, self.examples, self.size)
         ends = (min(first + self.size, self.examples) for first in starts)
         return [n for n, (a, b) in enumerate(zip(starts, ends, strict=True)) if not all(map(done, range(a, b)))]
+
+
+def share_of(run: Path, number: int) -> Path:
+    """Where a worker writes its parts."""
+    return run / SHARES / f"{number:03d}"
+
+
+def log_of(run: Path, number: int) -> Path:
+    """Where a worker says what it does."""
+    return run / SHARES / f"{number:03d}.log"
+
+
+def outcome_of(run: Path, number: int) -> Path:
+    """What became of a worker that came to an end: {"wrong": null, or what a user can mend}."""
+    return run / SHARES / f"{number:03d}.json"

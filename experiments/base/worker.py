@@ -19,30 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.base.job_files import Printable
-from experiments.base.share import Share
+from experiments.base.share import DEALT, Share, log_of, outcome_of, share_of
 from interp.errors import UserError
 from interp.runs.directory import ENVIRONMENT, SHARES
 
 log = logging.getLogger("worker")
 
-DEALT = "dealt.json"
 WITHOUT = {"resume": None, "dry_run": False, "progress": False, "figures": False, "track": None, "project": "none"}
 """Options that environment.json does not keep."""
-
-
-def share_of(run: Path, number: int) -> Path:
-    """Where a worker writes its parts."""
-    return run / SHARES / f"{number:03d}"
-
-
-def log_of(run: Path, number: int) -> Path:
-    """Where a worker says what it does."""
-    return run / SHARES / f"{number:03d}.log"
-
-
-def outcome_of(run: Path, number: int) -> Path:
-    """What became of a worker that came to an end: {"wrong": null, or what a user can mend}."""
-    return run / SHARES / f"{number:03d}.json"
 
 
 def work(directory: str, number: int) -> None:
