@@ -1,4 +1,4 @@
-"""One run by one process against the same run split over workers: seconds, and whether the tables are equal.
+"""One run by one process against the same run split over workers: seconds, CPU seconds, and whether tables are equal.
 
     python -m benchmarks.shards                                       # heads on reasoner, 128 questions, 2 workers
     python -m benchmarks.shards --workers 2 4 --options experiment=perturb model=reasoner data.limit=16
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -29,32 +30,33 @@ def main() -> None:
     parser.add_argument("--options", nargs="+", default=OPTIONS)
     options = parser.parse_args()
     ways = [1, *options.workers]
-    seconds: dict[int, list[float]] = {way: [] for way in ways}
+    taken: dict[int, list[tuple[float, float]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(options.repeats):
             for way in ways:
                 directory = Path(folder) / f"{way}-{repeat}"
-                seconds[way].append(timed(options.options, way, directory))
+                taken[way].append(timed(options.options, way, directory))
                 check_equal(Path(folder) / "1-0", directory)
-    alone = statistics.median(seconds[1])
+    medians = {way: [statistics.median(column) for column in zip(*taken[way], strict=True)] for way in ways}
     print(f"{' '.join(options.options)}, {os.cpu_count()} cores, {options.repeats} runs each; all tables are equal")
-    print("| workers | seconds | one process / this |")
-    print("|---|---|---|")
+    print("| workers | seconds | one process / this | CPU seconds | this / one process |")
+    print("|---|---|---|---|---|")
     for way in ways:
-        middle = statistics.median(seconds[way])
-        print(f"| {way if way > 1 else 'one process'} | {middle:.1f} | {alone / middle:.2f} |")
+        (seconds, cpu), (alone, cpu_alone) = medians[way], medians[1]
+        name = way if way > 1 else "one process"
+        print(f"| {name} | {seconds:.1f} | {alone / seconds:.2f} | {cpu:.1f} | {cpu / cpu_alone:.2f} |")
 
 
-def timed(options: list[str], shards: int, directory: Path) -> float:
-    """Seconds of a whole command."""
+def timed(options: list[str], shards: int, directory: Path) -> tuple[float, float]:
+    """Seconds of a whole command, and CPU seconds of all its processes."""
     more = [f"shards={shards}", "threads=1", "figures=false", "progress=false", f"hydra.run.dir={directory}"]
-    started = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, "-m", "experiments.run", *options, *more], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-m", "experiments.run", *options, *more]
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         sys.exit(done.stderr)
-    return time.perf_counter() - started
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def check_equal(one: Path, other: Path) -> None:
