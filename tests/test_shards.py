@@ -7,15 +7,18 @@ import re
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from experiments import heads
 from experiments.base import shards
 from experiments.base.share import log_of, share_of
 from experiments.base.worker import work
-from interp.runs.store import RunStore, read_table, records
+from interp.errors import UserError
+from interp.runs.store import Identity, RunStore, read_table, records
 from tests.command import NO_PROBES, SMALLEST, ok, run, start
 
 
@@ -190,12 +193,18 @@ def test_a_share_that_is_always_lost_ends_the_run_with_what_is_done(
     equal(tmp_path / "serial", out)
 
 
-def test_what_is_wrong_for_a_worker_is_wrong_for_the_run(tmp_path: Path, crews: list[Here]) -> None:
-    options = ["experiment=ablate", "model=planted", *SMALLEST["ablate"], "data.limit=2", "data.max_tokens=5"]
-    done = run(*options, "generation.batch=1", "shards=2", f"hydra.run.dir={tmp_path / 'out'}")
+def test_what_is_wrong_for_a_worker_is_wrong_for_the_run(
+    tmp_path: Path, crews: list[Here], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise UserError("this trace is too odd")
+
+    monkeypatch.setattr(heads, "EXPERIMENT", replace(heads.EXPERIMENT, measure=refuse))
+    done = run(*SMALL, "shards=2", f"hydra.run.dir={tmp_path / 'out'}")
     assert done.returncode == 2
-    assert "longer than data.max_tokens=5" in done.stderr
-    assert done.stderr.count("\n") == 1 or "Traceback" not in done.stderr
+    assert "error: this trace is too odd" in done.stderr
+    assert [crew.begun for crew in crews] == [[0, 1]]
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -213,9 +222,6 @@ def test_what_cannot_be_split_is_refused(options: list[str], said: str, tmp_path
 
 
 def test_only_parts_of_this_run_are_taken(tmp_path: Path) -> None:
-    from interp.errors import UserError
-    from interp.runs.store import Identity
-
     me = Identity("heads", "planted", "made", 0)
     store, theirs = (RunStore(tmp_path / name, me) for name in ("run", "run/shards/000"))
     store.write_environment({"run": "a", "options": {}})
