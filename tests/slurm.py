@@ -88,6 +88,7 @@ def cluster() -> Iterator[dict[str, str]]:
         _wait(lambda: _idle(environment), folder)
         yield environment
     finally:
+        _let_jobs_end(environment)
         for daemon in reversed(daemons):
             daemon.terminate()
             try:
@@ -109,6 +110,19 @@ def free_ports(n: int) -> list[int]:
 def _idle(environment: dict[str, str]) -> bool:
     said = subprocess.run(["sinfo", "-h", "-o", "%t"], env=environment, capture_output=True, text=True, check=False)
     return said.stdout.split() == ["idle"]
+
+
+def _let_jobs_end(environment: dict[str, str]) -> None:
+    """Results are there a moment before their jobs are gone; what is left then is cancelled."""
+    for cancel in (False, True):
+        deadline = time.monotonic() + 15
+        if cancel:
+            subprocess.run(["scancel", "--full", "--user=root"], env=environment, capture_output=True, check=False)
+        while time.monotonic() < deadline:
+            left = subprocess.run(["squeue", "-h"], env=environment, capture_output=True, text=True, check=False)
+            if left.returncode or not left.stdout.strip():
+                return
+            time.sleep(0.2)
 
 
 def _wait(ready, folder: Path) -> None:  # type: ignore[no-untyped-def]
