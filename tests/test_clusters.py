@@ -18,6 +18,8 @@ from tests import slurm
 from tests.command import NO_PROBES, ROOT, ok
 from tests.test_shards import equal
 
+pytestmark = pytest.mark.timeout(900)  # a dozen processes, each of which imports everything
+
 SMALL = ["experiment=heads", "data.limit=6", "generation.batch=2", *NO_PROBES]
 SMALL += [f"experiment.{option}" for option in ("resamples=20", "random_sets=3", "unrelated=false")]
 SMALL += ["progress=false", "threads=1", "figures=false"]
@@ -48,7 +50,7 @@ def command(environment: dict[str, str], *arguments: str) -> None:
         env={**environment, "HF_HUB_OFFLINE": "1"},
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
