@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from functools import partial
 from itertools import islice
@@ -15,10 +15,11 @@ from experiments.base.collect import Needs, examples, traces
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, Layers, OneTraceScore, Options, Text, distinct, one_of
 from experiments.base.plan import Plan, measured
-from experiments.base.probing import HaystackOptions, measure_probes, needles_for
+from experiments.base.probing import HaystackOptions, needles_for, probe_steps
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
-from interp.ablation.design import CUT, RFH, Design, Step
+from experiments.base.steps import run_steps
+from interp.ablation.design import CUT, RFH, Design, Step, kept_lists
 from interp.ablation.effects import Labels, Subjects, answer_position
 from interp.ablation.findings import AblateFacts, findings
 from interp.ablation.interventions import Ablation, AblationKind, Reference, record_reference
@@ -93,18 +94,22 @@ def measure(session: Session, options: AblateOptions, example: Example) -> Rows 
 
 def cut(session: Session, options: AblateOptions) -> None:
     """Ranks the heads on one half of the traces and cuts them on the other, both ways round, batch by batch."""
-    measure_probes(session, options.induction_prompts, options.haystack)
+    run_steps(session, "probes", probe_steps(session, options.induction_prompts, options.haystack))
     traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
     reference = record_reference(session.lens, traces, options.reference_samples, session.seed)
     halves = _halves(options, traces)
     lists = _kept_lists(session, options, halves, reference)
     todo = [list(design(session, options).steps(of_half)) for of_half in lists]
     total = sum(len(steps) * -(-len(part) // options.batch) for steps, (part, _) in zip(todo, halves, strict=True))
-    bar = session.bar(
-        _cut(session, options, [part for part, _ in halves], todo, reference), "interventions", total=total
-    )
-    for _ in bar:
-        pass
+    steps = [
+        (
+            f"b-{half}-{first:06d}",
+            partial(_cut, session, options, subset[first : first + options.batch], first, of_half, reference),
+        )
+        for half, ((subset, _), of_half) in enumerate(zip(halves, todo, strict=True))
+        for first in range(0, len(subset), options.batch)
+    ]
+    run_steps(session, "interventions", steps, ticks=total)
 
 
 def _halves(options: AblateOptions, traces: Sequence[Trace]) -> list[tuple[list[Trace], list[Trace]]]:
@@ -119,14 +124,13 @@ def _kept_lists(
     session: Session, options: AblateOptions, halves: Sequence[tuple[list[Trace], list[Trace]]], reference: Reference
 ) -> list[dict[str, list[Head]]]:
     """The lists of each half, ranked once: a run that goes on cuts the same heads."""
-    if "lists" not in session.memo:
-        session.memo["lists"] = [_lists(session, options, ranked_on, reference) for _, ranked_on in halves]
-    found: list[dict[str, list[Head]]] = session.memo["lists"]
-    if not session.store.has_closing("a-lists"):
+    store = session.store
+    if not store.has_closing("a-lists"):
+        ranked = [_lists(session, options, ranked_on, reference) for _, ranked_on in halves]
         plan_of = design(session, options)
-        rows = [row for half, lists in enumerate(found) for row in plan_of.list_rows(lists, half)]
-        session.store.write_closing("a-lists", cut_lists=rows)
-    return found
+        rows = [row for half, lists in enumerate(ranked) for row in plan_of.list_rows(lists, half)]
+        store.write_closing("a-lists", cut_lists=rows)
+    return [kept_lists(store.table("cut_lists"), half) for half in range(len(halves))]
 
 
 def _lists(
@@ -209,27 +213,23 @@ def _masses(session: Session) -> dict[Head, float] | None:
 def _cut(
     session: Session,
     options: AblateOptions,
-    halves: Sequence[list[Trace]],
-    todo: Sequence[list[Step]],
+    part: list[Trace],
+    first: int,
+    steps: Sequence[Step],
     reference: Reference,
-) -> Iterator[None]:
-    """All interventions on each batch of traces; each batch is kept at once."""
+    tick: Callable[[int], object],
+) -> Rows:
+    """All interventions on one batch of traces."""
     golds = session.golds
-    for half, (subset, steps) in enumerate(zip(halves, todo, strict=True)):
-        for first in range(0, len(subset), options.batch):
-            name = f"b-{half}-{first:06d}"
-            if session.store.has_closing(name):
-                continue
-            part = subset[first : first + options.batch]
-            subjects = Subjects(session.lens, part, [golds.get(one.example) for one in part], options.max_answer_tokens)
-            rows: list[dict[str, Any]] = []
-            for step in steps:
-                seed = session.seed + first
-                rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
-                if step.write:
-                    rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
-                yield
-            session.store.write_closing(name, effects=rows)
+    subjects = Subjects(session.lens, part, [golds.get(one.example) for one in part], options.max_answer_tokens)
+    rows: list[dict[str, Any]] = []
+    seed = session.seed + first
+    for step in steps:
+        rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
+        if step.write:
+            rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
+        tick(1)
+    return {"effects": rows}
 
 
 def check(session: Session, options: AblateOptions) -> None:

@@ -213,6 +213,7 @@ EXPERIMENT = Experiment(
         },
     ),
     unit=None,
+    splits=False,
     changes_model=True,
     check=check,
     analyse=learn,

@@ -76,7 +76,7 @@ def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> 
     questions, size = session.questions, session.generation.batch
     for first in range(0, len(questions), size):
         batch = questions[first : first + size]
-        if all(session.store.has(first + i) for i in range(len(batch))):
+        if not session.owns(first // size) or all(session.store.has(first + i) for i in range(len(batch))):
             continue
         rows: list[list[dict[str, Any]]] = [[] for _ in batch]
         traces: list[list[dict[str, Any]]] = [[] for _ in batch]
@@ -197,7 +197,7 @@ def _own_traces(
 def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:
     traces = (session.given or [])[: session.data_options.limit]
     for index, (trace, sample) in enumerate(zip(traces, samples_of(traces), strict=True)):
-        if not session.store.has(index):
+        if session.owns(index) and not session.store.has(index):
             question = Question(trace.question, split_text(trace.text, session.grading.markers)[0])
             rows = [graded_trace(trace, session.grading, sample)]
             graded_rows = _judged(judge, question, rows, session.grading.markers)

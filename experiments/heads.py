@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any
@@ -14,10 +14,11 @@ from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text
 from experiments.base.plan import Plan, require_memory
-from experiments.base.probing import HaystackOptions, cost_of_probes, measure_probes, needles_for
+from experiments.base.probing import HaystackOptions, cost_of_probes, needles_for, probe_steps
 from experiments.base.ranking import HeadShare
 from experiments.base.sample import sampled
 from experiments.base.session import Session
+from experiments.base.steps import Step, run_steps
 from interp.errors import UserError
 from interp.figures import heads as figures
 from interp.figures.compare import layer_profiles
@@ -103,9 +104,8 @@ def rank(session: Session, options: HeadsOptions) -> None:
     """Probes the heads, ranks them by every score, and keeps attention rows of the best on the first traces: whole ones
     of the answer for pictures, the largest weights of all for the page."""
     store = session.store
-    measure_probes(session, options.induction_prompts, options.haystack)
-    if options.unrelated:
-        _measure_unrelated(session, options)
+    steps = probe_steps(session, options.induction_prompts, options.haystack)
+    run_steps(session, "probes", [*steps, *(_unrelated(session, options) if options.unrelated else ())])
     samples, k = _samples(session, options)
     tops = {kind: top_heads(mean_over_examples(values), k, kind) for kind, values in samples.items()}
     if not store.has_closing("b-ranking"):
@@ -172,16 +172,16 @@ def _shown(options: HeadsOptions, samples: Mapping[str, Samples], sets: Mapping[
     return list(dict.fromkeys([*first, *rank_heads(values, values.size)]))[: options.explore.heads]
 
 
-def _measure_unrelated(session: Session, options: HeadsOptions) -> None:
+def _unrelated(session: Session, options: HeadsOptions) -> Iterator[Step]:
     """What each trace's heads give its reasoning behind an answer to another question."""
-    store = session.store
-    measured = [Trace.from_row(row) for row in records(store.table("traces"))]
-    for i in session.bar(range(len(measured)), "unrelated answers", total=len(measured)):
-        name = f"a-unrelated-{i:05d}"
-        if not store.has_closing(name):
-            other = with_unrelated_answer(measured, i)
-            rows = [] if other is None else list(unrelated_rows(session.lens, other, options.block_bytes))
-            store.write_closing(name, unrelated=rows)
+    measured = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+
+    def rows(i: int, _: object) -> Rows:
+        other = with_unrelated_answer(measured, i)
+        return {"unrelated": [] if other is None else list(unrelated_rows(session.lens, other, options.block_bytes))}
+
+    for i in range(len(measured)):
+        yield f"a-unrelated-{i:05d}", partial(rows, i)
 
 
 def _samples(session: Session, options: HeadsOptions) -> tuple[Mapping[str, Samples], int]:

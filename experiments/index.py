@@ -65,6 +65,7 @@ EXPERIMENT = Experiment(
         source="both papers",
     ),
     unit=None,
+    splits=False,
     needs_data=False,
     needs_model=lambda _: False,
     comparable=False,

@@ -234,6 +234,7 @@ def _config(
     with open_dict(cfg):
         for key in ("seed", "model", "grading", "progress", "figures", "threads"):
             cfg[key] = ours[key]
+        cfg.shards = ours.shards if experiment(name).splits else 1
         cfg.generation.backend, cfg.generation.max_new_tokens = ours.generation.backend, ours.generation.max_new_tokens
         if name == "evaluate":
             cfg.generation = ours.generation

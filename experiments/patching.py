@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.pairs import pair_maker
@@ -16,6 +15,7 @@ from experiments.base.patching_options import PatchingOptions, method_of_map, pa
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
+from experiments.base.steps import run_steps
 from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.figures import patching as figures
@@ -71,28 +71,26 @@ def measure(session: Session, options: PatchingOptions, example: Example) -> Row
 
 def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
-    store, patch_options = session.store, patch_options_of(session, options)
-    pads = Pads(pair_maker(session).options.pads)
+    patch_options, pads = patch_options_of(session, options), Pads(pair_maker(session).options.pads)
     pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
-    bar = tqdm(desc="patches", disable=not session.cfg.progress, leave=False, unit=" patches")
-    bar.total = len(pairs) * patches_a_pair(session, patch_options, options, pairs[0])
-    ahead: PairRuns | None = None
-    for number, pair in enumerate(pairs):
-        if store.has_closing(f"a-{number:06d}"):
-            ahead = None
-            continue
-        runs = ahead or run_pair(session.lens, pair, sites, pads)
+    ahead: dict[int, PairRuns] = {}
+
+    def rows(number: int, tick: Any) -> Rows:
+        runs = ahead.pop(number, None) or run_pair(session.lens, pairs[number], sites, pads)
         other = unrelated_pair(pairs, number) if options.unrelated else None
         theirs = None if other is None else run_pair(session.lens, pairs[other], sites, pads)
-        # Mostly the next pair is the unrelated one: its runs are made once for both purposes.
-        ahead = theirs if other == number + 1 else None
-        rows = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, bar.update)
+        ahead.clear()
+        if other == number + 1 and theirs is not None:
+            ahead[other] = theirs  # mostly the next pair is the unrelated one: its runs are made once for both purposes
+        effects = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, tick)
         tables = {}
         if options.edges:
-            edges, route_row = route_rows(session.lens, runs, options.edges, session.seed)
-            tables = {"edges": edges, "routes": [route_row]}
-        store.write_closing(f"a-{number:06d}", effects=rows, **tables)
-    bar.close()
+            edges, route = route_rows(session.lens, runs, options.edges, session.seed)
+            tables = {"edges": edges, "routes": [route]}
+        return {"effects": effects, **tables}
+
+    steps = [(f"a-{number:06d}", partial(rows, number)) for number in range(len(pairs))]
+    run_steps(session, "patches", steps, ticks=len(pairs) * patches_a_pair(session, patch_options, options, pairs[0]))
 
 
 def unrelated_pair(pairs: Sequence[ContrastPair], number: int) -> int | None:
@@ -329,6 +327,7 @@ EXPERIMENT = Experiment(
     ),
     unit="pair",
     check=check,
+    batches=lambda session, _: pair_maker(session).batches,
     examples=drafts,
     measure=measure,
     analyse=patch,

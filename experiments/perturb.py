@@ -14,7 +14,7 @@ from experiments.base.collect import Needs, answer_of
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Lax, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
 from experiments.base.plan import Plan
-from experiments.base.ranking import HeadShare, Horizon, head_sets, ranked_first, ranking_of
+from experiments.base.ranking import HeadShare, Horizon, head_sets, rank_first, ranked_first, ranking_of
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
@@ -239,7 +239,8 @@ EXPERIMENT = Experiment(
         },
     ),
     check=check,
-    examples=lambda session, options: ranked_first(session, options.ranking),
+    prepare=lambda session, options: rank_first(session, options.ranking),
+    examples=lambda session, _: ranked_first(session),
     measure=measure,
     analyse=compare_groups,
     findings=lambda session, options: findings(session.store.table, options.k, options.scores),

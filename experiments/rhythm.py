@@ -12,7 +12,7 @@ from experiments.base.collect import Needs
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct
 from experiments.base.plan import Plan
-from experiments.base.ranking import HeadShare, Horizon, Portion, head_sets, ranked_first, ranking_of
+from experiments.base.ranking import HeadShare, Horizon, Portion, head_sets, rank_first, ranked_first, ranking_of
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.figures import rhythm as figures
@@ -199,7 +199,8 @@ EXPERIMENT = Experiment(
         },
     ),
     check=check,
-    examples=lambda session, options: ranked_first(session, options.ranking),
+    prepare=lambda session, options: rank_first(session, options.ranking),
+    examples=lambda session, _: ranked_first(session),
     measure=measure,
     analyse=analyse,
     findings=tell,

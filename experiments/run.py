@@ -137,6 +137,8 @@ class _Run:
         experiment = experiment_of(cfg.experiment.name)
         session.check_options(experiment.options)
         options = session.run_options
+        if options.shards > 1 and not experiment.splits:
+            raise UserError(f"experiment={cfg.experiment.name} has no examples to split over workers: set shards=1")
         if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
             raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
         check_directory(self.directory, resume=options.resume is not None)

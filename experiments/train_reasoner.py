@@ -243,6 +243,7 @@ EXPERIMENT = Experiment(
         },
     ),
     unit=None,
+    splits=False,
     needs_data=False,
     needs_model=lambda _: False,
     comparable=False,

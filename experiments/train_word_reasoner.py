@@ -298,6 +298,7 @@ EXPERIMENT = Experiment(
         figures={"training": "Accuracy on held-out problems as the training goes on."},
     ),
     unit=None,
+    splits=False,
     needs_data=False,
     needs_model=lambda _: False,
     comparable=False,

@@ -81,6 +81,8 @@ WRONG = [
     ("heads", "seed=4294967296", "seed=4294967296 must be less than 4294967296"),
     ("heads", "seed=true", "seed=true must be a valid integer"),
     ("heads", "threads=0", "threads=0 must be at least 1"),
+    ("heads", "shards=0", "shards=0 must be at least 1"),
+    ("heads", "shards=2.5", "shards=2.5 must be a valid integer"),
     ("heads", "threads=99999999", "threads=99999999 must be less than or equal to"),
     ("heads", "generation.batch=0", "generation.batch=0 must be at least 1"),
     ("heads", "generation.temperature=inf", "generation.temperature=inf must be a finite number"),

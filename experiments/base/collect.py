@@ -50,11 +50,13 @@ def traces(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Example
 
 
 def _until_limit(session: Session, needs: Needs) -> Iterator[Example]:
-    limit, measured = session.data_options.limit, session.store.n_measured
+    limit, tried = session.data_options.limit, session.store.n_tried
     for item in examples(session, needs, session.store.has):
-        if session.given is not None and limit is not None and measured >= limit:
+        if session.given is not None and limit is not None and tried >= limit:
             return
-        measured += item.subject is not None
+        tried += item.subject is not None
+        if session.given is not None and not session.owns(item.index):
+            continue  # another worker's, looked at because it counts
         if item.subject is None:
             log.info("left out: %s: %s", item.name, item.reason)
         yield item
@@ -101,7 +103,7 @@ def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> I
     questions, size = session.questions, session.generation.batch
     for first in range(0, len(questions), size):
         batch = questions[first : first + size]
-        if all(done(first + i) for i in range(len(batch))):
+        if not session.owns(first // size) or all(done(first + i) for i in range(len(batch))):
             continue
         for i, (question, response) in enumerate(zip(batch, respond(session, batch, first, needs), strict=True)):
             if not done(first + i):

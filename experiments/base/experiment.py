@@ -13,6 +13,7 @@ from experiments.base.arguments import choices, searched_directories
 from experiments.base.options import Options
 from experiments.base.plan import Plan
 from experiments.base.session import Session
+from experiments.base.share import Batches
 from interp.errors import UserError, nearest
 from interp.figures.drawing import Drawings, Tables
 from interp.runs.about import About
@@ -76,12 +77,19 @@ class Experiment(Generic[O, F]):
     """Runs a small part and scales it up, for dry_run=true."""
     check: Callable[[Session, O], object] = lambda *_: None
     """Says everything that can be wrong and depends on the model or the data, before weights are loaded."""
+    prepare: Callable[[Session, O], None] = lambda *_: None
+    """What must be known before the first example is measured, kept by `write_closing` and guarded by `has_closing`."""
+    batches: Callable[[Session, O], Batches] = lambda session, _: session.batches
+    """How many examples there are and how many are made together: what can be split over workers."""
+    splits: bool = True
+    """Its examples, or those of its parts, can be split over workers (`shards`)."""
     examples: Callable[[Session, O], Iterable[Example]] = lambda *_: ()
     """The examples that are not in the store yet, in the order of the data."""
     measure: Callable[[Session, O, Example], Rows | LeftOut] = lambda *_: {}
     """The rows of one example that has a subject."""
     analyse: Callable[[Session, O], None] = lambda *_: None
-    """Steps over all examples, each kept by `write_closing` and guarded by `has_closing`."""
+    """Steps over all examples, each kept by `write_closing` and guarded by `has_closing`; those that do not need one
+    another by `run_steps`, which splits them over workers."""
     draw: Callable[[Tables, F], Drawings] | None = None
     """The figures, out of the tables and the facts alone."""
     report: Callable[[Session, O], None] = lambda *_: None

@@ -11,6 +11,7 @@ from experiments.base.data import CONTRAST, ContrastOptions, ResponseFrom
 from experiments.base.experiment import Example
 from experiments.base.options import typed
 from experiments.base.session import Session
+from experiments.base.share import Batches
 from interp.data.examples import Question
 from interp.errors import TraceError, UserError
 from interp.grading.outcomes import Outcome
@@ -72,12 +73,17 @@ class PairMaker:
             return ResponseFrom(self.options.response)
         return ResponseFrom.GENERATE if self.session.cfg.model.reasons else ResponseFrom.TEMPLATE
 
+    @property
+    def batches(self) -> Batches:
+        """How many questions there are; both sides of a question are asked side by side."""
+        return Batches(len(self.questions), max(1, self.session.generation.batch // 2), len(self.questions))
+
     def drafts(self, done: Any = lambda _: False) -> Iterator[Example]:
         """Every question that is not `done`; responses are made in whole batches, so that resuming changes nothing."""
-        size = max(1, self.session.generation.batch // 2)
+        size = self.batches.size
         for first in range(0, len(self.questions), size):
             batch = self.questions[first : first + size]
-            if all(done(first + i) for i in range(len(batch))):
+            if not self.session.owns(first // size) or all(done(first + i) for i in range(len(batch))):
                 continue
             texts = self._responses(batch, first)
             for i, question in enumerate(batch):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+from experiments.base.experiment import Rows
 from experiments.base.options import AtLeastOne, Lax, Options, Share
 from experiments.base.plan import measured
 from experiments.base.session import Session
+from experiments.base.steps import Step
 from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.heads.haystack import Haystack, haystacks
@@ -58,12 +60,14 @@ def probes(
     ]
 
 
-def measure_probes(session: Session, induction_prompts: int, settings: HaystackOptions) -> None:
-    """Writes the scores of every probe prompt that the store does not have yet."""
+def probe_steps(session: Session, induction_prompts: int, settings: HaystackOptions) -> list[Step]:
+    """The scores of every probe prompt."""
+
+    def step(score: Callable[[], list[dict[str, Any]]]) -> Callable[[object], Rows]:
+        return lambda _: {"probes": score()}
+
     found = probes(session, induction_prompts, settings, needles_for(session, settings))
-    for prompt, score in session.bar(found, "probes"):
-        if not session.store.has_closing(f"a-{prompt}"):
-            session.store.write_closing(f"a-{prompt}", probes=score())
+    return [(f"a-{prompt}", step(score)) for prompt, score in found]
 
 
 def cost_of_probes(session: Session, induction_prompts: int, settings: HaystackOptions) -> tuple[int, float]:

@@ -41,9 +41,9 @@ def ranking_of(
     return Ranking(layers, sinks, options.share, receivers, options.ranking_traces, settings, block)
 
 
-def ranked_first(session: Session, ranking: Ranking) -> Iterator[Example]:
-    """All examples that are not done; before the first of them, the heads are ranked on the first traces, unless the
-    store knows their sets. Which heads count must be known before a trace is averaged over them."""
+def rank_first(session: Session, ranking: Ranking) -> None:
+    """Ranks the heads on the first traces, unless the store knows their sets: which heads count must be known before a
+    trace is averaged over them. The traces that were made for it are the first to be measured."""
     store = session.store
     items = traces(session, Needs.RESPONSE)
     early: list[Example] = []
@@ -55,7 +55,12 @@ def ranked_first(session: Session, ranking: Ranking) -> Iterator[Example]:
         if found:
             shown = session.bar(found, "ranking heads", total=len(found))
             store.write_closing("a-heads", head_sets=rank_by_distance(session.lens, shown, ranking))
-    yield from chain(early, items)
+    session.memo["examples"] = chain(early, items)
+
+
+def ranked_first(session: Session) -> Iterator[Example]:
+    """All examples that are not done, once the heads are ranked."""
+    yield from session.memo.pop("examples")
 
 
 def head_sets(session: Session) -> list[HeadSets]:

@@ -8,7 +8,19 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Temperature, Text, Threads, listed, one_of
+from experiments.base.options import (
+    AtLeastOne,
+    By,
+    Lax,
+    Options,
+    Seed,
+    Shards,
+    Temperature,
+    Text,
+    Threads,
+    listed,
+    one_of,
+)
 from experiments.base.tracking import Tracker
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
@@ -116,6 +128,7 @@ class RunOptions(Options):
     figures: bool
     track: Annotated[Tracker, Lax] | None
     project: Annotated[Text, Field(min_length=1)]
+    shards: Shards
     threads: Threads | None
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
-from experiments.base.experiment import Experiment, LeftOut, Rows
+from experiments.base.experiment import Experiment, LeftOut, O, Rows
 from experiments.base.plan import Plan
 from experiments.base.session import Session, warned
+from experiments.base.shards import gather_examples, gather_left
+from experiments.base.share import EXAMPLES, ShareDone
 from experiments.base.tracking import track
 from interp.errors import UserError, on_command_line
 from interp.figures.drawing import save_all
@@ -26,14 +29,11 @@ def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
     experiment.check(session, options)
     store = session.store
     session.describe_environment(experiment.needs_model(session))
-    for example in experiment.examples(session, options):
-        found: Rows | LeftOut = LeftOut(example.reason or "")
-        if example.subject is not None:
-            found = experiment.measure(session, options, example)
-        if isinstance(found, LeftOut):
-            store.skip(example.index, example.name, found.reason, **example.tables)
-        else:
-            store.write(example.index, example.name, **{**found, **example.tables})
+    gather_left(session)
+    experiment.prepare(session, options)
+    if experiment.unit is not None and gather_examples(session, experiment.batches(session, options)):
+        experiment.prepare(session, options)  # looks again at what is left to do
+    _measure(experiment, session, options)
     if experiment.unit is not None and store.n_measured == 0:
         raise UserError(f"no {experiment.unit} was measured: {reasons(store.skipped())}")
     experiment.analyse(session, options)
@@ -53,6 +53,32 @@ def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
             track(session.run_options.track, session.run_options.project, session.directory, chosen, content)
     experiment.tidy(session, options)
     return findings
+
+
+def work(experiment: Experiment[Any, Any], session: Session) -> None:
+    """A worker's share of one stage of a run: `session.store` also reads what the run has done before."""
+    options, share = session.options_of(experiment.options), session.share
+    assert share is not None
+    if share.stage == EXAMPLES:
+        experiment.prepare(session, options)
+        _measure(experiment, session, options)
+        return
+    with suppress(ShareDone):
+        experiment.analyse(session, options)
+        raise AssertionError(f"there is no stage {share.stage!r}")
+
+
+def _measure(experiment: Experiment[O, Any], session: Session, options: O) -> None:
+    """Example by example, each kept at once."""
+    store = session.store
+    for example in experiment.examples(session, options):
+        found: Rows | LeftOut = LeftOut(example.reason or "")
+        if example.subject is not None:
+            found = experiment.measure(session, options, example)
+        if isinstance(found, LeftOut):
+            store.skip(example.index, example.name, found.reason, example.subject is not None, **example.tables)
+        else:
+            store.write(example.index, example.name, **{**found, **example.tables})
 
 
 def draw_all(experiment: Experiment[Any, Any], session: Session, content: dict[str, Any]) -> None:

@@ -26,6 +26,7 @@ from transformers import PreTrainedTokenizerBase
 from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
 from experiments.base.options import Options, plain, typed
 from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
+from experiments.base.share import Batches, Share
 from experiments.base.tracking import require_tracker
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
@@ -54,7 +55,7 @@ PACKAGES = (
 )
 PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
-RESUMABLE = ("resume", "dry_run", "progress", "figures", "track", "project")
+RESUMABLE = ("resume", "dry_run", "progress", "figures", "track", "project", "shards")
 """Options that may differ between a run and its continuation."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
@@ -71,6 +72,12 @@ class Session:
     directory: Path
     memo: dict[str, Any] = field(default_factory=dict, repr=False)
     """What the functions of an experiment share while it runs."""
+    share: Share | None = None
+    """What this process does, if it is a worker."""
+
+    def owns(self, unit: int) -> bool:
+        """Whether this process is to make the unit-th batch of examples, or the unit-th step of its stage."""
+        return self.share is None or unit in self.share.units
 
     @property
     def seed(self) -> int:
@@ -204,12 +211,23 @@ class Session:
             return len(self.questions)
         return min(len(self.given), self.data_options.limit or len(self.given))
 
+    @property
+    def batches(self) -> Batches:
+        """How the examples are made: responses side by side, given traces one by one."""
+        if self.given is None:
+            return Batches(len(self.questions), self.generation.batch, len(self.questions))
+        return Batches(len(self.given), 1, self.n_examples)
+
+    @property
+    def identity(self) -> Identity:
+        """What every row of every table says."""
+        return Identity(self.cfg.experiment.name, self.model_options.label, self.cfg.data.name, self.seed)
+
     @cached_property
     def store(self) -> RunStore:
         """The run's directory, locked; on resume, checked against the options and threads of the first run."""
         cfg = self.cfg
-        identity = Identity(cfg.experiment.name, self.model_options.label, cfg.data.name, self.seed)
-        store = RunStore(self.directory, identity, resume=cfg.resume is not None)
+        store = RunStore(self.directory, self.identity, resume=cfg.resume is not None)
         if cfg.resume is not None:
             try:
                 self.check_same(store.environment(), f"cannot resume {self.directory}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from interp.ablation.effects import Intervention, Labels
 from interp.ablation.interventions import Ablation, AblationKind, Knockout
@@ -160,6 +161,15 @@ class Design:
                 yield Step(cut(of(top)), Labels(name, kind, n), write=False)
                 for draw, others in enumerate(sets):
                     yield Step(cut(of(others)), Labels(name, kind, n, draw=draw, control=control), write=False)
+
+
+def kept_lists(cut_lists: pd.DataFrame, half: int) -> dict[str, list[Head]]:
+    """The lists of one half of the traces out of cut_lists.parquet, as far as their largest dose: what is cut."""
+    found = {}
+    for name, rows in cut_lists[cut_lists["half"] == half].groupby("heads_kind", sort=False):
+        largest = rows[rows["n_heads"] == rows["n_heads"].max()].sort_values("rank")
+        found[str(name)] = [Head(int(a), int(b)) for a, b in largest[["layer", "head"]].to_numpy()]
+    return found
 
 
 def _others(everything: Sequence[Head], heads: Sequence[Head]) -> list[Head]:

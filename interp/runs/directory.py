@@ -13,6 +13,8 @@ from interp.errors import UserError, on_command_line
 ENVIRONMENT = "environment.json"
 SUMMARY = "summary.json"
 PARTS = "parts"
+SHARES = "shards"
+"""Where the workers of a run write, each into a directory of its own."""
 LOCK = ".lock"
 OURS = "This directory is being written by a run of anchorlens.\n"
 """Content of the lock: tells a start that was killed from somebody else's files."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.directory import ENVIRONMENT, SHARES, SUMMARY
 from interp.runs.report import environment, lead_of, sentence
 from interp.runs.store import read_json
 
@@ -31,7 +31,7 @@ class Listed:
 
 def runs_below(folder: Path) -> list[Path]:
     """The directories of all runs below a folder, parts of a report included."""
-    return sorted(file.parent for file in folder.rglob(ENVIRONMENT))
+    return sorted(file.parent for file in folder.rglob(ENVIRONMENT) if file.parent.parent.name != SHARES)
 
 
 def index_page(folder: Path, runs: Sequence[Path], directory: Path) -> str:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from interp.errors import UserError
 from interp.runs.columns import COMMON, TABLES, table_of
-from interp.runs.directory import ENVIRONMENT, PARTS, SUMMARY, RunDirectory
+from interp.runs.directory import ENVIRONMENT, LOCK, PARTS, SUMMARY, RunDirectory
 
 STATUS = "status.json"
 CLOSING = "closing-"
@@ -50,6 +50,7 @@ class RunStore:
         self.directory, self.identity = directory, identity
         self.claim = RunDirectory(directory, resume=resume)
         self._parts = directory / PARTS
+        self._elsewhere: dict[str, Path] = {}
         try:
             if not self._parts.is_dir():
                 self.claim.made(self._parts)
@@ -81,6 +82,12 @@ class RunStore:
         examples = (status for name, status in self._status.items() if not name.startswith(CLOSING))
         return sum(status["skipped"] is None for status in examples)
 
+    @property
+    def n_tried(self) -> int:
+        """Number of examples that were measured, those whose measures gave nothing included."""
+        examples = (status for name, status in self._status.items() if not name.startswith(CLOSING))
+        return sum(status["skipped"] is None or bool(status.get("tried")) for status in examples)
+
     def has(self, index: int) -> bool:
         """Whether the index-th example of the data is done."""
         return self._part(index).name in self._status
@@ -111,9 +118,38 @@ class RunStore:
         """Saves the rows of a step after the examples, such as a ranking over all of them."""
         self._write_part(self._parts / f"{CLOSING}{name}", {"example": None, "skipped": None}, tables)
 
-    def skip(self, index: int, example: str, reason: str, **tables: Sequence[Row]) -> None:
-        """Notes that an example was left out of the measures and why; `tables` keep what is known of it."""
-        self._write_part(self._part(index), {"example": example, "skipped": reason}, tables)
+    def skip(self, index: int, example: str, reason: str, tried: bool = False, **tables: Sequence[Row]) -> None:
+        """Notes that an example was left out of the measures and why; `tables` keep what is known of it. `tried`: it
+        was measured, and that gave nothing."""
+        self._write_part(self._part(index), {"example": example, "skipped": reason, "tried": tried}, tables)
+
+    def look_into(self, run: Path) -> None:
+        """Also reads the parts of the run that this one is a worker of; what is written goes into its own directory."""
+        for part in sorted((run / PARTS).iterdir()):
+            self._status[part.name] = _read_status(part)
+            self._elsewhere[part.name] = part
+
+    def take(self, share: Path) -> None:
+        """Moves in the parts that a worker of this run has finished in its own directory, and removes that.
+
+        Raises UserError while the worker is still writing, and for a directory that is not of this run.
+        """
+        begun = (share / ENVIRONMENT).is_file()
+        if begun and read_json(share / ENVIRONMENT).get("run") != self.environment()["run"]:
+            raise UserError(f"{share} was not made by this run: move it away to go on")
+        theirs = RunStore(share, self.identity, resume=begun)
+        try:
+            for name, status in theirs._status.items():
+                (theirs._parts / name).rename(self._parts / name)
+                self._keep(self._parts / name, status)
+            if begun:
+                self.note_instrument(theirs.environment().get("instrument") or {})
+                (share / ENVIRONMENT).unlink()
+            theirs._parts.rmdir()
+            (share / LOCK).unlink()
+            share.rmdir()
+        finally:
+            theirs.close()
 
     def _write_part(self, part: Path, about: Row, tables: Mapping[str, Sequence[Row]]) -> None:
         unfinished = part.with_suffix(".tmp")
@@ -124,6 +160,9 @@ class RunStore:
             pq.write_table(_checked_table(name, full), unfinished / f"{name}.parquet")
         write_json(unfinished / STATUS, status)
         unfinished.rename(part)
+        self._keep(part, status)
+
+    def _keep(self, part: Path, status: Row) -> None:
         self.claim.made(part, part / STATUS, *(part / f"{name}.parquet" for name in status["tables"]))
         self._status[part.name] = status
 
@@ -160,19 +199,17 @@ class RunStore:
 
     def _pieces(self, name: str) -> list[pa.Table]:
         """A table part by part, in the order of the data."""
-        for part in self._status:
-            if not (self._parts / part / STATUS).is_file():
-                raise UserError(
-                    f"{self._parts / part} is gone since it was measured: resume the run to measure it again"
-                )
+        folders = {part: self._elsewhere.get(part, self._parts / part) for part in sorted(self._status)}
+        for folder in folders.values():
+            if not (folder / STATUS).is_file():
+                raise UserError(f"{folder} is gone since it was measured: resume the run to measure it again")
         pieces = []
-        for part, status in sorted(self._status.items()):
-            if name in status["tables"]:
-                piece = _read_rows(self._parts / part / f"{name}.parquet", name)
-                if piece.num_rows != status["tables"][name]:
-                    raise UserError(
-                        f"{self._parts / part} has lost rows of table {name}: remove this folder and resume the run"
-                    )
+        for part, folder in folders.items():
+            rows = self._status[part]["tables"].get(name)
+            if rows is not None:
+                piece = _read_rows(folder / f"{name}.parquet", name)
+                if piece.num_rows != rows:
+                    raise UserError(f"{folder} has lost rows of table {name}: remove this folder and resume the run")
                 pieces.append(piece)
         return pieces
 
