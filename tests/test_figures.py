@@ -151,7 +151,7 @@ def test_the_scale_of_a_map_is_chosen_by_its_data_within_bounds() -> None:
         axis, bar = figure.axes
         assert axis.images[0].get_clim() == (-limit, limit)
         assert sum(len(line.get_xydata()) for line in axis.lines) == beyond
-        assert f"{min(values.values()):+.2g} to {max(values.values()):+.2g}" in bar.get_ylabel()
+        assert f"{min(values.values()):.2f} to {max(values.values()):.2f}" in bar.get_ylabel()
 
 
 def test_large_maps_keep_their_lines() -> None:

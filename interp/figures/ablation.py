@@ -128,18 +128,26 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
         # The band holds 95 % of the random sets: sets, not traces, are what chance chooses.
         by_set = random.groupby(["n_heads", "draw"])["value"].mean().groupby("n_heads")
         low, middle, high = by_set.quantile(0.025), by_set.mean(), by_set.quantile(0.975)
-        axis.fill_between(middle.index, low, high, color="#bbbbbb", alpha=0.6, linewidth=0)
-        axis.plot(middle.index, middle, "-", color=style.GREY, label="sets like the RFHs")
+        _band(axis, middle.index.to_numpy(dtype=float), low, high, style.GREY, 0.3)
+        axis.plot(middle.index, middle, "_-", color=style.GREY, label="sets like the RFHs")
     for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
         points = _points(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
         label = LISTS.get(str(kind), f"{readable(kind)} heads")
         axis.plot(points["at"], points["value"], LINES.get(str(kind), "o-"), color=colour, label=label, markersize=4)
-        axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.15, linewidth=0)
+        _band(axis, points["at"].to_numpy(), points["low"], points["high"], colour, 0.15)
     axis.set_xscale("log")
     ticks = sorted(rows["n_heads"].dropna().astype(int).unique())
     axis.set_xticks(ticks, [str(n) for n in ticks], fontsize=7)
     axis.minorticks_off()
+
+
+def _band(axis: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, colour: str, alpha: float) -> None:
+    """An interval at each dose; a bar where there is one dose alone."""
+    if len(at) > 1:
+        axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
+    else:
+        axis.vlines(at, low, high, color=colour, alpha=0.5, linewidth=4 if colour == style.GREY else 1.2)
 
 
 def single_heads(
@@ -162,7 +170,7 @@ def single_heads(
     axis.set_ylabel("layer")
     n = alone["example"].nunique()
     axis.set_title(f"{model}: one head cut at answer rows, n = {n}; boxes: first RFHs", fontsize=8)
-    figure.colorbar(image, ax=axis, label=f"{AXES['ld']}, at most {most:.2g}")
+    figure.colorbar(image, ax=axis, label=f"{AXES['ld']}\n(at most {most:.2g})")
     figure.tight_layout()
     return figure
 

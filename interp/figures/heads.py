@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -37,16 +38,15 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
         for box in boxes["boxes"]:
             box.set(facecolor=style.BLUE, alpha=0.45, edgecolor="black")
         means = [column.mean() if len(column) else np.nan for column in columns]
-        axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4, label="mean")
+        axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4)
         for x, column in enumerate(columns, start=1):
             if not len(column):
                 axis.text(x, 0.02, "none", ha="center", va="bottom", fontsize=7, color=style.GREY)
         axis.set_xticks(range(1, len(means) + 1), [readable(s) for s in Segment], rotation=35, ha="right")
         axis.set_title(f"{name} (n = {len(masses)} traces)")
-        axis.set_xlabel("attended segment")
+        axis.set_xlabel("attended segment (dot: mean)")
         axis.set_ylim(0, 1)
     axes[0, 0].set_ylabel("attention mass from the answer\n(mean over all heads)")
-    axes[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 
@@ -82,25 +82,20 @@ def head_masses(
     top_mass = max((float(np.nanmax(mean)) for mean in scaled), default=1.0)
     for axis, (segment, mean) in zip(axes, means.items(), strict=True):
         image = axis.imshow(mean, vmin=0, vmax=top_mass, cmap=style.SEQUENTIAL, aspect="auto", origin="lower")
-        if not _known(mean):
-            axis.text(0.5, 0.5, f"no {readable(segment)} token", ha="center", va="center", transform=axis.transAxes)
-        style.mark_beyond(axis, mean, top_mass)
-        for head in top:
-            axis.add_patch(
-                Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, edgecolor=style.RED, linewidth=1.4)
-            )
-        for kind, places in (marks or {}).items():
-            sign, colour, size = MARKS[kind]
-            x, y = [head.head for head in places], [head.layer for head in places]
-            axis.plot(x, y, sign, color=colour, markersize=size, markeredgecolor="black", markeredgewidth=0.6)
+        if _known(mean):
+            style.mark_beyond(axis, mean, top_mass)
+            _mark_heads(axis, top, marks or {})
+        else:
+            axis.text(0.5, 0.5, f"no {readable(segment)}", ha="center", va="center", transform=axis.transAxes)
         axis.set_title(f"answer → {readable(segment)}", fontsize=9)
         axis.set_xlabel("head")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel("layer")
-    bar = figure.colorbar(image, ax=axes, extend="max")
-    bar.set_label(f"mean attention mass, 0 to {top_mass:.2g}\n(dots: more)", fontsize=8)
+    more = any((np.nan_to_num(mean) > top_mass).any() for mean in means.values())
+    bar = figure.colorbar(image, ax=axes, extend="max" if more else "neither")
+    bar.set_label(f"mean attention mass, 0 to {top_mass:.2g}{'; dots: more' if more else ''}", fontsize=8)
     names = {"o": "circles", "^": "triangles"}
     signs = [
         f"{names[MARKS[kind][0]]}: top {len(places)} {kind} heads" if places else f"no {kind} head above the floor"
@@ -109,6 +104,16 @@ def head_masses(
     boxes = f"boxes: top {len(top)} heads by {score_name}"
     figure.suptitle(f"{model}, n = {n_examples} traces\n{'; '.join([boxes, *signs])}", fontsize=9)
     return figure
+
+
+def _mark_heads(axis: Axes, top: Sequence[Head], marks: Mapping[str, Sequence[Head]]) -> None:
+    for head in top:
+        place = (head.head - 0.5, head.layer - 0.5)
+        axis.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=style.RED, linewidth=1.4))
+    for kind, places in marks.items():
+        sign, colour, size = MARKS[kind]
+        x, y = [head.head for head in places], [head.layer for head in places]
+        axis.plot(x, y, sign, color=colour, markersize=size, markeredgecolor="black", markeredgewidth=0.6)
 
 
 def _mean_mass(heads: pd.DataFrame, segment: Segment) -> Float[np.ndarray, "layer head"]:

@@ -23,6 +23,8 @@ MAX_CELLS = 700
 """A map is drawn with at most this many cells along a side; a cell shows the largest weight in it."""
 ROOM_BELOW, ROOM_BESIDE = 36, 30
 """Tokens that find room below a map, and beside it."""
+NAMELESS = "⟨bos⟩"
+"""A first token that has no text."""
 MAX_LABEL = 12
 """Signs of a token's label."""
 
@@ -141,7 +143,7 @@ def _draw_map(
         axis.axvline(position, color="white", linestyle=":", linewidth=0.9)
     box = (reasoning.start - 0.5, answer.start - 0.5)
     axis.add_patch(Rectangle(box, len(reasoning), len(answer), fill=False, edgecolor=style.RED, linewidth=1.6))
-    tokens = [trace.token_text(position) for position in range(weights.shape[1])]
+    tokens = [trace.token_text(position) or NAMELESS for position in range(weights.shape[1])]
     token_margin(axis, tokens, 0, weights.max(axis=0), below=True)
     of_answer = weights[:, reasoning.start :].max(axis=1)
     token_margin(axis, tokens[answer.start :], answer.start, of_answer, below=False)

@@ -122,7 +122,9 @@ def _heatmap(figure: Figure, axis: Axes, values: np.ndarray, layers: Sequence[in
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     bar = figure.colorbar(image, ax=axis, shrink=0.85)
     bar.ax.set_ylim(max(-limit, min(low, 0.0)), min(limit, max(high, 0.0)) or limit)
-    bar.set_label(f"NLD, {low:+.2g} to {high:+.2g}\n(0 nothing, 1 the clean answer)", fontsize=7.5)
+    bar.set_label(
+        f"NLD, {round(low, 2) + 0.0:.2f} to {round(high, 2) + 0.0:.2f}:\n0 nothing, 1 clean answer", fontsize=7
+    )
 
 
 def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:

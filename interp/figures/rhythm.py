@@ -64,7 +64,7 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
     marked, grey lines where sentences begin, and tokens as labels."""
     first = tokens[tokens["example"] == tokens["example"].iloc[0]].head(CURVE_TOKENS)
     x = np.arange(len(first))
-    figure, axes = style.subplots(len(CURVES), 1, figsize=(0.15 * len(first) + 1.5, 6.2), sharex=True)
+    figure, axes = style.subplots(len(CURVES), 1, figsize=(max(6.0, 0.15 * len(first) + 1.5), 6.2), sharex=True)
     for axis, (column, (label, peaks, colour)) in zip(axes, CURVES.items(), strict=True):
         values = first[column].to_numpy(dtype=float)
         for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
@@ -107,6 +107,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
             axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
         axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
         axis.set_ylim(-0.6, len(found) - 0.2)
+        axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
         axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
     figure.suptitle(
