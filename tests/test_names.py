@@ -47,6 +47,7 @@ def test_names_in_sentences_are_replaced_and_words_of_models_are_not() -> None:
         ("mass answer->reasoning beside an even head", "even head"),
         ("FAI peaks, shifted in a circle", "shifted in a circle"),
         ("Reasoning-Focus Heads walk", "RFH"),
+        ("Receiver heads' peaks", "receiver head"),
         ("cut in the top 2 RFHs", "RFH"),
         ("FAI near by", "FAI"),
         ("mean WAAD, tokens", "WAAD"),

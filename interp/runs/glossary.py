@@ -251,7 +251,8 @@ GLOSSARY = (
 def _pattern() -> re.Pattern[str]:
     forms = [(form, i) for i, term in enumerate(GLOSSARY) for form in (re.escape(term.name), *term.forms)]
     longest = sorted(forms, key=lambda one: -len(one[0]))  # `sets of heads of the same layers` before `sets of heads`
-    return re.compile("|".join(rf"(?P<t{i}_{n}>(?<!\w){form}(?!\w))" for n, (form, i) in enumerate(longest)))
+    cased = [(f"(?i:{form})" if form[0].islower() else form, i) for form, i in longest]  # words begin sentences
+    return re.compile("|".join(rf"(?P<t{i}_{n}>(?<!\w){form}(?!\w))" for n, (form, i) in enumerate(cased)))
 
 
 _WORDS = _pattern()

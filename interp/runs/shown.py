@@ -14,7 +14,7 @@ from interp.runs.names import readable
 
 FIGURE_DOTS = 1.8
 """Dots of a figure to one pixel of the page."""
-MOST_ROWS, MOST_COLUMNS = 12, 9
+MOST_ROWS, MOST_COLUMNS = 16, 9
 """Larger tables are named, not shown: the page would cut them."""
 APPENDIX = "_appendix"
 """End of the names of figures that are folded."""
