@@ -260,7 +260,7 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
 def draw_compared(table: Tables, runs: Mapping[str, Tables], kind: str) -> Drawings:
     """Overlaps of the top heads, and Paper A's Figs. 2 and 3 with all runs in one."""
     if not table("overlaps").empty:
-        yield "overlaps", partial(figures.overlaps, table("overlaps"), f"top heads by {kind}")
+        yield "overlaps", partial(figures.overlaps, table("overlaps"), f"top heads by {readable(kind)}")
     masses = {label: of("heads") for label, of in runs.items()}
     yield "a_fig2_segment_masses", partial(figures.segment_masses, masses)
     profiles = {label: of("layers") for label, of in runs.items()}

@@ -20,7 +20,8 @@ from interp.stats import Estimate
 
 NUMBERS, LINES = 8, 4
 """Headline numbers, and lines beside them, on the screen, where the experiment does not choose them."""
-LOG_COLUMNS = 140
+LOG_COLUMNS = 1000
+"""In run.log a number is one line, however long its name."""
 
 
 def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], directory: Path) -> None:
