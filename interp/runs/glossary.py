@@ -40,6 +40,45 @@ GLOSSARY = (
         ("masses",),
     ),
     Term(
+        "difference score",
+        "mass answer->reasoning minus mass answer->answer",
+        ("by difference",),
+    ),
+    Term(
+        "log ratio",
+        "the logarithm of the attention a token of the reasoning over that a token of the prompt; 0 = alike",
+    ),
+    Term(
+        "middle third",
+        "the middle third of the model's layers, where Paper A finds the RFHs",
+        ("middle layers",),
+    ),
+    Term(
+        "floor",
+        "the least score with which a head counts as an induction or a retrieval head",
+    ),
+    Term(
+        "resample",
+        "the same number of traces drawn anew, some of them twice: what other traces might have given",
+    ),
+    Term(
+        "discordant",
+        "questions that are right under one condition alone: the first / the second",
+    ),
+    Term(
+        "answer surprisal",
+        "how unlikely the model still finds its own answer there",
+    ),
+    Term(
+        "demanded",
+        "the answer asked for right behind a sentence, as if the reasoning ended there",
+    ),
+    Term(
+        "edges",
+        "the attention that tokens of one segment pay to tokens of another",
+        ("edge",),
+    ),
+    Term(
         "even head",
         "a head that would spread its attention evenly over all tokens before: what length alone gives",
     ),
