@@ -122,9 +122,9 @@ def _heatmap(figure: Figure, axis: Axes, values: np.ndarray, layers: Sequence[in
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     bar = figure.colorbar(image, ax=axis, shrink=0.85)
     bar.ax.set_ylim(max(-limit, min(low, 0.0)), min(limit, max(high, 0.0)) or limit)
-    bar.set_label(
-        f"NLD, {round(low, 2) + 0.0:.2f} to {round(high, 2) + 0.0:.2f}:\n0 nothing, 1 clean answer", fontsize=7
-    )
+    ends = f"{round(low, 2) + 0.0:.2f} to {round(high, 2) + 0.0:.2f}"
+    beyond = "; white dots: beyond" if max(high, -low) > limit else ""
+    bar.set_label(f"NLD, {ends}{beyond}:\n0 nothing, 1 clean answer", fontsize=7)
 
 
 def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:

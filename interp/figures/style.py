@@ -73,9 +73,10 @@ def limit(values: Float[np.ndarray, ...], least: float, most: float) -> float:
 
 
 def mark_beyond(axis: Axes, values: Float[np.ndarray, "row column"], limit: float) -> None:
-    """A dot in every cell of a map whose size is beyond the end of its colour scale."""
+    """A white dot in every cell of a map whose size is beyond the end of its colour scale."""
     rows, columns = np.nonzero(np.nan_to_num(np.abs(values)) > limit * (1 + 1e-6))
-    axis.plot(columns, rows, "o", color="white", markeredgecolor="black", markeredgewidth=0.5, markersize=2.5)
+    if len(rows):
+        axis.plot(columns, rows, "o", color="white", markeredgecolor="black", markeredgewidth=0.5, markersize=2.5)
 
 
 def save(figure: Figure, directory: Path, name: str) -> Path:
