@@ -294,6 +294,7 @@ def draw(table: Tables, facts: AblateFacts) -> Drawings:
     model = str(effects["model"].iloc[0])
     shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
     yield "ablate_doses", partial(figures.doses, effects, model)
+    yield "ablate_doses_appendix", partial(figures.all_doses, effects, model)
     yield "ablate_heads", partial(figures.single_heads, effects, facts.lists, shape, model)
     yield "knockout_windows", partial(figures.windows, effects, model)
     yield "knockout_whole", partial(figures.whole, effects, model)
@@ -310,6 +311,7 @@ EXPERIMENT = Experiment(
         published="The papers have no such experiment: attention alone does not show influence.",
         figures={
             "ablate_doses": "Effects by the number of heads that are cut; grey: random heads of the same layers.",
+            "ablate_doses_appendix": "Appendix: the same for every kind of ablation, at answer rows and at all rows.",
             "ablate_heads": "What cutting each head alone does to the answer's logit difference.",
             "knockout_whole": "Edges of attention between two segments cut in all heads and layers.",
             "knockout_windows": "The same cut in a window of layers, by its first layer.",

@@ -24,7 +24,7 @@ from interp.figures.drawing import Drawings, Tables
 from interp.heads.ranking import HeadKind
 from interp.heads.scores import HeadScore
 from interp.runs.about import About
-from interp.runs.claims_compared import claim_lines, claim_rows, claim_table
+from interp.runs.claims_compared import brief_claim_lines, claim_lines, claim_rows, claim_table
 from interp.runs.compared import (
     Asked,
     Run,
@@ -40,6 +40,8 @@ from interp.runs.store import read_json, tables_of
 from interp.stats import Estimate
 
 log = logging.getLogger(__name__)
+LINES = 4
+"""Lines of the experiment's own comparison on the screen, above the claims."""
 
 
 class CompareOptions(Options):
@@ -72,14 +74,15 @@ def gather(session: Session, options: CompareOptions) -> None:
     asked = Asked(options.kind, options.published)
     compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
     claims = claim_rows(runs, compared.published)
+    said = [*compared.lines[:LINES], *brief_claim_lines(claims)]
     compared = replace(compared, lines=[*compared.lines, *claim_lines(claims)])
     session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
-    session.memo["compared"] = runs, compared
+    session.memo["compared"] = runs, compared, said
 
 
 def tell(session: Session, options: CompareOptions) -> Findings[CompareFacts]:
     """What comparing found."""
-    runs, compared = session.memo["compared"]
+    runs, compared, said = session.memo["compared"]
     directories = {one.label: str(one.directory) for one in runs}
     facts = CompareFacts(runs[0].experiment, directories, compared.subject, compared.by_run)
     about = f": {compared.subject}" if compared.subject else ""
@@ -88,6 +91,7 @@ def tell(session: Session, options: CompareOptions) -> Findings[CompareFacts]:
         facts,
         compared.lines,
         f"{len(runs)} runs of {runs[0].experiment}{about}",
+        said=said,
         verdicts=compared.verdicts,
     )
 

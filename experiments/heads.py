@@ -47,6 +47,7 @@ from interp.rhythm.head_sets import HeadSets, choose_heads, head_set_rows
 from interp.rhythm.waad_fai import Sinks
 from interp.runs.about import About
 from interp.runs.findings import Findings
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.text.trace import Trace
 
@@ -241,7 +242,7 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     model, score = str(heads["model"].iloc[0]), facts.score
     marks = {kind: facts.lists.get(kind, []) for kind in ("induction", "retrieval")}
     yield "a_fig2_segment_masses", partial(figures.segment_masses, {model: heads})
-    title = f"{score} score"
+    title = f"{readable(score)} score"
     yield "a_fig3_head_masses", partial(figures.head_masses, heads, facts.top_heads, model, title, marks)
     yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, model)
     yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, model)
@@ -259,7 +260,7 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
 def draw_compared(table: Tables, runs: Mapping[str, Tables], kind: str) -> Drawings:
     """Overlaps of the top heads, and Paper A's Figs. 2 and 3 with all runs in one."""
     if not table("overlaps").empty:
-        yield "overlaps", partial(figures.overlaps, table("overlaps"), f"top heads by {kind}")
+        yield "overlaps", partial(figures.overlaps, table("overlaps"), f"top heads by {readable(kind)}")
     masses = {label: of("heads") for label, of in runs.items()}
     yield "a_fig2_segment_masses", partial(figures.segment_masses, masses)
     profiles = {label: of("layers") for label, of in runs.items()}

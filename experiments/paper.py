@@ -37,9 +37,8 @@ from interp.text.prompts import Condition
 log = logging.getLogger(__name__)
 
 TRACES = "traces.jsonl"
-EXPLORED = "figures/explore.html"
-ON_SCREEN = 3
-"""Headline numbers of each part that are printed."""
+EXPLORER = "explore"
+EXPLORED = f"figures/{EXPLORER}.html"
 NOT_ASKED = "It is not among experiment.parts."
 
 
@@ -116,21 +115,20 @@ def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
     missing = {part.name: part.missing for part in parts if part.missing}
     lines = [*_ability(parts), *(f"not run: {name}: {why}" for name, why in missing.items())]
     headlines = [headline for part in parts for headline in _headlines(part)]
-    shown = [headline for part in parts for headline in _on_screen(part)]
     of_heads = next((part.summary for part in parts if part.name == "heads" and part.summary), {})
     facts = PaperFacts(options.parts, missing, of_heads.get("reflection_words", []))
-    return Findings(headlines, facts, lines, shown=shown, verdicts=_verdicts(parts))
+    return Findings(headlines, facts, lines, shown=[], said=lines, verdicts=_verdicts(parts))
 
 
 def draw(table: Tables, facts: PaperFacts) -> Drawings:
     """The explorer of the shared traces, with what all parts know of them."""
     done = {name: of_part(table, name) for name in facts.parts if name not in facts.missing}
     if "heads" in done:
-        yield "explore", partial(explorer, done, facts.reflection_words)
+        yield EXPLORER, partial(explorer, done, facts.reflection_words)
 
 
 def report(session: Session, options: PaperOptions) -> None:
-    """The figures under the papers' names, and report.html."""
+    """The papers' figures in one folder, and report.html."""
     parts: list[Part] = session.memo["parts"]
     _gather_figures(session.directory, parts)
     page = Report(
@@ -209,13 +207,20 @@ def _run_part(session: Session, options: PaperOptions, part: Session, name: str)
     try:
         if not on_traces(name):  # its own questions; the shared traces are the model's own
             part.input  # noqa: B018 - said, or refused
-        runner.run(experiment(name), part)
+        runner.run(_without_explorer(experiment(name)), part)
     except UserError:
         if "store" in part.__dict__:
             part.store.discard()
         raise
     finally:
         part.close()
+
+
+def _without_explorer(record: Experiment[Any, Any]) -> Experiment[Any, Any]:
+    """A part as it is run here: the explorer of the whole run knows what its own would, and more."""
+    if (draw := record.draw) is None:
+        return record
+    return replace(record, draw=lambda table, facts: (one for one in draw(table, facts) if one[0] != EXPLORER))
 
 
 def _session(session: Session, options: PaperOptions, name: str, directory: Path, *, own_data: bool = False) -> Session:
@@ -279,15 +284,12 @@ def _shared(session: Session, options: PaperOptions) -> bytes:
 
 
 def _gather_figures(directory: Path, parts: list[Part]) -> None:
-    """Copies the papers' figures and tables under the papers' own names, such as A-Fig-3."""
+    """Copies the papers' figures and tables, named as in every other run: `a_fig3_...` is Paper A, Fig. 3."""
     target = directory / "figures"
     target.mkdir(exist_ok=True)
     for part in parts:
         for file in sorted((part.directory / "figures").glob("[ab]_*")):
-            paper, number, *rest = file.stem.split("_")
-            kind = "Table" if number.startswith("table") else "Fig"
-            name = "_".join([f"{paper.upper()}-{kind}-{number.removeprefix(kind.lower())}", *rest])
-            shutil.copyfile(file, target / f"{name}{file.suffix}")
+            shutil.copyfile(file, target / file.name)
 
 
 def _headlines(part: Part) -> Iterator[Headline]:
@@ -301,11 +303,6 @@ def _verdicts(parts: Sequence[Part]) -> list[Verdict]:
     """One for every claim: those of parts that were not run are not tested here."""
     found = [Verdict.from_json(row) for part in parts if part.summary for row in part.summary["verdicts"]]
     return complete(found, {part.name: part.missing.rstrip(".") for part in parts if part.missing})
-
-
-def _on_screen(part: Part) -> list[Headline]:
-    """A part's first headline numbers, those with a control before those without."""
-    return sorted(_headlines(part), key=lambda headline: headline.control is None)[:ON_SCREEN]
 
 
 LITTLE = 0.2

@@ -157,7 +157,7 @@ def draw(table: Tables, facts: RhythmFacts) -> Drawings:
     yield "b_fig2_curves", partial(figures.curves, tokens, model)
     yield "rhythm_types", partial(figures.token_types, table("token_types"), model)
     if not maps.empty:
-        yield "b_fig2_maps", partial(figures.maps_of_sets, maps, int(maps["position"].min()), model)
+        yield "b_fig2_maps", partial(figures.maps_of_sets, maps, tokens, model)
     if not couplings.empty:
         yield "b_table2_couplings", partial(figures.couplings, couplings, model)
         yield "b_table10_layers", partial(figures.by_layers, couplings, model)

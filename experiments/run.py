@@ -25,7 +25,7 @@ from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, u
 from experiments.base.job_files import LOG, job_files, remove_new_directories
 from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
-from interp.runs.directory import ENVIRONMENT
+from interp.runs.directory import ENVIRONMENT, shown_path
 
 if TYPE_CHECKING:
     from interp.runs.store import RunStore
@@ -96,7 +96,7 @@ def job(cfg: DictConfig) -> None:
         log.exception("failed: %s", run.advice())
         if not in_sweep():  # the other jobs of a sweep go on
             raise _LoggedError from error
-        note_failure(f"{type(error).__name__}: {error}; see {directory / LOG}", crashed=True)
+        note_failure(f"{type(error).__name__}: {error}; see {shown_path(directory / LOG)}", crashed=True)
     finally:
         run.close()
         if not in_sweep():
@@ -163,7 +163,7 @@ class _Run:
         """How to go on after an error, if that is possible."""
         if not self._begun:
             return "nothing was measured yet"
-        return f"what is done is kept: add {on_command_line('resume', self.directory)} to go on"
+        return f"what is done is kept: add {on_command_line('resume', shown_path(self.directory))} to go on"
 
     def discard(self) -> None:
         """Removes what this run has made, if nothing was measured."""

@@ -31,6 +31,7 @@ from interp.organisms.word_reasoner import Recipe, new_reasoner, train
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.stats import Estimate, binomial_estimate
 from interp.text.prompts import Condition, PromptStyle, render
 from interp.text.trace import decode_response
@@ -246,7 +247,7 @@ def _keep(
     tokenizer.save_pretrained(directory)
     headlines, answers = [], []
     for arm, estimate, rows in _measure(_lens(model, tokenizer), options.final_problems, "final", name):
-        headlines.append(Headline(f"{name}: {arm.measure.replace('_', ' ')}", estimate))
+        headlines.append(Headline(f"{name}: {readable(arm.measure)}", estimate))
         answers += rows if arm.temperature == 0 else []
     index = recipe.steps + 1 + (name != "word-reasoner")
     if not session.store.has(index):

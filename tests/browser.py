@@ -17,6 +17,26 @@ import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 60
+READY = "document.documentElement?.dataset.ready"
+LOADED = "location.protocol === 'file:' && document.readyState === 'complete'"
+CONTRASTS = """(() => {
+  const channels = text => text.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [c, part]) =>
+    sum + part * ((c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4), 0);
+  const paper = one => { for (; one; one = one.parentElement) {
+    const found = channels(getComputedStyle(one).backgroundColor);
+    if (found.length < 4 || found[3] === 1) return found; }
+    return [255, 255, 255]; };
+  const bad = [];
+  for (const one of document.querySelectorAll("body *")) {
+    if (![...one.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !one.getClientRects().length) continue;
+    const [a, b] = [channels(getComputedStyle(one).color), paper(one)].map(light);
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) bad.push(`${one.className || one.tagName} ${one.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
+  }
+  return bad;
+})()"""
+"""What cannot be read: text whose contrast with what lies under it is below 4.5 (WCAG 2, AA)."""
 
 
 class Browser:
@@ -93,12 +113,12 @@ class Browser:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def open(self, page: Path, fragment: str = "") -> None:
+    def open(self, page: Path, fragment: str = "", ready: str = READY) -> None:
         """Opens a file and waits until it says that it is ready."""
         self.command("Page.navigate", url="about:blank")
         self._events.clear()
         self.command("Page.navigate", url=page.as_uri() + fragment)
-        self.wait("document.documentElement?.dataset.ready")
+        self.wait(ready)
 
     def wait(self, condition: str) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -121,7 +141,8 @@ class Browser:
     def press(self, key: str) -> None:
         for kind in ("keyDown", "keyUp"):
             text = {"text": key} if len(key) == 1 and kind == "keyDown" else {}
-            self.command("Input.dispatchKeyEvent", type=kind, key=key, **text)
+            number = {"windowsVirtualKeyCode": 9} if key == "Tab" else {}  # without it the focus stays
+            self.command("Input.dispatchKeyEvent", type=kind, key=key, **text, **number)
 
     def click(self, selector: str) -> None:
         """A real click into the middle of an element's first line box."""

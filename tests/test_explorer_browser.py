@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from interp.figures.explorer.page import explorer
-from tests.browser import Browser
+from tests.browser import CONTRASTS, Browser
 from tests.explored import HOSTILE, attention_of, heads_run, hostile_trace, small_trace, tables
 
 
@@ -141,25 +141,6 @@ def test_effects_and_curves_go_with_the_text(browser: Browser, small_page: Path)
     browser.wait("document.documentElement.dataset.ready === '1'")
     assert browser.run("document.querySelector('#curves').hidden")
     assert "key_tokens did not measure this trace" in browser.run("document.querySelector('#notes').textContent")
-
-
-CONTRASTS = """(() => {
-  const channels = text => text.match(/[\\d.]+/g).map(Number);
-  const light = ([r, g, b]) => [[r, .2126], [g, .7152], [b, .0722]].reduce((sum, [c, part]) =>
-    sum + part * ((c /= 255) <= .03928 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4), 0);
-  const paper = one => { for (; one; one = one.parentElement) {
-    const found = channels(getComputedStyle(one).backgroundColor);
-    if (found.length < 4 || found[3] === 1) return found; }
-    return [255, 255, 255]; };
-  const bad = [];
-  for (const one of document.querySelectorAll("body *")) {
-    if (![...one.childNodes].some(n => n.nodeType === 3 && n.data.trim()) || !one.getClientRects().length) continue;
-    const [a, b] = [channels(getComputedStyle(one).color), paper(one)].map(light);
-    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
-    if (ratio < 4.5) bad.push(`${one.className || one.tagName} ${one.textContent.slice(0, 20)} ${ratio.toFixed(2)}`);
-  }
-  return bad;
-})()"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

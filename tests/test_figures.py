@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.patches import Rectangle
@@ -45,11 +47,15 @@ def test_figure_2_draws_the_means_of_each_model() -> None:
 
 def test_figure_3_boxes_the_top_heads_on_one_scale() -> None:
     heads = frame()
+    heads.loc[heads["layer"] == 2, "answer_bos"] = 0.999
+    largest = max(heads.groupby(["layer", "head"])[f"answer_{s}"].mean().max() for s in figures.PANELS[1:])
     top = [Head(2, 1), Head(0, 3)]
     figure = figures.head_masses(heads, top, "m", "difference score")
     for axis, segment in zip(figure.axes, figures.PANELS, strict=False):
         image = axis.images[0]
-        assert image.get_clim() == (0, 1)
+        assert image.get_clim() == pytest.approx((0, largest)), "the largest mean mass but for that to the sink"
+        dots = [tuple(map(int, place)) for line in axis.lines for place in line.get_xydata()]
+        assert dots == ([(head, 2) for head in range(4)] if segment is Segment.BOS else []), "what is beyond it"
         expected = heads.groupby(["layer", "head"])[f"answer_{segment}"].mean().to_numpy().reshape(3, 4)
         np.testing.assert_allclose(image.get_array(), expected)
         boxes = [p for p in axis.patches if isinstance(p, Rectangle)]
@@ -59,7 +65,7 @@ def test_figure_3_boxes_the_top_heads_on_one_scale() -> None:
 def test_figure_3_marks_induction_and_retrieval_heads() -> None:
     marks = {"induction": [Head(1, 2)], "retrieval": []}
     figure = figures.head_masses(frame(), [Head(0, 0)], "m", "mass score", marks)
-    assert [tuple(map(int, line.get_xydata()[0])) for line in figure.axes[0].lines if len(line.get_xydata())] == [
+    assert [tuple(map(int, line.get_xydata()[0])) for line in figure.axes[1].lines if len(line.get_xydata())] == [
         (2, 1)
     ]
     title = figure.get_suptitle()
@@ -95,11 +101,57 @@ def test_maps_are_drawn_from_their_rows() -> None:
     assert dense.shape == (2, 8)
     assert dense[0].tolist() == [0.25, 0, 0, 0, 0.75, 0, 0, 0]
     heads = pd.DataFrame({"example": [trace.example], "layer": [2], "head": [1], "trajectory": [0.5]})
-    axis = map_figures.attention_maps(maps, heads, [trace], ["wait"], "m").axes[0]
+    axis, bar = map_figures.attention_maps(maps, heads, [trace], ["wait"], "m").axes
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == [style.label(trace.token_text(i)) for i in range(8)]
+    assert [tick.get_text() for tick in axis.get_yticklabels()] == ["answer·is", "4"]
+    assert bar.get_ylabel() == "attention weight, 0 to 0.75; white: beyond"
     box = next(p for p in axis.patches if isinstance(p, Rectangle))
     assert (box.get_x(), box.get_width(), box.get_y(), box.get_height()) == (2.5, 2, 5.5, 2)
     assert [line.get_xdata()[0] for line in axis.lines] == [3], "the reflection word"
     assert "trajectory +0.50" in axis.get_title()
+
+
+def test_margins_show_the_tokens_with_most_weight_where_not_all_have_room() -> None:
+    _, axis = style.subplots(figsize=(2, 2))
+    weights = np.zeros(100)
+    weights[[40, 41, 90]] = 0.9, 0.8, 0.7
+    map_figures.token_margin(axis, [f"t{i}" for i in range(100)], 5, weights, below=True)
+    shown = [tick.get_text() for tick in axis.get_xticklabels()]
+    assert {"t40", "t90"} <= set(shown)
+    assert "t41" not in shown
+    places = axis.get_xticks()
+    assert np.diff(places).min() >= 100 / map_figures.ROOM_BELOW
+    assert [f"t{int(place) - 5}" for place in places] == shown
+
+
+def nld(**values: float) -> pd.DataFrame:
+    """Patches of one pair at positions 3, 4, ... of layer 0."""
+    rest = {
+        "example": "p",
+        "intervention": "patch_resid_pre",
+        "metric": "nld",
+        "layer": 0,
+        "head": None,
+        "control": None,
+    }
+    rows = [
+        {**rest, "position": 3 + i, "position_end": 4 + i, "role": "phrase", "token": name, "value": value}
+        for i, (name, value) in enumerate(values.items())
+    ]
+    return pd.DataFrame(rows).astype({"head": float})
+
+
+def test_the_scale_of_a_map_is_chosen_by_its_data_within_bounds() -> None:
+    for values, limit, beyond in (
+        ({"a": 0.5, "b": -0.3}, 0.5, 0),
+        ({"a": 0.001}, 0.1, 0),
+        ({"a": 9.0, "b": 1.0}, 1.25, 1),
+    ):
+        figure = patch_figures.whole_map(nld(**values), "p", "m")
+        axis, bar = figure.axes
+        assert axis.images[0].get_clim() == (-limit, limit)
+        assert sum(len(line.get_xydata()) for line in axis.lines) == beyond
+        assert f"{min(values.values()):.2f} to {max(values.values()):.2f}" in bar.get_ylabel()
 
 
 def test_large_maps_keep_their_lines() -> None:
@@ -208,7 +260,32 @@ def test_a_figure_with_dollars_is_saved_wherever_it_was_made(tmp_path: Path) -> 
 
 def test_labels_show_what_is_there() -> None:
     shown = [style.label(token) for token in (" the", "\n\n", " ", "", None, "$x$", "\x0f", "a b")]
-    assert shown == ["the", "⏎⏎", "·", "∅", "pad", "$x$", "�", "a·b"]
+    assert shown == ["the", "⏎⏎", "·", "∅", "pad", "$x$", "\\x0f", "a·b"]
+
+
+def test_no_sign_is_drawn_as_an_empty_box(tmp_path: Path) -> None:
+    """R1's own signs, what a terminal would obey, what turns the direction of writing, other scripts."""
+    assert style.drawable("<｜User｜>") == "<|User|>"
+    assert style.drawable("<｜begin▁of▁sentence｜>") == "<|begin▁of▁sentence|>"
+    assert style.drawable("a\x1b[2J\u202eb\nc") == "a\\x1b[2J\\u202eb\nc"
+    assert style.drawable("中") == "\\u4e2d"
+    with style.look(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure, axis = style.subplots(figsize=(2, 2))
+        axis.set_title("m \x1b[31m")
+        axis.set_xticks([0, 1], ["<｜User｜>", "中\ud800"])
+        axis.legend([axis.plot([0, 1], [0, 1])[0]], ["\u202e"])
+        figure.tight_layout()
+        style.save(figure, tmp_path, "signs")
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == ["<|User|>", "\\u4e2d\\ud800"]
+    assert Text(text="\x1b").get_text() == "\x1b", "as before outside figures"
+
+
+@given(st.text())
+def test_what_is_drawn_is_in_the_font_and_stays(text: str) -> None:
+    shown = style.drawable(text)
+    assert all(sign == "\n" or style._known(sign) for sign in shown)
+    assert style.drawable(shown) == shown
 
 
 def test_a_learning_curve_has_every_measure() -> None:

@@ -15,6 +15,7 @@ import yaml
 from experiments.run import choices
 from interp.model.lens import Lens
 from interp.organisms.planted import CIRCUIT, NUMBERS
+from interp.runs.names import readable_text
 from interp.runs.store import read_table
 from interp.text.trace import Segment
 from tests.command import NO_PROBES, ROOT, SMALL_HEADS, SMALLEST, ok, run, start
@@ -78,8 +79,12 @@ def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, 
     figures = sorted(p.stem for p in (out / "figures").glob("*.png"))
     assert figures or experiment in ("export", "index")
     assert figures == sorted(p.stem for p in (out / "figures").glob("*.pdf"))
-    assert str(out) in done.stdout
-    assert all(name in done.stdout for name in figures)
+    assert f"run:     {out}" in done.stdout
+    assert not figures or f"figures: {out / 'figures'} ({len(figures)})" in done.stdout
+    log = (out / "run.log").read_text()
+    assert all(readable_text(name) in log for name in names)
+    elsewhere = ("{", "run:", "report:", "page:", "figures:", "tables:", "figures of ")  # a trainer's lines, and paths
+    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith(elsewhere)) <= 80
 
 
 @pytest.mark.parametrize("model", choices("model"))
@@ -223,7 +228,8 @@ def test_runs_are_compared(tmp_path: Path, finished: Path) -> None:
     printed = pd.read_csv(tmp_path / "m" / "figures" / "claims.csv").set_index("claim")
     (name,) = (claim for claim in printed.index if claim.startswith("A3 "))
     assert printed.loc[name, "reasoner, seed 0"].startswith(of_other["A3"])
-    assert f"{name}: planted, seed 0: " in " ".join(mixed.stdout.split())
+    assert f"{name}: planted, seed 0: " in (tmp_path / "m" / "run.log").read_text()
+    assert "claims: planted, seed 0 / planted, seed 1 / reasoner, seed 0" in mixed.stdout
     # A pattern may match more than what compares.
     for name in ("0", "1"):
         shutil.copytree(finished / name, tmp_path / "all" / name)

@@ -22,6 +22,7 @@ from interp.model.checkpoints import CHECKPOINTS
 from interp.organisms.word_problems import Split, make_problem, solve
 from interp.runs.about import About
 from interp.runs.claims import CLAIMS
+from interp.runs.names import readable_text
 from interp.runs.report import Part, Report, report_page, sentence
 from interp.runs.store import read_table
 from tests.command import ROOT, SMALL_PAPER, ok, run
@@ -48,9 +49,9 @@ def test_every_part_measures_the_same_traces(paper: Path) -> None:
     assert environment["options"]["data"]["path"] == str(paper / "traces.jsonl")
     measured = read_table(paper / "heads", "traces")["example"].tolist()
     assert measured == shared[:2]
-    assert (paper / "figures" / "A-Fig-3_head_masses.png").is_file()
-    assert (paper / "figures" / "A-Fig-4_maps.pdf").is_file()
-    assert (paper / "figures" / "A-Table-3_effect.tex").is_file()
+    assert (paper / "figures" / "a_fig3_head_masses.png").is_file()
+    assert (paper / "figures" / "a_fig4_maps.pdf").is_file()
+    assert (paper / "figures" / "a_table3_effect.tex").is_file()
     summary = json.loads((paper / "summary.json").read_text())
     assert {headline["name"].split(":")[0] for headline in summary["headlines"]} == {"evaluate", "heads"}
     assert set(summary["missing"]) == set(parts_of_papers()) - {"evaluate", "heads"}
@@ -94,18 +95,44 @@ def test_the_report_stands_by_itself(paper: Path) -> None:
     assert "Paper A, section 4" in page
     verdicts = json.loads((paper / "summary.json").read_text())["verdicts"]
     glance = page[page.index('<ol class="glance"') : page.index("The explorer")]
+    end = page.index('<h2 id="not-run">')
     for one in verdicts:
-        shown = re.search(
-            rf'{re.escape(one["claim"])} {one["outcome"]}</span> <a href="#claim-{one["claim"]}">', glance
-        )
-        assert (shown is None) == (one["outcome"] == "not tested here")
-        assert f'id="claim-{one["claim"]}"' in page
-    assert "A training takes longer than a report should" in page
-    beside = page[page.index("Published and found") : page.index('<h2 id="evaluate">')]
+        link = f'<a href="#claim-{one["claim"]}"><span class="outcome">{one["claim"]} {one["outcome"]}</span></a>'
+        tested = one["outcome"] != "not tested here"
+        assert (link in glance) == tested
+        assert (page.index(f'id="claim-{one["claim"]}"') < end) == tested, "what was not run stands at the end"
+    assert page.index("A training takes longer than a report should") > end
+
+
+def test_published_and_found_stand_side_by_side_with_their_direction(paper: Path) -> None:
+    page = (paper / "report.html").read_text()
+    text = html.unescape(re.sub(r"<[^>]*>", "", page))
     for part in ("evaluate", "heads"):
+        section = page[page.index(f'<h2 id="{part}">') :].split("<h2")[1]
+        rows = [html.unescape(re.sub(r"<[^>]*>", "", row)) for row in section.split("<tr>")]
         for key, published in parts_of_papers()[part].about.beside.items():
-            assert html.escape(key) in beside
-            assert published in beside
+            assert any(readable_text(key) in row and published in row for row in rows), key
+    verdicts = json.loads((paper / "summary.json").read_text())["verdicts"]
+    compared = [one for one in verdicts if one["decided_by"] and one["decided_by"]["comparison"]]
+    assert compared
+    for one in compared:
+        row = page[page.index(f'<tr id="claim-{one["claim"]}"') :].split("</tr>")[0]
+        published, here = row.split("<td>")[2:4]
+        difference = one["decided_by"]["comparison"]["value"]
+        assert one["expected"] in published
+        assert not difference or ("▲ higher" if difference > 0 else "▼ lower") in here
+        assert one["outcome"] in here
+    for raw in ("answer_reasoning", "end_think", "resid_pre", "with_reasoning", "per_token", "p_permutation"):
+        assert not re.search(rf"\b{raw}\b", text), raw
+
+
+def test_no_number_of_a_part_is_told_twice(paper: Path) -> None:
+    page = (paper / "report.html").read_text()
+    for part in ("evaluate", "heads"):
+        section = page[page.index(f'<h2 id="{part}">') :].split("<h2")[1]
+        names = re.findall(r"<tr><td>(.*?)</td>", section.split("</table>")[0])
+        summary = json.loads((paper / part / "summary.json").read_text())
+        assert len(names) == len(set(names)) == len(summary["headlines"])
 
 
 def test_the_explorer_knows_what_all_parts_know(paper: Path, tmp_path: Path) -> None:
@@ -116,7 +143,7 @@ def test_the_explorer_knows_what_all_parts_know(paper: Path, tmp_path: Path) -> 
     for block in data["traces"]:
         row = graded.loc[block["name"]]
         assert block["answer"] == {"gold": row["gold"], "model": row["extracted"], "correct": bool(row["correct"])}
-    assert (paper / "heads" / "figures" / "explore.html").is_file()
+    assert not (paper / "heads" / "figures" / "explore.html").exists(), "one for the whole run is enough"
     ok("experiment=figures", f"run={paper}", f"hydra.run.dir={tmp_path / 'again'}")
     assert (tmp_path / "again" / "figures" / "explore.html").read_text() == page
 

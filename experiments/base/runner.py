@@ -14,6 +14,7 @@ from experiments.base.share import EXAMPLES, ShareDone
 from experiments.base.tracking import track
 from interp.errors import UserError, on_command_line
 from interp.figures.drawing import save_all
+from interp.runs.directory import shown_path
 from interp.runs.findings import Findings, reasons, summary
 from interp.runs.store import written_tables
 
@@ -83,7 +84,7 @@ def _measure(experiment: Experiment[O, Any], session: Session, options: O) -> No
 
 def draw_all(experiment: Experiment[Any, Any], session: Session, content: dict[str, Any]) -> None:
     """Draws a run's figures from its tables and the content of its summary, where it has any."""
-    again = f"; try again by experiment=figures {on_command_line('run', session.directory)}"
+    again = f"; try again by experiment=figures {on_command_line('run', shown_path(session.directory))}"
     if experiment.draw is None:
         return
     with warned("draw all figures", again):

@@ -15,6 +15,7 @@ from interp.heads.scores import Head
 from interp.runs.effects import over_examples, per_example
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import LEVEL, Comparison, Estimate, adjust, bootstrap_mean, rng_for
@@ -183,7 +184,7 @@ def _by_role(effects: pd.DataFrame, seed: int) -> list[Headline]:
         by_role = {str(role): per_example(of) for role, of in here.groupby("role", sort=True)}
         beside = by_role.get(AnswerRole.PROMPT)
         for role, values in by_role.items():
-            name = f"change of log-probability of {role.replace('_', ' ')} tokens: {what.format(edge)}"
+            name = f"change of log-probability of {readable(role)} tokens: {what.format(edge)}"
             estimate = bootstrap_mean(values.to_numpy(dtype=float), rng_for(seed, "role", first["intervention"], role))
             if beside is None or role == AnswerRole.PROMPT:
                 headlines.append(Headline(name, estimate))

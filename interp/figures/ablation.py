@@ -12,9 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from interp.ablation.findings import dose_rows
 from interp.figures import style
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples
+from interp.runs.names import readable
 from interp.runs.store import records
 
 COLOURS = {
@@ -34,10 +36,11 @@ LINES = {
     "receiver_sentences": "d--",
     "trajectory": "v-",
 }
+LISTS = {"rfh": "RFHs", "greedy": "heads that do most, one by one"}
 AXES = {
     "ld": "logit difference, cut minus clean",
     "kl": "KL(clean || cut), nats",
-    "flipped": "share of answer tokens flipped",
+    "flipped": "share of answers no longer likeliest",
     "same_answer": "share of answers that stay",
 }
 
@@ -52,17 +55,38 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
-    """Each effect against the number of ablated heads, one column for each kind of ablation and rows, with 95 %
-    intervals over traces; the grey band holds 95 % of the random sets beside the RFHs. None if no list of heads was
-    ablated."""
-    rows = effects[effects["intervention"].str.startswith("ablate_head_") & effects["heads_kind"].notna()]
+    """Each effect against the number of ablated heads, with 95 % intervals over traces, for the kind of ablation and
+    rows that the headline numbers are of; the grey band holds 95 % of the random sets beside the RFHs. None if no list
+    of heads was ablated."""
+    rows = dose_rows(effects)
     if rows.empty:
         return None
+    first = rows.iloc[0]
+    part = rows[(rows["intervention"] == first["intervention"]) & (rows["rows"] == first["rows"])]
+    metrics = [m for m in AXES if (part["metric"] == m).any()]
+    figure, axes = style.subplots(
+        1, len(metrics), figsize=(2.9 * len(metrics) + 0.4, 3.1), squeeze=False, layout="constrained"
+    )
+    for axis, metric in zip(axes[0], metrics, strict=True):
+        _dose_panel(axis, part[part["metric"] == metric])
+        axis.set_xlabel("heads ablated")
+        axis.set_title(AXES[metric], fontsize=8)
+    how = _ablated(str(first["intervention"]), str(first["rows"]))
+    figure.suptitle(f"{model}, n = {part['example'].nunique()} traces; {how}", fontsize=9)
+    _dose_legend(figure, axes[0][0])
+    return figure
+
+
+def all_doses(effects: pd.DataFrame, model: str) -> Figure | None:
+    """The same for every kind of ablation and rows, a column each. None where `doses` shows them all."""
+    rows = dose_rows(effects)
     columns = list(rows[["intervention", "rows"]].drop_duplicates().itertuples(index=False, name=None))
+    if len(columns) < 2:
+        return None
     metrics = [m for m in AXES if (rows["metric"] == m).any()]
     figure, axes = style.subplots(
         len(metrics), len(columns), figsize=(2.5 * len(columns) + 0.8, 2.0 * len(metrics) + 0.6),
-        squeeze=False, sharex=True, sharey="row",
+        squeeze=False, sharex=True, sharey="row", layout="constrained",
     )  # fmt: skip
     for column, (intervention, where) in enumerate(columns):
         part = rows[(rows["intervention"] == intervention) & (rows["rows"] == where)]
@@ -78,14 +102,24 @@ def doses(effects: pd.DataFrame, model: str) -> Figure | None:
             if not below:
                 axis.set_xlabel("heads ablated")
             if row == 0:
-                axis.set_title(f"{intervention.removeprefix('ablate_head_')}, {where} rows", fontsize=9)
+                axis.set_title(_ablated(intervention, where), fontsize=8)
             if column == 0:
                 axis.set_ylabel(AXES[metric], fontsize=7.5)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, fontsize=8, loc="upper center", ncols=6, bbox_to_anchor=(0.5, 1.0))
-    figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9, y=1.03)
-    figure.tight_layout(rect=(0, 0, 1, 0.96))
+    figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9)
+    _dose_legend(figure, axes[0][0])
     return figure
+
+
+HOW = {"zero": "set to zero", "mean": "set to their mean", "resample": "taken from another trace"}
+
+
+def _ablated(intervention: str, rows: str) -> str:
+    kind = intervention.removeprefix("ablate_head_")
+    return f"{HOW.get(kind, kind)}, {'all' if rows == 'all' else rows} rows"
+
+
+def _dose_legend(figure: Figure, axis: Axes) -> None:
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=5)
 
 
 def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
@@ -94,18 +128,26 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
         # The band holds 95 % of the random sets: sets, not traces, are what chance chooses.
         by_set = random.groupby(["n_heads", "draw"])["value"].mean().groupby("n_heads")
         low, middle, high = by_set.quantile(0.025), by_set.mean(), by_set.quantile(0.975)
-        axis.fill_between(middle.index, low, high, color="#bbbbbb", alpha=0.6, linewidth=0)
-        axis.plot(middle.index, middle, "-", color=style.GREY, label="sets like the RFHs")
+        _band(axis, middle.index.to_numpy(dtype=float), low, high, style.GREY, 0.3)
+        axis.plot(middle.index, middle, "_-", color=style.GREY, label="sets like the RFHs")
     for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
         points = _points(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
-        label = "RFHs" if kind == "rfh" else f"{kind} heads"
+        label = LISTS.get(str(kind), f"{readable(kind)} heads")
         axis.plot(points["at"], points["value"], LINES.get(str(kind), "o-"), color=colour, label=label, markersize=4)
-        axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.15, linewidth=0)
+        _band(axis, points["at"].to_numpy(), points["low"], points["high"], colour, 0.15)
     axis.set_xscale("log")
     ticks = sorted(rows["n_heads"].dropna().astype(int).unique())
     axis.set_xticks(ticks, [str(n) for n in ticks], fontsize=7)
     axis.minorticks_off()
+
+
+def _band(axis: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, colour: str, alpha: float) -> None:
+    """An interval at each dose; a bar where there is one dose alone."""
+    if len(at) > 1:
+        axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
+    else:
+        axis.vlines(at, low, high, color=colour, alpha=0.5, linewidth=4 if colour == style.GREY else 1.2)
 
 
 def single_heads(
@@ -126,8 +168,9 @@ def single_heads(
         axis.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, linewidth=1.8))
     axis.set_xlabel("head")
     axis.set_ylabel("layer")
-    axis.set_title(f"{model}: one head cut at answer rows", fontsize=9)
-    figure.colorbar(image, ax=axis, label=AXES["ld"])
+    n = alone["example"].nunique()
+    axis.set_title(f"{model}: one head cut at answer rows, n = {n}; boxes: first RFHs", fontsize=8)
+    figure.colorbar(image, ax=axis, label=f"{AXES['ld']}\n(at most {most:.2g})")
     figure.tight_layout()
     return figure
 
@@ -158,13 +201,15 @@ def windows(effects: pd.DataFrame, model: str) -> Figure | None:
     width = int((inside["layer_end"] - inside["layer"]).iloc[0])
     axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     n = inside["example"].nunique()
-    figure.suptitle(f"{model}: edges cut in {width} layer(s) from there on, n = {n}; dotted: in all layers", fontsize=9)
+    layers = "1 layer" if width == 1 else f"{width} layers from there on"
+    figure.suptitle(f"{model}: edges cut in {layers}, n = {n}; dotted: in all layers", fontsize=9)
     figure.tight_layout()
     return figure
 
 
 def _spoken(name: str) -> str:
-    return _edge(name).replace("_", "->", 1) + (", not rescaled" if name.endswith("_unscaled") else "")
+    source, _, target = _edge(name).partition("_")
+    return f"{readable(source)} → {readable(target)}" + (", not rescaled" if name.endswith("_unscaled") else "")
 
 
 def _edge(name: str) -> str:
@@ -194,10 +239,7 @@ def whole(effects: pd.DataFrame, model: str) -> Figure | None:
             if estimate.low is not None and estimate.high is not None:
                 axis.plot([estimate.low, estimate.high], [place, place], color=style.BLUE, linewidth=1.2)
             axis.plot(estimate.value, place, "o", color=style.BLUE, markersize=5)
-        spoken = [
-            n.removeprefix("knockout_").replace("_unscaled", ", not rescaled").replace("_", "->", 1) for n in names
-        ]
-        axis.set_yticks(range(len(names)), spoken[::-1], fontsize=8)
+        axis.set_yticks(range(len(names)), [_spoken(name) for name in names][::-1], fontsize=8)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel(titles[metric], fontsize=8)
     figure.suptitle(f"{model}: edges cut in all heads, n = {cut['example'].nunique()}", fontsize=9)

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.figures import style
+from interp.runs.names import readable, readable_text
 
 COLUMNS, PANELS = 3, 12
 """Panels beside one another, and on one page."""
@@ -65,7 +66,7 @@ def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs. Only layers with ranked heads."""
     figure, axes = style.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for axis, (measure, label) in zip(
-        axes, (("mean", f"mean {kind} score"), ("top_share", "share of the top heads")), strict=True
+        axes, (("mean", f"mean {readable(kind)} score"), ("top_share", "share of the top heads")), strict=True
     ):
         axis.axvspan(1 / 3, 2 / 3, color=style.GREY, alpha=0.15, lw=0)
         for i, (name, table) in enumerate(layers.items()):
@@ -98,7 +99,7 @@ def _pages(
         figure, axes = style.subplots(n_rows, COLUMNS, figsize=size, squeeze=False, layout="constrained")
         for axis, (name, rows) in zip(axes.flat, page, strict=False):
             draw(axis, rows)
-            axis.set_title(textwrap.fill(name, 48), fontsize=8)
+            axis.set_title(textwrap.fill(readable_text(name), 48), fontsize=8)
             axis.tick_params(labelsize=7)
         for i, axis in enumerate(axes.flat):
             axis.set_visible(i < len(page))

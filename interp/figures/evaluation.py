@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.runs.names import readable
 from interp.runs.store import records
 
 COLOURS = {
@@ -67,7 +68,7 @@ def accuracy_bars(accuracy: pd.DataFrame, paired: pd.DataFrame) -> Figure:
         for i, writer in enumerate(writers):
             found = records(tests[tests["writer"] == writer])
             text = "\n".join(_difference(row, measure) for row in found)
-            axis.text(i, TOPS[measure] * 1.02, text, ha="center", va="bottom", fontsize=6.5)
+            axis.text(i, TOPS[measure] * 1.07, text, ha="center", va="bottom", fontsize=6.5)
         axis.set_ylim(0, TOPS[measure])
         axis.set_xlabel(KEPT[kept])
         axis.set_ylabel(f"{'accuracy' if measure == 'accuracy' else 'judge, 1 to 10'}, with 95 % interval")
@@ -92,15 +93,15 @@ def _bars(axis: Axes, rows: pd.DataFrame, writers: list[str]) -> None:
         for i, writer in enumerate(writers):
             for row in records(rows[(rows["writer"] == writer) & (rows["condition"] == condition)]):
                 x = i + (j - (len(conditions) - 1) / 2) * width
-                label = condition.replace("_", " ") if i == 0 else None
+                label = readable(condition) if i == 0 else None
                 axis.bar(x, row["value"], width * 0.92, color=COLOURS.get(condition, style.GREY), label=label)
                 if not pd.isna(row["low"]):
                     ends = [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]]
-                    axis.errorbar(x, row["value"], ends, color="black", capsize=3, linewidth=1)
+                    axis.errorbar(x, row["value"], ends, color="black", capsize=3, linewidth=1, clip_on=False)
                 if not pd.isna(row["value"]):
-                    axis.text(
-                        x, 0.02 * axis.get_ylim()[1], f"{row['value']:.3g}", ha="center", fontsize=7, color="white"
-                    )
+                    above = row["value"] if pd.isna(row["high"]) else row["high"]
+                    top = TOPS[str(row["measure"])]
+                    axis.text(x, above + 0.012 * top, f"{row['value']:.3g}", ha="center", va="bottom", fontsize=7)
 
 
 def _n(rows: pd.DataFrame, writer: str) -> str:
@@ -133,9 +134,9 @@ def outcomes(answers: pd.DataFrame) -> Figure:
     for outcome, colour in OUTCOME_COLOURS.items():
         if outcome in shares:
             values = shares[outcome].to_numpy()
-            axis.barh(places, values, left=left, color=colour, label=outcome.replace("_", " "), height=0.7)
+            axis.barh(places, values, left=left, color=colour, label=readable(outcome), height=0.7)
             left += values
-    labels = [f"{writer}, {str(c).replace('_', ' ')} (n = {counts[(writer, c)]})" for writer, c in shares.index]
+    labels = [f"{writer}, {readable(c)} (n = {counts[(writer, c)]})" for writer, c in shares.index]
     axis.set_yticks(places, labels, fontsize=8)
     axis.set_xlim(0, 1)
     axis.set_xlabel("share of responses")
@@ -166,8 +167,7 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
         labels = [f"{_group_name(row)} (n = {row['n']})" for row in reversed(records(part))]
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        spoken = f"{first} minus {second}".replace("_", " ")
-        axis.set_title(f"{writer}\n{spoken}", fontsize=8)
+        axis.set_title(f"{writer}\n{readable(first)} minus {readable(second)}; filled: q < .05", fontsize=8)
         axis.set_xlabel(f"{xlabel} ({measure})", fontsize=8)
     figure.tight_layout()
     return figure
@@ -176,7 +176,7 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
 def _group_name(row: dict[str, Any]) -> str:
     if row["group"] == "all":
         return "all"
-    return f"level {row['value_of_group']}" if row["group"] == "level" else str(row["value_of_group"]).replace("_", " ")
+    return f"level {row['value_of_group']}" if row["group"] == "level" else readable(row["value_of_group"])
 
 
 def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
@@ -189,7 +189,7 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
     for (writer, condition), part in rows.groupby(["writer", "condition"], sort=False):
         k = part["measure"].str.removeprefix("pass@").astype(int)
         colour = COLOURS.get(str(condition), style.GREY)
-        axis.plot(k, part["value"], "o-", color=colour, label=f"{writer}, {str(condition).replace('_', ' ')}")
+        axis.plot(k, part["value"], "o-", color=colour, label=f"{writer}, {readable(condition)}")
         axis.fill_between(k, part["low"].astype(float), part["high"].astype(float), color=colour, alpha=0.2)
     axis.set_xscale("log", base=2)
     ks = sorted({int(m.removeprefix("pass@")) for m in rows["measure"]})
@@ -205,7 +205,9 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
 
 def filter_table(filters: pd.DataFrame) -> pd.DataFrame:
     """Table 2: responses left after each filter, a column per writer and condition."""
-    table = filters.pivot(index="step", columns=["writer", "condition"], values="responses")
+    table = filters.assign(condition=filters["condition"].map(readable)).pivot(
+        index="step", columns=["writer", "condition"], values="responses"
+    )
     return table.reindex(filters["step"].unique())
 
 

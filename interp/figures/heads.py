@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
@@ -13,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from interp.figures import style
 from interp.heads.ranking import middle_third
 from interp.heads.scores import Head, head_array, masses_by_segment
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.text.trace import Segment
 
@@ -35,16 +38,15 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
         for box in boxes["boxes"]:
             box.set(facecolor=style.BLUE, alpha=0.45, edgecolor="black")
         means = [column.mean() if len(column) else np.nan for column in columns]
-        axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4, label="mean")
+        axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4)
         for x, column in enumerate(columns, start=1):
             if not len(column):
                 axis.text(x, 0.02, "none", ha="center", va="bottom", fontsize=7, color=style.GREY)
-        axis.set_xticks(range(1, len(means) + 1), [str(s) for s in Segment], rotation=35, ha="right")
+        axis.set_xticks(range(1, len(means) + 1), [readable(s) for s in Segment], rotation=35, ha="right")
         axis.set_title(f"{name} (n = {len(masses)} traces)")
-        axis.set_xlabel("attended segment")
+        axis.set_xlabel("attended segment (dot: mean)")
         axis.set_ylim(0, 1)
     axes[0, 0].set_ylabel("attention mass from the answer\n(mean over all heads)")
-    axes[0, 0].legend(frameon=False, loc="upper left")
     figure.tight_layout()
     return figure
 
@@ -60,7 +62,8 @@ def head_masses(
     score_name: str,
     marks: Mapping[str, Sequence[Head]] | None = None,
 ) -> Figure:
-    """Paper A, Fig. 3: layer x head maps of the answer's mass to four segments.
+    """Paper A, Fig. 3: layer x head maps of the answer's mass to four segments, on one scale from 0 to the largest mean
+    mass of a head to anything but the first token, a sink; cells beyond it have a dot.
 
     Boxes: the top heads; circles: top induction heads; triangles: top retrieval heads.
     """
@@ -74,30 +77,25 @@ def head_masses(
         sharey=True,
         layout="constrained",
     )
-    for axis, segment in zip(axes, PANELS, strict=True):
-        values = head_array(heads, heads[f"{Segment.ANSWER}_{segment}"].astype(float))
-        known = ~np.isnan(values).all(axis=0)
-        mean = np.full(values.shape[1:], np.nan)
-        mean[known] = np.nanmean(values[:, known], axis=0)
-        image = axis.imshow(mean, vmin=0, vmax=1, cmap=style.SEQUENTIAL, aspect="auto", origin="lower")
-        if not known.any():
-            axis.text(0.5, 0.5, f"no {segment} token", ha="center", va="center", transform=axis.transAxes)
-        for head in top:
-            axis.add_patch(
-                Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, edgecolor=style.RED, linewidth=1.4)
-            )
-        for kind, places in (marks or {}).items():
-            sign, colour, size = MARKS[kind]
-            x, y = [head.head for head in places], [head.layer for head in places]
-            axis.plot(x, y, sign, color=colour, markersize=size, markeredgecolor="black", markeredgewidth=0.6)
-        axis.set_title(f"answer → {segment}")
+    means = {segment: _mean_mass(heads, segment) for segment in PANELS}
+    scaled = [mean for segment, mean in means.items() if segment is not Segment.BOS and _known(mean)]
+    top_mass = max((float(np.nanmax(mean)) for mean in scaled), default=1.0)
+    for axis, (segment, mean) in zip(axes, means.items(), strict=True):
+        image = axis.imshow(mean, vmin=0, vmax=top_mass, cmap=style.SEQUENTIAL, aspect="auto", origin="lower")
+        if _known(mean):
+            style.mark_beyond(axis, mean, top_mass)
+            _mark_heads(axis, top, marks or {})
+        else:
+            axis.text(0.5, 0.5, f"no {readable(segment)}", ha="center", va="center", transform=axis.transAxes)
+        axis.set_title(f"answer → {readable(segment)}", fontsize=9)
         axis.set_xlabel("head")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
         axis.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
         axis.spines[:].set_visible(False)
     axes[0].set_ylabel("layer")
-    bar = figure.colorbar(image, ax=axes)
-    bar.set_label("mean attention mass")
+    more = any((np.nan_to_num(mean) > top_mass).any() for mean in means.values())
+    bar = figure.colorbar(image, ax=axes, extend="max" if more else "neither")
+    bar.set_label(f"mean attention mass, 0 to {top_mass:.2g}{'; dots: more' if more else ''}", fontsize=8)
     names = {"o": "circles", "^": "triangles"}
     signs = [
         f"{names[MARKS[kind][0]]}: top {len(places)} {kind} heads" if places else f"no {kind} head above the floor"
@@ -106,6 +104,29 @@ def head_masses(
     boxes = f"boxes: top {len(top)} heads by {score_name}"
     figure.suptitle(f"{model}, n = {n_examples} traces\n{'; '.join([boxes, *signs])}", fontsize=9)
     return figure
+
+
+def _mark_heads(axis: Axes, top: Sequence[Head], marks: Mapping[str, Sequence[Head]]) -> None:
+    for head in top:
+        place = (head.head - 0.5, head.layer - 0.5)
+        axis.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=style.RED, linewidth=1.4))
+    for kind, places in marks.items():
+        sign, colour, size = MARKS[kind]
+        x, y = [head.head for head in places], [head.layer for head in places]
+        axis.plot(x, y, sign, color=colour, markersize=size, markeredgecolor="black", markeredgewidth=0.6)
+
+
+def _mean_mass(heads: pd.DataFrame, segment: Segment) -> Float[np.ndarray, "layer head"]:
+    """Mean over traces of the answer's mass to a segment; NaN where no trace has it."""
+    values = head_array(heads, heads[f"{Segment.ANSWER}_{segment}"].astype(float))
+    known = ~np.isnan(values).all(axis=0)
+    mean = np.full(values.shape[1:], np.nan)
+    mean[known] = np.nanmean(values[:, known], axis=0)
+    return mean
+
+
+def _known(values: Float[np.ndarray, "layer head"]) -> bool:
+    return bool(np.isfinite(values).any())
 
 
 def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
@@ -118,7 +139,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
     middle = middle_third(n_layers)
     figure, axes = style.subplots(1, 2, figsize=(8, 2.9), layout="constrained")
     for axis, (measure, label) in zip(
-        axes, (("mean", f"mean {score} score"), ("top_share", "share of the top heads")), strict=True
+        axes, (("mean", f"mean {readable(score)} score"), ("top_share", "share of the top heads")), strict=True
     ):
         of = rows[rows["measure"] == measure].sort_values("layer")
         axis.axvspan(middle.start - 0.5, middle.stop - 0.5, color=style.GREY, alpha=0.15, lw=0)
@@ -148,7 +169,7 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     colours = [style.RED if rank <= k else style.GREY for rank in rows["rank"]]
     upper.scatter(x, value, color=colours, s=14, zorder=3)
     upper.vlines(x, low, high, color=colours)
-    upper.set_ylabel(f"{score} score")
+    upper.set_ylabel(f"{readable(score)} score")
     lower.bar(x, rows["inclusion"].astype(float), color=colours)
     lower.set_ylabel(f"share of resamples\nin the top {k}")
     lower.set_ylim(0, 1)
@@ -175,8 +196,9 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
         text = f"{row['shared']}\n({row['expected']:.1f})" if known else "none"
         colour = "white" if counts[i, j] < 0.55 else "black"
         axis.text(j, i, text, ha="center", va="center", fontsize=7, color=colour, weight=weight)
-    axis.set_xticks(range(len(names)), names, rotation=60, ha="right")
-    axis.set_yticks(range(len(names)), names)
+    shown = [readable(name) for name in names]
+    axis.set_xticks(range(len(names)), shown, rotation=60, ha="right")
+    axis.set_yticks(range(len(names)), shown)
     axis.set_xlim(-0.5, len(names) - 1.5)
     axis.set_ylim(len(names) - 0.5, 0.5)
     axis.spines[:].set_visible(False)

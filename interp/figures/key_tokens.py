@@ -48,7 +48,7 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
                 axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.4)
             axis.plot(row["value"], place, "o", color=colour, markersize=6)
         axis.set_yticks(range(len(names)), [KINDS[name][0] for name in reversed(names)])
-        axis.set_xlim(-0.02, 1.02)
+        axis.set_xlim(-0.05, 1.05)
         axis.set_xlabel(METRICS[metric], fontsize=8)
     figure.suptitle(f"{model}, n = {int(whole['n'].max())} traces", fontsize=9)
     figure.tight_layout()
@@ -57,7 +57,7 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
 
 def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
     """Share of answers that change against where in the reasoning the change lies."""
-    labels = {"third": "third of the reasoning", "step_from_end": "sentence from the end (4 = fourth or earlier)"}
+    labels = {"third": "third of the reasoning", "step_from_end": "sentence from the end\n(4 = fourth or earlier)"}
     figure, axes = style.subplots(1, 2, figsize=(8.2, 3.1), sharey=True)
     for axis, (group, label) in zip(axes, labels.items(), strict=True):
         rows = corrupted[(corrupted["group"] == group) & (corrupted["metric"] == "answer_changed")]
@@ -78,12 +78,12 @@ def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
                 label=name,
             )
         axis.set_xticks(sorted(rows["value_of_group"].astype(int).unique()))
-        axis.set_xlabel(label)
-        axis.set_ylim(-0.02, 1.02)
+        axis.set_xlabel(label, fontsize=8)
+        axis.set_ylim(-0.05, 1.05)
     axes[1].invert_xaxis()
     axes[0].set_ylabel("share of answers that change")
     axes[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(model, fontsize=9)
+    figure.suptitle(f"{model}, n = {int(corrupted['n'].max())} traces at most; bars: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 

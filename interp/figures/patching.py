@@ -16,6 +16,7 @@ from interp.figures import style
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
+from interp.runs.names import readable
 from interp.runs.store import records
 
 ROLE_COLOURS = {
@@ -25,6 +26,8 @@ ROLE_COLOURS = {
     Role.ANSWER: "#d0e4f2",
     Role.PREDICTING: style.BLUE,
 }
+LEAST, MOST = 0.1, 1.25
+"""Bounds of the end of the colour scale of NLD: no map makes much of noise, and none pales for one cell."""
 NAMES = {Role.PHRASE_ANSWER: "the phrase's answer", Role.PREDICTING: "the token before the prediction"}
 
 
@@ -45,7 +48,7 @@ def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
             role = all_roles[i]
             colour = ROLE_COLOURS[Role(role)] if role is not None else "white"
             axis.add_patch(Rectangle((x, y), 0.94, 0.94, facecolor=colour, edgecolor=style.GREY, lw=0.5))
-            text = "white" if role in (Role.PREDICTING, Role.PHRASE_ANSWER, Role.END_THINK) else "black"
+            text = "white" if role == Role.PREDICTING else "black"
             axis.text(
                 x + 0.47, y + 0.47, style.label(row[i]), rotation=90, ha="center", va="center", fontsize=7, color=text
             )
@@ -56,7 +59,7 @@ def aligned_pair(pair: Mapping[str, Any], model: str) -> Figure:
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     legend = [Rectangle((0, 0), 1, 1, facecolor=c, edgecolor=style.GREY) for c in ROLE_COLOURS.values()]
-    labels = [role.replace("_", " ") for role in ROLE_COLOURS]
+    labels = [readable(role) for role in ROLE_COLOURS]
     figure.legend(legend, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=7)
     figure.suptitle(f"{model}, pair {pair['example']}: aligned positions", fontsize=9)
     return figure
@@ -107,13 +110,21 @@ def _clear_case(effects: pd.DataFrame) -> str:
 
 
 def _heatmap(figure: Figure, axis: Axes, values: np.ndarray, layers: Sequence[int]) -> None:
-    """NLD on a scale that is the same in all maps: 0 = nothing, 1 = the clean answer, beyond is cut off."""
-    image = axis.imshow(values, cmap=style.DIVERGING, vmin=-1, vmax=1, aspect="auto", origin="lower")
+    """NLD: 0 = nothing, 1 = the clean answer. White is 0 and the darkest red and blue the largest size in the map, at
+    least LEAST and at most MOST, beyond which cells have a dot; the bar shows no more than what occurs."""
+    limit = style.limit(values, LEAST, MOST)
+    image = axis.imshow(values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+    style.mark_beyond(axis, values, limit)
     step = max(1, len(layers) // 10)
     axis.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
     axis.set_ylabel("layer")
     axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axis, shrink=0.85).set_label("NLD (0 none, 1 flipped)", fontsize=8)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    bar = figure.colorbar(image, ax=axis, shrink=0.85)
+    bar.ax.set_ylim(max(-limit, min(low, 0.0)), min(limit, max(high, 0.0)) or limit)
+    ends = f"{round(low, 2) + 0.0:.2f} to {round(high, 2) + 0.0:.2f}"
+    beyond = "; white dots: beyond" if max(high, -low) > limit else ""
+    bar.set_label(f"NLD, {ends}{beyond}:\n0 nothing, 1 clean answer", fontsize=7)
 
 
 def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
@@ -229,7 +240,7 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
     known = [(role, values) for role, values in found if values is not None]
     if not known:
         return None
-    limit = max(float(np.nanmax(np.abs(values))) for _, values in known) or 1.0
+    limit = style.limit(np.stack([values for _, values in known]), LEAST, MOST)
     width = np.clip(0.2 * shape[1], 2.2, 5.0)
     figure, axes = style.subplots(
         1, len(known), figsize=(width * len(known) + 1.4, np.clip(0.19 * shape[0], 2.6, 7.0)), squeeze=False,
@@ -237,6 +248,7 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
     )  # fmt: skip
     for (role, values), axis in zip(known, axes[0], strict=True):
         image = axis.imshow(values, cmap=style.DIVERGING, vmin=-limit, vmax=limit, aspect="auto", origin="lower")
+        style.mark_beyond(axis, values, limit)
         for head in rfhs:
             place = (head.head - 0.5, head.layer - 0.5)
             axis.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor="black", linewidth=1.3))
@@ -247,7 +259,8 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
         axis.spines[:].set_visible(False)
     axes[0, 0].set_ylabel("layer")
     figure.colorbar(image, ax=axes[0].tolist()).set_label("mean NLD of one head's output", fontsize=8)
-    figure.suptitle(f"{model}; boxes: Reasoning-Focus Heads", fontsize=9)
+    n = effects["example"].nunique()
+    figure.suptitle(f"{model}, n = {n} pairs; boxes: Reasoning-Focus Heads", fontsize=9)
     return figure
 
 
@@ -306,5 +319,6 @@ def attribution(effects: pd.DataFrame, model: str) -> Figure | None:
         axis.set_title(f"{title} ({len(both)} patches)", fontsize=9)
         axis.set_xlabel("exact NLD")
     axes[0, 0].set_ylabel("attributed NLD")
-    figure.suptitle(f"{model}; line: equal", fontsize=9)
+    n = effects["example"].nunique()
+    figure.suptitle(f"{model}, n = {n} pairs; line: equal", fontsize=9)
     return figure

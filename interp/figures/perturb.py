@@ -7,13 +7,21 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.runs.names import readable
 from interp.runs.store import records
 
 METRICS = {
     "jaccard": "Jaccard overlap",
     "edit_distance": "edit distance",
-    "answer_changed": "answer changed",
-    "correct_changed": "correctness changed",
+    "answer_changed": "another answer",
+    "correct_changed": "right or wrong changed",
+}
+GROUPS = {
+    "top": "highest values",
+    "bottom": "lowest values",
+    "random": "random",
+    "position_matched": "of the same position",
+    "entropy_matched": "of the same entropy",
 }
 COLOURS = {
     "top": style.BLUE,
@@ -39,10 +47,10 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
                     place, row = i + 0.3 - 0.15 * j, rows[group]
                     if not pd.isna(row["low"]):
                         axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.2)
-                    label = group.replace("_", " ") if i == 0 else None
+                    label = GROUPS[group] if i == 0 else None
                     axis.plot(row["value"], place, "o", color=colour, markersize=4, label=label)
-        axis.set_yticks(range(len(scores)), [s.replace("_", " ") for s in reversed(scores)])
-        axis.set_xlabel(METRICS[metric])
+        axis.set_yticks(range(len(scores)), [readable(s) for s in reversed(scores)])
+        axis.set_xlabel(METRICS[metric], fontsize=8)
     axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions")
     axes[0][0].set_ylabel("chosen by")
     figure.suptitle(f"{model}, n = {int(perturbed['n'].max())} problems", fontsize=9)
@@ -66,8 +74,8 @@ def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) ->
     figure, axis = style.subplots(figsize=(3.6, 3.6))
     axis.plot([0, 1], [0, 1], ":", color=style.GREY, linewidth=0.9)
     axis.plot(low, high, "o", color=style.BLUE, alpha=0.6, markersize=5)
-    axis.set_xlabel(f"mean Jaccard overlap, {k} tokens of lowest FAI")
-    axis.set_ylabel(f"mean Jaccard overlap, {k} tokens of highest FAI")
+    axis.set_xlabel(f"mean Jaccard overlap,\n{k} tokens of lowest FAI", fontsize=8)
+    axis.set_ylabel(f"mean Jaccard overlap,\n{k} tokens of highest FAI", fontsize=8)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
     axis.set_title(f"{model}, {len(high)} problems", fontsize=9)
@@ -94,9 +102,10 @@ def predictors(table: pd.DataFrame, model: str) -> Figure | None:
             face = style.BLUE if alone else "white"
             axis.plot(row["value"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        axis.set_yticks(np.arange(len(scores)), [s.replace("_", " ") for s in reversed(scores)])
-        axis.set_xlabel(f"correlation with {METRICS[metric].lower()}", fontsize=8)
-    figure.suptitle(f"{model}; filled: alone, open: given position and entropy", fontsize=9)
+        axis.set_yticks(np.arange(len(scores)), [readable(s) for s in reversed(scores)])
+        axis.set_xlabel(f"rank correlation with\n{METRICS[metric]}", fontsize=8)
+    n = int(rows["n"].max())
+    figure.suptitle(f"{model}, n = {n} problems; filled: alone, open: given position and entropy", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -7,17 +7,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
-from interp.figures.maps import dense_rows
+from interp.figures.maps import dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
+from interp.runs.names import readable
 from interp.runs.store import records
 
 CURVE_TOKENS = 64
 """How many tokens the curves show: as many as have room for their labels."""
+LEAST = 1e-3
+"""Curves below it are drawn in a power of ten."""
 LABELS = {
     Coupling.ENTROPY: "(1) entropy at WAAD peaks, nats",
     Coupling.RECEIVER: "(2) receiver peaks that are FAI peaks",
@@ -31,19 +34,27 @@ CURVES = {
 }
 
 
-def maps_of_sets(maps: pd.DataFrame, response_start: int, model: str) -> Figure:
-    """Fig. 2 left: the mean pattern of the local and of the global heads within the response, both axes in tokens of
-    it; the colour is the square root of the weight."""
+def maps_of_sets(maps: pd.DataFrame, tokens: pd.DataFrame, model: str) -> Figure:
+    """Fig. 2 left: the mean pattern of the local and of the global heads within the first trace's response, its tokens
+    at the margins. The colour is the square root of the weight, on one scale; cells beyond are white.
+
+    Takes maps.parquet and tokens.parquet.
+    """
     sets = list(maps["head_set"].unique())
-    figure, axes = style.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.9), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], sets, strict=True):
-        weights = dense_rows(maps[maps["head_set"] == name])[:, response_start:]
-        top = float(np.quantile(weights[weights > 0], 0.995)) if (weights > 0).any() else 1.0
-        image = axis.imshow(weights, cmap=style.SEQUENTIAL, norm=PowerNorm(0.5, 0, max(top, 1e-9)), aspect="auto")
-        axis.set_title(f"{name} heads")
+    start = int(maps["position"].min())
+    drawn = [dense_rows(maps[maps["head_set"] == name])[:, start:] for name in sets]
+    scale = root_scale(np.concatenate([weights[weights > 0] for weights in drawn]))
+    of_trace = tokens[tokens["example"] == maps["example"].iloc[0]].set_index("position")["token"]
+    texts = [str(of_trace.get(start + place, "")) for place in range(drawn[0].shape[1])]
+    figure, axes = style.subplots(1, len(sets), figsize=(4.4 * len(sets), 4.2), squeeze=False, layout="constrained")
+    for axis, name, weights in zip(axes[0], sets, drawn, strict=True):
+        image = root_map(axis, weights, scale, (0, 0))
+        axis.set_title(f"{name} heads, largest weight {weights.max():.2g}", fontsize=9)
         axis.set_xlabel("attended token of the response")
-        figure.colorbar(image, ax=axis, shrink=0.85, label="attention, mean over heads")
+        token_margin(axis, texts, 0, weights.max(axis=0), below=True)
+        token_margin(axis, texts, 0, weights.max(axis=1), below=False)
     axes[0][0].set_ylabel("token of the response")
+    root_bar(figure, image, axes)
     figure.suptitle(f"{model}, first trace", fontsize=9)
     return figure
 
@@ -53,7 +64,7 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
     marked, grey lines where sentences begin, and tokens as labels."""
     first = tokens[tokens["example"] == tokens["example"].iloc[0]].head(CURVE_TOKENS)
     x = np.arange(len(first))
-    figure, axes = style.subplots(len(CURVES), 1, figsize=(0.15 * len(first) + 1.5, 6.2), sharex=True)
+    figure, axes = style.subplots(len(CURVES), 1, figsize=(max(6.0, 0.15 * len(first) + 1.5), 6.2), sharex=True)
     for axis, (column, (label, peaks, colour)) in zip(axes, CURVES.items(), strict=True):
         values = first[column].to_numpy(dtype=float)
         for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
@@ -62,8 +73,14 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
         if peaks is not None:
             marked = first[peaks].to_numpy(dtype=bool)
             axis.plot(x[marked], values[marked], "v", color=colour, markersize=5, markeredgecolor="black")
+        largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
+        if 0 < largest < LEAST:  # no power of ten above the axis, where the next panel's ticks are
+            power = int(np.floor(np.log10(largest)))
+            axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _, power=power: f"{y / 10.0**power:.1f}"))
+            label = f"{label}\n(times 1e{power})"
         axis.set_ylabel(label, fontsize=7)
         axis.tick_params(labelsize=7)
+        axis.margins(y=0.15)
     labels = [style.label(token) for token in first["token"]]
     axes[-1].set_xticks(x, labels, rotation=90, fontsize=6.5)
     axes[-1].set_xlim(-0.7, len(first) - 0.3)
@@ -90,6 +107,8 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
             axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
         axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
         axis.set_ylim(-0.6, len(found) - 0.2)
+        axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
+        axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
     figure.suptitle(
         f"{model}, n = {int(rows['n'].max())} traces; point: at events; grey: all tokens, circular shifts", fontsize=8
@@ -99,7 +118,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
 
 
 def _setting(row: dict[str, Any]) -> str:
-    horizon = "" if pd.isna(row["horizon"]) else f"FAI {str(row['horizon']).replace('_', ' ')}, "
+    horizon = "" if pd.isna(row["horizon"]) else f"FAI {readable(row['horizon'])}, "
     return f"{horizon}sinks {row['sinks']}"
 
 
@@ -133,6 +152,9 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_xlabel("above all tokens, %", fontsize=8)
         axis.set_title(LABELS[coupling], fontsize=8)
+        axis.margins(x=0.08)
+    n = int(rows["n"].max())
+    figure.suptitle(f"{model}, n = {n} traces, FAI to the end; filled: q < .05 against circular shifts", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -167,7 +189,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
         for (horizon, part), colour in zip(
             here.groupby("horizon", dropna=False), (style.BLUE, style.ORANGE), strict=False
         ):
-            label = None if pd.isna(horizon) else f"FAI {str(horizon).replace('_', ' ')}"
+            label = None if pd.isna(horizon) else f"FAI {readable(horizon)}"
             axis.plot(part["share"], 100 * part["lift"].astype(float), "o-", color=colour, label=label, markersize=4)
             ends = (100 * part[end].astype(float) for end in ("lift_low", "lift_high"))
             axis.fill_between(part["share"], *ends, color=colour, alpha=0.2)
@@ -177,7 +199,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
         axis.set_xlabel("share of tokens that are peaks")
         axis.set_title(LABELS[coupling], fontsize=8)
     axes[0].set_ylabel("above all tokens, %")
-    figure.suptitle(model, fontsize=9)
+    figure.suptitle(f"{model}, n = {int(rows['n'].max())} traces; band: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -191,16 +213,16 @@ def token_types(table: pd.DataFrame, model: str) -> Figure:
     for j, (measure, colour) in enumerate(zip(shares, colours, strict=True)):
         rows = table[table["measure"] == measure].set_index("type").reindex(kinds)
         x = np.arange(len(kinds)) + (j - 1.5) * 0.2
-        name = measure.removeprefix("share of ").replace("_", " ").replace("waad", "WAAD").replace("fai", "FAI")
-        axis.bar(x, rows["value"], 0.18, color=colour, label=f"of {name}")
+        name = readable(measure.removeprefix("share of "))
+        axis.bar(x, rows["value"], 0.18, color=colour, label=f"of {'all ' if name == 'tokens' else ''}{name}")
         ends = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float)
         axis.errorbar(
             x, rows["value"], np.nan_to_num(ends).clip(0), fmt="none", color="black", linewidth=0.8, capsize=2
         )
-    axis.set_xticks(range(len(kinds)), [kind.replace("_", " ") for kind in kinds])
+    axis.set_xticks(range(len(kinds)), [readable(kind) for kind in kinds])
     axis.set_ylabel("share, with 95 % interval")
-    axis.set_title(model, fontsize=9)
-    axis.legend(frameon=False, fontsize=8)
+    axis.set_title(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 
@@ -213,13 +235,18 @@ def boundaries(table: pd.DataFrame, model: str) -> Figure:
         for place, row in enumerate(rows):
             axis.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
             _point(axis, row, place)
-        labels = [f"{row['boundary']}, within {row['tolerance']} (n = {row['n']})" for row in rows]
+        labels = [f"{row['boundary']}, {_within(row['tolerance'])} (n = {row['n']})" for row in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=8)
         axis.set_xlim(0, 1)
         axis.set_xlabel(f"{measure} of WAAD peaks")
     figure.suptitle(f"{model}; grey: peaks at random places", fontsize=9)
     figure.tight_layout()
     return figure
+
+
+def _within(tolerance: int) -> str:
+    """How far off a hit may be."""
+    return "exactly there" if tolerance == 0 else f"{tolerance} token{'s' if tolerance > 1 else ''} off at most"
 
 
 def coupling_table(table: pd.DataFrame, model: str) -> pd.DataFrame:

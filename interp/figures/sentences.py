@@ -7,6 +7,7 @@ import textwrap
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 
@@ -14,14 +15,14 @@ CAUSAL = {
     "suppressed": ("hidden: nats the answer loses", style.BLUE),
     "demanded": ("answer demanded: nats gained behind it", style.ORANGE),
     "resampled": ("rollouts: share of the same answer gained", style.GREEN),
-    "counterfactual": ("the same over rollouts with another sentence", style.PURPLE),
-    "published_resampled": ("published: resampling importance, KL", style.SKY),
-    "published_counterfactual": ("published: counterfactual importance, KL", style.RED),
+    "counterfactual": ("another sentence there: share of the same answer lost", style.PURPLE),
+    "published_resampled": ("published, resampled: KL", style.SKY),
+    "published_counterfactual": ("published, counterfactual: KL", style.RED),
 }
 SIGNALS = {
-    "demanded": "demanded",
-    "resampled": "resampled",
-    "counterfactual": "counterfactual",
+    "demanded": "answer demanded",
+    "resampled": "rollouts",
+    "counterfactual": "another sentence in its place",
     "published_resampled": "published: resampled",
     "published_counterfactual": "published: counterfactual",
     "answer_mass": "attention of the answer",
@@ -50,6 +51,7 @@ def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
         axis.barh(places, shown[way].to_numpy(dtype=float), color=colour, height=0.7)
         axis.axvline(0, color=style.GREY, linewidth=0.8)
         axis.set_xlabel(name, fontsize=7.5)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
     axes[0][0].set_yticks(places, [_short(text) for text in shown["text"]], fontsize=7)
     axes[0][0].invert_yaxis()
     left = len(sentences) - len(shown)
@@ -68,7 +70,7 @@ def matrix(sentences: pd.DataFrame, edges: pd.DataFrame, model: str) -> Figure:
     size = min(8.5, 2.8 + 0.2 * n)
     figure, axis = style.subplots(figsize=(size + 1.6, size))
     drawn = axis.imshow(values, cmap=style.DIVERGING, vmin=-largest, vmax=largest, aspect="equal")
-    figure.colorbar(drawn, ax=axis, label="nats a token loses", shrink=0.8)
+    figure.colorbar(drawn, ax=axis, label=f"nats a token loses, {largest:.2g} at most", shrink=0.8)
     if n <= MOST:
         axis.set_yticks(range(n), [_short(text) for text in sentences["text"]], fontsize=6.5)
     axis.set_xlabel("later sentence")
@@ -98,12 +100,15 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
             )
         axis.axvline(0, color=style.GREY, linewidth=0.8)
         axis.set_xlim(-1.05, 1.05)
-        axis.set_title(way, fontsize=9)
+        axis.set_xticks((-0.8, -0.4, 0, 0.4, 0.8))
+        axis.set_title(CAUSAL[way][0].partition(":")[0], fontsize=9)
         axis.set_xlabel("rank correlation over sentences", fontsize=7.5)
     axes[0][0].set_yticks(range(len(names)), [SIGNALS[name] for name in names], fontsize=7.5)
     axes[0][0].invert_yaxis()
     if ways:
-        figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2)
+        figure.legend(
+            *axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2, frameon=False
+        )
     figure.suptitle(f"{model}, n = {n_traces} traces", fontsize=9)
     return figure
 

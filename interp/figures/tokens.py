@@ -67,8 +67,9 @@ def _lay_out(trace: Trace) -> list[_Piece]:
     for position in range(trace.n_measured):
         text = trace.spaced_text(position) or ("⟨bos⟩" if position == 0 else "")
         for part in text.splitlines(keepends=True) or [text]:
-            shown = part.rstrip("\r\n").replace("\t", " ")
+            shown = part.rstrip("\r\n")
             broken = len(shown) < len(part)
+            shown = style.drawable(shown.replace("\t", " "))
             if column + len(shown) > COLUMNS and column > 0:
                 line, column = line + 1, 0
             for chunk in textwrap.wrap(shown, COLUMNS, drop_whitespace=False, replace_whitespace=False) or [""]:
@@ -142,7 +143,7 @@ def _draw_text(
             if letter.strip():
                 axis.text(
                     piece.column + i + 0.5, y + 0.5, letter, ha="center", va="center", fontsize=7.2, color=colour,
-                    family="DejaVu Sans Mono", parse_math=False,
+                    family=["DejaVu Sans Mono", "DejaVu Sans"], parse_math=False,
                 )  # fmt: skip
     for i, (before, after) in enumerate(pairwise(lines)):
         if after != before + 1:

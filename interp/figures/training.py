@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.runs.names import readable
 
 
 def training_curve(training: pd.DataFrame) -> Figure:
@@ -16,7 +17,7 @@ def training_curve(training: pd.DataFrame) -> Figure:
     colours = cycle((style.BLUE, style.ORANGE, style.GREEN, style.RED, style.PURPLE))
     lines = cycle(("-", "--", "-.", ":"))  # curves may lie on one another, and be more than there are colours
     for colour, line, (measure, rows) in zip(colours, lines, training.groupby("measure", sort=False), strict=False):
-        axis.plot(rows["step"], rows["value"], line, color=colour, label=str(measure).replace("_", " "))
+        axis.plot(rows["step"], rows["value"], line, color=colour, label=readable(measure))
         axis.fill_between(rows["step"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel("accuracy on unseen texts")

@@ -25,6 +25,7 @@ from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.tables import curve_rows, token_rows
 from interp.rhythm.waad_fai import Settings, Sinks
 from interp.rhythm.waad_fai import measure_rhythm as curves_of_trace
+from interp.runs.names import readable
 from interp.text.trace import Trace
 
 
@@ -49,7 +50,7 @@ class HeadsMeasured:
     def plot(self) -> Figure:
         """Masses by layer and head, the top heads boxed (Paper A, Fig. 3)."""
         with look():
-            return head_figures.head_masses(self.table, self.top(), self.model, f"{self.score} score")
+            return head_figures.head_masses(self.table, self.top(), self.model, f"{readable(self.score)} score")
 
 
 def measure_heads(

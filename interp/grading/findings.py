@@ -16,6 +16,7 @@ from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import ALL, PAIRED, PAIRING, paired_values, passed_filters
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
@@ -57,11 +58,11 @@ def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
 def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list[Headline]:
     """Every condition, and behind it how the others differ from the first."""
     found = [
-        Headline(f"{label}, {row['measure']}, {_spoken(row['condition'])}", Estimate.of(row))
+        Headline(f"{label}, {row['measure']}, {readable(row['condition'])}", Estimate.of(row))
         for row in records(accuracy)
     ]
     for row in records(tests):
-        name = f"{label}, {_spoken(row['first'])} minus {_spoken(row['second'])}"
+        name = f"{label}, {readable(row['first'])} minus {readable(row['second'])}"
         found.append(difference(row, name))
     return found
 
@@ -86,17 +87,13 @@ def _improves(paired: pd.DataFrame, writer: str) -> Verdict:
     )
 
 
-def _spoken(condition: str) -> str:
-    return condition.replace("_", " ")
-
-
 def _filters(filters: pd.DataFrame, writer: str) -> list[str]:
     lines = []
     for condition, rows in filters[filters["writer"] == writer].groupby("condition", sort=False):
         counts = " -> ".join(
             f"{row['responses']} {'paired' if row['step'] == PAIRING else row['step']}" for row in records(rows)
         )
-        lines.append(f"{_spoken(str(condition))}: {counts}")
+        lines.append(f"{readable(str(condition))}: {counts}")
     return lines
 
 
@@ -109,7 +106,7 @@ def _tests(tests: pd.DataFrame) -> list[str]:
         for name, label in (("p_t", "paired t-test"), ("p_mcnemar", "McNemar"), ("p_permutation", "permutation")):
             if not pd.isna(row[name]):
                 parts.append(f"{label} p = {row[name]:.2g}")
-        pair = f"{_spoken(row['first'])} against {_spoken(row['second'])}"
+        pair = f"{readable(row['first'])} against {readable(row['second'])}"
         lines.append(f"{pair}, {row['measure']} after the filters: {', '.join(parts)}")
     return lines
 
@@ -170,6 +167,6 @@ def _outcomes(answers: pd.DataFrame) -> list[str]:
     lines = []
     for condition, rows in answers.groupby("condition", sort=False):
         counts = Counter(rows["outcome"])
-        listed = ", ".join(f"{counts[outcome]} {outcome.replace('_', ' ')}" for outcome in Outcome if counts[outcome])
-        lines.append(f"outcomes {_spoken(str(condition))}: {listed}")
+        listed = ", ".join(f"{counts[outcome]} {readable(outcome)}" for outcome in Outcome if counts[outcome])
+        lines.append(f"outcomes {readable(str(condition))}: {listed}")
     return lines

@@ -25,6 +25,7 @@ from interp.heads.trajectories import forward_p
 from interp.heads.unrelated import COLUMN, joined
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import (
@@ -101,7 +102,9 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         if kind in samples:
             means_of = mean_over_examples(samples[kind])
             lists[kind.value] = top_heads(means_of, k, kind)
-            lines.append(f"top {kind} heads: {_listed(lists[kind.value], means_of) or 'none above the floor'}")
+            lines.append(
+                f"top {readable(kind)} heads: {_listed(lists[kind.value], means_of) or 'none above the floor'}"
+            )
     verdicts = [looks, focus, verdict("A3.middle", [(in_middle, Sign.HIGHER)], needs=focus)]
     verdicts += [
         _little_overlap(kind, top, lists.get(kind), focus) for kind in (HeadKind.INDUCTION, HeadKind.RETRIEVAL)
@@ -110,7 +113,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     overlaps = table("overlaps")
     for row in records(overlaps[overlaps["first"] == score]):
         if row["second"] in lists and row["n_second"]:
-            lines.append(f"shared with the {row['second']} heads: {overlap_text(row)}")
+            lines.append(f"shared with the {readable(row['second'])} heads: {overlap_text(row)}")
     lines += _two_receivers(samples, k)
     recalled = (
         table("probes").dropna(subset="recalled").groupby("example", sort=False)["recalled"].first().astype(float)

@@ -13,6 +13,7 @@ from interp.key_tokens.effects import ROLES
 from interp.runs.effects import over_examples
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
 from interp.stats import Comparison, Estimate, or_null
@@ -97,7 +98,5 @@ def _way(effects: pd.DataFrame) -> list[str]:
             estimate = over_examples(rows[rows["layer"] == layer])
             ends = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
             parts.append(f"layer {layer} {estimate.value:.2f}{ends}")
-        lines.append(
-            f"NLD of clean activations at {role.replace('_', ' ')}: {', '.join(parts)} (n = {estimate.n} traces)"
-        )
+        lines.append(f"NLD of clean activations at {readable(role)}: {', '.join(parts)} (n = {estimate.n} traces)")
     return lines

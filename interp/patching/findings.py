@@ -16,6 +16,7 @@ from interp.patching.handover import hand_over, mean_layer
 from interp.patching.profiles import agreement, curves, head_effects, verified_recall
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.verdicts import Sign, verdict
 from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
 
@@ -108,7 +109,7 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
             continue
         top = rank_heads(by_head, len(rfhs))
         listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
-        lines.append(f"heads with most effect at the {role.replace('_', ' ')} token: {listed}")
+        lines.append(f"heads with most effect at {readable(role)}: {listed}")
         (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
         lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
@@ -189,11 +190,11 @@ def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
             rho, recall = (found[name].to_numpy() for name in ("rho", "recall"))
             rng = rng_for(seed, "attribution", site)
             headlines.append(
-                Headline(f"attribution of {site}, rank correlation with exact NLD", bootstrap_mean(rho, rng))
+                Headline(f"attribution of {readable(site)}, rank correlation with exact NLD", bootstrap_mean(rho, rng))
             )
             headlines.append(
                 Headline(
-                    f"attribution of {site}, share of the top {TOP} found",
+                    f"attribution of {readable(site)}, share of the top {TOP} found",
                     bootstrap_mean(recall, rng),
                     "chance",
                     Estimate(float(found["chance"].mean()), len(found)),

@@ -11,6 +11,7 @@ import pandas as pd
 from interp.perturb.overlap import Group
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
+from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
 from interp.stats import Comparison, Estimate, or_null
@@ -46,22 +47,20 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         if Group.TOP not in by_group:
             continue
         top = by_group[Group.TOP]
-        headlines.append(_beside_own(top, f"{label}: top {k} by {_spoken(score)}"))
+        headlines.append(_beside_own(top, f"{label}: top {k} by {readable(score)}"))
         for group in (g for g in Group if g is not Group.TOP and g in by_group):
-            name = f"{label}, net: top {k} by {_spoken(score)}, beside {_named(group, k)}"
+            name = f"{label}, net: top {k} by {readable(score)}, beside {_named(group, k)}"
             number = _beside(top, by_group[group], name, _named(group, k))
             headlines.append(number)
             if metric == "jaccard" and group is not Group.RANDOM:
                 decides.append((number, Sign.LOWER))
             if or_null(by_group[group]["difference"]) is not None:
-                lines.append(
-                    _line(by_group[group], f"{label}, top {_spoken(score)} minus {group.replace('_', ' ')}, net")
-                )
+                lines.append(_line(by_group[group], f"{label}, top {readable(score)} minus {readable(group)}, net"))
     for row in records(predictors[predictors["metric"] == "jaccard"]):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
         against = "" if pd.isna(row["p_against_fai"]) else f", against FAI p = {row['p_against_fai']:.2g}"
-        about = f"rank correlation of {_spoken(row['score'])} and Jaccard given {row['given']}"
+        about = f"rank correlation of {readable(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
     n = int(perturbed["n"].max()) if len(perturbed) else 0
     return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[verdict("B5", decides)])
@@ -83,11 +82,7 @@ def _beside(top: dict[str, Any], other: dict[str, Any], name: str, kind: str) ->
 
 
 def _named(group: Group, k: int) -> str:
-    return f"bottom {k}" if group is Group.BOTTOM else f"{k} {group.replace('_', ' ')}"
-
-
-def _spoken(score: str | None) -> str:
-    return str(score).replace("_", " ").replace("fai", "FAI").replace("waad", "WAAD")
+    return f"bottom {k}" if group is Group.BOTTOM else f"{k} {readable(group)}"
 
 
 def _line(row: dict[str, Any], about: str) -> str:

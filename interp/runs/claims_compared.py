@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,27 @@ def claim_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         here = [row for row in rows if row["claim"] == claim]
         if any(row["outcome"] != Outcome.NOT_TESTED for row in here):
             yield f"{claim} {about.text}: " + "; ".join(f"{row['run']}: {_outcome(row)}" for row in here)
+
+
+NAMED = 3
+"""Runs whose outcomes have room beside one another on a line of a screen."""
+
+
+def brief_claim_lines(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The same for a screen: up to three runs' outcomes in their order, or how often each outcome came."""
+    runs = list(dict.fromkeys(row["run"] for row in rows))
+    if runs:
+        yield f"claims: {' / '.join(runs)}" if len(runs) <= NAMED else f"claims in {len(runs)} runs:"
+    for claim, about in CLAIMS.items():
+        found = {row["run"]: str(row["outcome"]) for row in rows if row["claim"] == claim}
+        outcomes = [found.get(run, Outcome.NOT_TESTED.value) for run in runs]
+        if set(outcomes) <= {Outcome.NOT_TESTED}:
+            continue
+        told = " / ".join("-" if one == Outcome.NOT_TESTED else one for one in outcomes)
+        if len(runs) > NAMED:
+            counts = Counter(one for one in outcomes if one != Outcome.NOT_TESTED)
+            told = ", ".join(f"{one} {n}" for one, n in counts.items())
+        yield f"{claim:<12} {about.brief:<34} {told}"
 
 
 def _outcome(row: Mapping[str, Any]) -> str:

@@ -76,6 +76,11 @@ class RunDirectory:
         self._lock.close()
 
 
+def shown_path(path: Path) -> Path:
+    """The path as it is told: from the working directory on where it lies below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def check_directory(path: Path, *, resume: bool) -> None:
     """Raises UserError if a run must not write there. Changes nothing."""
     there = {entry.name for entry in path.iterdir()} if path.is_dir() else set()

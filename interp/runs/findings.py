@@ -14,7 +14,10 @@ F = TypeVar("F")
 
 @dataclass(frozen=True)
 class Findings(Generic[F]):
-    """What a run tells: its headline numbers, lines beside them, and the facts that its figures are drawn from."""
+    """What a run tells: its headline numbers, lines beside them, and the facts that its figures are drawn from.
+
+    All of it goes to summary.json and to run.log; the screen has room for a few.
+    """
 
     headlines: Sequence[Headline]
     facts: F
@@ -22,7 +25,9 @@ class Findings(Generic[F]):
     title: str | None = None
     """What the run was about, where that is not one model on one set of data."""
     shown: Sequence[Headline] | None = None
-    """The headline numbers that are printed; None = all."""
+    """The headline numbers on the screen; None = the first ones."""
+    said: Sequence[str] | None = None
+    """The lines on the screen; None = the first ones."""
     verdicts: Sequence[Verdict] = ()
     """What they say of the papers' claims."""
 

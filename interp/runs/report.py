@@ -5,9 +5,6 @@ The page is `report.html.j2`, which escapes whatever it is given: text from mode
 
 from __future__ import annotations
 
-import base64
-import csv
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,14 +14,16 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from interp.runs.about import About
-from interp.runs.verdicts import Verdict
+from interp.runs.glossary import GLOSSARY, Explainer
+from interp.runs.names import readable_text
+from interp.runs.shown import shown_figures
+from interp.runs.verdicts import Outcome, Sign, Verdict
 from interp.stats import LEVEL, ComparedBy
 
+WAYS = {Sign.HIGHER: "▲ higher", Sign.LOWER: "▼ lower"}
 UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
-FIGURE_DOTS = 1.8
-"""Dots of a figure to one pixel of the page."""
 LONG = 12
-"""Longer tables and lists are folded."""
+"""Longer lists are folded."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +52,27 @@ class Report:
 def report_page(report: Report, about: Mapping[str, About]) -> str:
     """The page's HTML; `about` says of each part what it is."""
     done = [part for part in report.parts if part.summary is not None]
-    missing = [part for part in report.parts if part.summary is None]
+    verdicts = [(one.about, one.as_json()) for one in report.verdicts]
+    explained = Explainer()
     return _macro(
         "page",
         report=report,
         about=about,
         done=done,
-        missing=missing,
-        beside=list(_beside(done, about)),
-        verdicts=[(one.about, one.as_json()) for one in report.verdicts],
-        lead=lead,
-        figures_of=lambda part: _shown(part.directory / "figures", about[part.name]),
+        missing=[part for part in report.parts if part.summary is None],
+        tested=[one for one in verdicts if one[1]["outcome"] != Outcome.NOT_TESTED],
+        untested=[one for one in verdicts if one[1]["outcome"] == Outcome.NOT_TESTED],
+        glossary=GLOSSARY,
+        rows_of=lambda part: list(_rows(part, about[part.name])),
+        figures_of=lambda part: shown_figures(part.directory / "figures", about[part.name]),
+        begin=explained.begin,
+        said=lambda text: explained(readable_text(str(text))),
     )
 
 
 def sentence(headline: Mapping[str, Any]) -> str:
     """A headline number in words: value, interval, n, control, and whether it differs from that. HTML."""
-    return _macro("sentence", headline)
+    return _macro("sentence", headline, said=readable_text)
 
 
 def _macro(name: str, *arguments: Any, **names: Any) -> str:
@@ -81,19 +84,18 @@ def _macro(name: str, *arguments: Any, **names: Any) -> str:
 def environment() -> Environment:
     """Escapes everything, and knows no name that it is not given."""
     made = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
-    made.globals |= {"compared_in_words": compared_in_words, "long": LONG}
+    made.globals |= {"compared_in_words": compared_in_words, "way": way, "long": LONG}
     return made
-
-
-def lead(part: Part) -> Mapping[str, Any]:
-    """A part's first headline number that has a control, or its first one."""
-    assert part.summary is not None
-    return lead_of(part.summary["headlines"])
 
 
 def lead_of(headlines: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """The first headline number that has a control, or the first one."""
     return next((one for one in headlines if one["control"] is not None), headlines[0])
+
+
+def way(sign: str | None) -> str:
+    """The direction of a difference, as a sign and a word."""
+    return "" if sign is None else WAYS[Sign(sign)]
 
 
 def compared_in_words(headline: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -105,62 +107,34 @@ def compared_in_words(headline: Mapping[str, Any]) -> dict[str, Any] | None:
     unit = UNITS[ComparedBy(found["test"])].format(n=found["n"])
     if found["p"] is not None and found["p"] < LEVEL:
         ends = "" if found["low"] is None else f" [{found['low']:+.3g}, {found['high']:+.3g}]"
-        return {"holds": True, "words": f"differs by {found['value']:+.3g}{ends}, {p}{unit}"}
-    return {"holds": False, "words": f"undecided with {unit} ({p}difference {found['value']:+.3g})"}
+        way = Sign.HIGHER if found["value"] > 0 else Sign.LOWER
+        return {"holds": True, "way": way, "words": f"differs by {found['value']:+.3g}{ends}, {p}{unit}"}
+    return {"holds": False, "way": None, "words": f"undecided with {unit} ({p}difference {found['value']:+.3g})"}
 
 
-def _beside(parts: Sequence[Part], about: Mapping[str, About]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Published numbers with ours; the models differ, so no test is made between them."""
-    for part in parts:
-        assert part.summary is not None
-        for key, published in about[part.name].beside.items():
-            one = next((found for found in part.summary["headlines"] if key in found["name"]), None)
-            if one is not None:
-                yield published, one
+@dataclass
+class NumberRow:
+    """A headline number, what was published for it, and the controls that it stands beside."""
+
+    name: str
+    number: Mapping[str, Any]
+    published: str
+    beside: list[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One figure of a part, as a picture or a table."""
-
-    caption: str
-    picture: str | None
-    """PNG, in base64."""
-    width: int
-    """In CSS pixels."""
-    header: Sequence[str]
-    rows: Sequence[Sequence[Mapping[str, Any]]] | None
-
-
-def _shown(directory: Path, about: About) -> Iterator[Shown]:
-    """Every figure and table of a part, the papers' own first."""
-    for name in dict.fromkeys([*about.figures, *sorted(file.stem for file in directory.glob("*"))]):
-        picture, table = (directory / f"{name}.{kind}" for kind in ("png", "csv"))
-        content = picture.read_bytes() if picture.is_file() else None
-        header, *rows = list(_lines(table)) if table.is_file() else [[]]
-        yield Shown(
-            about.figures.get(name, name.replace("_", " ")),
-            None if content is None else base64.b64encode(content).decode(),
-            0 if content is None else _width(content),
-            header,
-            [[_cell(text) for text in row] for row in rows] if table.is_file() else None,
-        )
-
-
-def _width(png: bytes) -> int:
-    """In CSS pixels, such that letters have one size in all figures: a picture's header has its width at byte 16."""
-    return round(int.from_bytes(png[16:20], "big") / FIGURE_DOTS)
-
-
-def _lines(file: Path) -> Iterator[list[str]]:
-    with file.open(newline="", encoding="utf-8") as lines:
-        yield from csv.reader(lines)
-
-
-def _cell(text: str) -> dict[str, Any]:
-    try:
-        number = float(text)
-    except ValueError:
-        return {"text": text, "number": False}
-    short = text if not math.isfinite(number) or number == int(number) else f"{number:.3g}"
-    return {"text": short, "number": True}
+def _rows(part: Part, about: About) -> Iterator[NumberRow]:
+    """A part's headline numbers: one that stands beside several controls is told once."""
+    assert part.summary is not None
+    published = dict(about.beside)
+    last: NumberRow | None = None
+    for one in part.summary["headlines"]:
+        name, _, control = one["name"].partition(", beside ")
+        if control and last is not None and (last.name, last.number["value"]) == (name, one["value"]):
+            last.beside.append(one)
+            continue
+        if last is not None:
+            yield last
+        key = next((key for key in published if key in one["name"]), None)
+        last = NumberRow(name, one, published.pop(key) if key is not None else "", [one] if one["control"] else [])
+    if last is not None:
+        yield last

@@ -44,18 +44,33 @@ class Verdict:
     """Of several numbers the one that speaks least for the claim."""
     why: str | None = None
     """What else there is to say: the claim that must hold first, or why it was not tested."""
+    expected: Sign | None = None
+    """Which way the papers say that this number differs from its control; None without a number."""
 
     def as_json(self) -> dict[str, Any]:
         number = None if self.decided_by is None else self.decided_by.as_json()
-        return {"claim": self.claim, "outcome": self.outcome.value, "decided_by": number, "why": self.why}
+        return {
+            "claim": self.claim,
+            "outcome": self.outcome.value,
+            "decided_by": number,
+            "expected": None if self.expected is None else self.expected.value,
+            "why": self.why,
+        }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> Verdict:
         number = row["decided_by"]
-        return cls(row["claim"], Outcome(row["outcome"]), None if number is None else headline_of(number), row["why"])
+        expected = row.get("expected")  # summaries of earlier versions do not have it
+        return cls(
+            row["claim"],
+            Outcome(row["outcome"]),
+            None if number is None else headline_of(number),
+            row["why"],
+            None if expected is None else Sign(expected),
+        )
 
     def said(self) -> str:
-        """For a screen: the claim, the difference with its p-value, and why it was not tested."""
+        """In words: the claim, the difference with its p-value, and why it was not tested."""
         compared = None if self.decided_by is None else self.decided_by.comparison
         shown = ""
         if compared is not None:
@@ -100,15 +115,15 @@ def verdict(
     if not numbers:
         return Verdict(claim, Outcome.NOT_TESTED, why=why or "its measurement is missing in this run")
     smallest = [*least, *(0.0 for _ in numbers)]
-    found = [(decide(number, sign, small), number) for (number, sign), small in zip(numbers, smallest, strict=False)]
-    outcomes = [outcome for outcome, _ in found]
+    found = [(decide(*one, small), *one) for one, small in zip(numbers, smallest, strict=False)]
+    outcomes = [outcome for outcome, *_ in found]
     for outcome in (Outcome.OPPOSITE, Outcome.UNDECIDED, Outcome.AGREES):
         if outcome in outcomes:
             break
-    number = next(number for one, number in found if one is outcome)
+    number, sign = next((number, sign) for one, number, sign in found if one is outcome)
     if needs is not None and needs.outcome is not Outcome.AGREES:
-        return Verdict(claim, Outcome.UNDECIDED, number, f"{needs.claim} is {needs.outcome.value}: {needs.about.text}")
-    return Verdict(claim, outcome, number, why)
+        outcome, why = Outcome.UNDECIDED, f"{needs.claim} is {needs.outcome.value}: {needs.about.text}"
+    return Verdict(claim, outcome, number, why, sign)
 
 
 def complete(found: Sequence[Verdict], why: Mapping[str, str]) -> list[Verdict]:
