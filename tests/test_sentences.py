@@ -196,6 +196,8 @@ def test_columns_of_rollouts_by_hand() -> None:
     assert found["returned"] == pytest.approx(1 / 3)
     assert found["resampled_low"] == pytest.approx(-0.3196, abs=1e-3), "3/4 (.301 to .954), 2/4 (.15 to .85)"
     assert found["resampled_high"] == pytest.approx(0.6553, abs=1e-3)
+    stopped = resampled_columns(before, behind, step, stopped=True)
+    assert stopped["resampled_low"] < found["resampled_low"], "looking after every draw has its price"
     assert set(resampled_columns([], [], step).values()) == {None}
 
 

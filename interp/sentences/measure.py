@@ -32,7 +32,12 @@ SENTENCES_TABLE = Table(
     Column("demanded", FLOAT, "`known` minus the same before the sentence"),
     Column("same", FLOAT, "share of rollouts from behind it that end in the trace's answer, 0..1", null=NO_ROLLOUTS),
     Column("resampled", FLOAT, "`same` minus the same before the sentence", null=NO_ROLLOUTS),
-    Column("resampled_low", FLOAT, "lower end of its 95 % interval (Newcombe 1998)", null=NO_ROLLOUTS),
+    Column(
+        "resampled_low",
+        FLOAT,
+        "lower end of its 95 % interval (Newcombe's, of shares that may have been looked at again and again)",
+        null=NO_ROLLOUTS,
+    ),
     Column("resampled_high", FLOAT, "upper end of it", null=NO_ROLLOUTS),
     Column("drawn", INT, "number of rollouts from behind it", null=NO_ROLLOUTS),
     Column("written", INT, "tokens that these wrote", null=NO_ROLLOUTS),
@@ -115,7 +120,7 @@ def sentence_rows(
                 "suppressed": float(-cut.change[k, position]),
                 "known": float(known[k + 1]),
                 "demanded": float(known[k + 1] - known[k]),
-                **resampled_columns(drawn[k], drawn[k + 1], text),
+                **resampled_columns(drawn[k], drawn[k + 1], text, stopped=settings.within is not None),
                 **signals[k],
                 **({} if published is None else published.columns[k]),
             }

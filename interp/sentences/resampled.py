@@ -102,20 +102,23 @@ def _decided(drawn: Sequence[Rollout], within: float | None) -> bool:
     return high - low <= 2 * within
 
 
-def resampled_columns(before: Sequence[Rollout], behind: Sequence[Rollout], text: str) -> dict[str, Any]:
-    """What rollouts from before and from behind a sentence say of it: columns of sentences.parquet."""
+def resampled_columns(
+    before: Sequence[Rollout], behind: Sequence[Rollout], text: str, *, stopped: bool = False
+) -> dict[str, Any]:
+    """What rollouts from before and from behind a sentence say of it: columns of sentences.parquet. `stopped`: how many
+    there are was decided by what they came to, so that intervals must hold at every look."""
     if not before or not behind:
         return dict.fromkeys(RESAMPLED)
-    share, base = (binomial_estimate(sum(one.same for one in drawn), len(drawn)) for drawn in (behind, before))
-    difference = share.value - base.value
-    # Newcombe's interval of a difference of two proportions (1998, method 10), from Wilson's of each.
-    low = difference - float(np.hypot(share.value - (share.low or 0), (base.high or 0) - base.value))
-    high = difference + float(np.hypot((share.high or 0) - share.value, base.value - (base.low or 0)))
+    (share, low_share, high_share), (base, low_base, high_base) = (_share(drawn, stopped) for drawn in (behind, before))
+    difference = share - base
+    # Newcombe's way to an interval of a difference of two proportions from that of each (1998, method 10).
+    low = difference - float(np.hypot(share - low_share, high_base - base))
+    high = difference + float(np.hypot(high_share - share, base - low_base))
     others = [one for one in before if not one.steps or not says_the_same(one.steps[0], text)]
     returned = [any(says_the_same(step, text) for step in one.steps[1:]) for one in others]
     instead = float(np.mean([one.same for one in others])) if others else float("nan")
     return {
-        "same": share.value,
+        "same": share,
         "resampled": difference,
         "resampled_low": low,
         "resampled_high": high,
@@ -123,9 +126,18 @@ def resampled_columns(before: Sequence[Rollout], behind: Sequence[Rollout], text
         "written": sum(one.written for one in behind),
         "unfinished": float(np.mean([not one.finished for one in behind])),
         "different": len(others) / len(before),
-        "counterfactual": or_null(share.value - instead),
+        "counterfactual": or_null(share - instead),
         "returned": or_null(float(np.mean(returned)) if returned else float("nan")),
     }
+
+
+def _share(drawn: Sequence[Rollout], stopped: bool) -> tuple[float, float, float]:
+    """The share with the trace's own answer and the ends of its 95 % interval."""
+    same, n = sum(one.same for one in drawn), len(drawn)
+    if stopped:
+        return same / n, *confidence_sequence(same, n)
+    found = binomial_estimate(same, n)
+    return found.value, found.low or 0.0, found.high or 0.0
 
 
 RESAMPLED = (
