@@ -35,7 +35,7 @@ SENTENCES_TABLE = Table(
     Column(
         "resampled_low",
         FLOAT,
-        "lower end of its 95 % interval (Newcombe's, of shares that may have been looked at again and again)",
+        "lower end of its 95 % interval, also where rollouts stop early",
         null=NO_ROLLOUTS,
     ),
     Column("resampled_high", FLOAT, "upper end of it", null=NO_ROLLOUTS),
