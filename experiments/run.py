@@ -23,9 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
 from experiments.base.job_files import LOG, job_files, remove_new_directories
-from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
+from experiments.base.sweeps import crashes, failures, forget_failure, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
-from interp.runs.directory import ENVIRONMENT
+from interp.runs.directory import ENVIRONMENT, SUMMARY
 
 if TYPE_CHECKING:
     from interp.runs.store import RunStore
@@ -54,6 +54,7 @@ def help_text() -> str:
         "Any option of conf/ can be given as key=value; `--cfg job` prints them all for a choice of groups.",
         "  dry_run=true   print how many passes, how much memory and about how long, and stop",
         "  resume=DIR     go on with an unfinished run of the same command",
+        "  go_on=true     of a sweep into hydra.sweep.dir=DIR: keep its finished jobs, go on with the others",
         "Each run writes one directory under outputs/; hydra.run.dir=DIR names another.",
     ]
     return "\n".join(lines)
@@ -76,6 +77,8 @@ OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path
 def job(cfg: DictConfig) -> None:
     """One run. Wrong input is noted and leaves nothing behind; other errors go to run.log and up."""
     directory = Path(HydraConfig.get().runtime.output_dir)
+    if cfg.go_on and in_sweep() and not _to_do(cfg, directory):
+        return
     run = _Run(cfg, directory)
     try:
         run.go()
@@ -103,6 +106,17 @@ def job(cfg: DictConfig) -> None:
             remove_new_directories()
         elif directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
+
+
+def _to_do(cfg: DictConfig, directory: Path) -> bool:
+    """Whether a job of a sweep that is run again is not finished yet; one that was begun goes on."""
+    forget_failure()
+    if (directory / SUMMARY).is_file():
+        log.info("%s is finished", directory)
+        return False
+    if (directory / ENVIRONMENT).is_file():
+        cfg.resume = str(directory)
+    return True
 
 
 def _of_system(error: OSError) -> str:

@@ -39,6 +39,12 @@ def note_failure(message: str, *, crashed: bool) -> None:
     (folder / f"{hydra.job.num}.json").write_text(json.dumps(about, indent=2) + "\n")
 
 
+def forget_failure() -> None:
+    """Takes away what an earlier run of this job of a sweep has noted."""
+    hydra = HydraConfig.get()
+    (Path(hydra.sweep.dir) / FOLDER / f"{hydra.job.num}.json").unlink(missing_ok=True)
+
+
 class ListFailures(Callback):
     """Prints the failed jobs when a sweep ends. Its process knows of them then, whichever processes ran them."""
 
