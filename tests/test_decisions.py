@@ -53,7 +53,7 @@ def words_of(trace: Trace) -> list[str]:
 
 def test_a_question_and_its_answer() -> None:
     question = CueQuestion((0, 5, 2))
-    assert question.text == "match a1 f2 c3 in this order please ."
+    assert question.text == "in this order please match a1 f2 c3 ."
     assert question.answer == "first oak second fig third elm"
     assert len({make_question(1, i) for i in range(50)}) > 40
     assert make_question(1, 3) == make_question(1, 3) != make_question(2, 3)
@@ -129,16 +129,16 @@ def test_the_rotation_changes_no_output(traces: list[Trace]) -> None:
 
 
 def test_rhythm_is_that_of_the_paper(decider: Lens, traces: list[Trace]) -> None:
+    sinks = Sinks.REMOVED
     for trace in traces[:5]:
-        curves, _ = measure_rhythm(decider, trace, SETTINGS, [Sinks.REMOVED, Sinks.KEPT])
-        words, kept = words_of(trace), curves[Sinks.KEPT]
+        words, kept = words_of(trace), measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks]
         openings = [i for i, word in enumerate(words) if word in OPENINGS]
         waad, fai = kept.waad[DECIDER.cue_reader], kept.fai[DECIDER.watchers[0]]
         assert sorted(np.argsort(-waad)[:3]) == openings
         assert waad[openings].min() == pytest.approx(10, abs=1e-3)
         assert np.delete(waad, openings) == pytest.approx(1, abs=1e-3)
         assert sorted(np.argsort(-np.nan_to_num(fai))[:3]) == [i + 1 for i in openings]
-        distance = curves[Sinks.REMOVED].distance
-        known = [(d, place) for place, d in np.ndenumerate(distance) if not np.isnan(d)]
-        assert {place for _, place in sorted(known)[:2]} == {DECIDER.cue_reader, DECIDER.second_local}
-        assert {place for _, place in sorted(known)[-2:]} == set(DECIDER.watchers)
+    distance = np.nanmean([measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks].distance for trace in traces], 0)
+    known = sorted((d, place) for place, d in np.ndenumerate(distance) if not np.isnan(d))
+    assert {place for _, place in known[:2]} == {DECIDER.cue_reader, DECIDER.answer_reader}
+    assert {place for _, place in known[-2:]} == set(DECIDER.watchers)

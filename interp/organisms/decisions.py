@@ -3,7 +3,7 @@
 A prompt has three cues. The reasoning is filler, each token one of eight words alike (2.08 nats), but for three
 decisions; the answer restates their words:
 
-    <bos> match a1 f2 c3 in this order please . <think> fig ash ... plan1 oak yew ... guess2 fir elm ... plan3 elm ...
+    <bos> in this order please match a1 f2 c3 . <think> fig ash ... plan1 oak yew ... guess2 fir elm ... plan3 elm ...
     </think> the answer is first oak second fir third elm ! <eos>
 
 A decision has two tokens, both drawn. The *opening* is `plan`, which looks the cue up, or `guess`, which does not; the
@@ -34,7 +34,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from interp.organisms.blank import blank_llama
-from interp.organisms.hand_set import MATCH, ROPE_BASE, HandSetHead, Space
+from interp.organisms.hand_set import MATCH, REST, ROPE_BASE, HandSetHead, Space
 from interp.organisms.word_tokenizer import word_tokenizer
 
 WORDS = ("oak", "ash", "elm", "fir", "yew", "fig", "bay", "lime")
@@ -43,8 +43,9 @@ LETTERS = tuple("abcdefgh")
 """Of cues: the word of the same place is right."""
 SLOTS = (1, 2, 3)
 ORDINALS = ("first", "second", "third")
-BEFORE, AFTER = ("match",), ("in", "this", "order", "please", ".")
-"""Of the prompt: long enough that looking PERIOD tokens back never leaves it."""
+BEFORE, AFTER = ("in", "this", "order", "please", "match"), (".",)
+"""Of the prompt: long enough that looking PERIOD tokens back never leaves it, and that no cue is among the first tokens,
+which measures may leave out as sinks."""
 PERIOD = 8
 """An opening is written PERIOD + 1 tokens after the one before, the first after the think tag."""
 OPENINGS = tuple(f"{kind}{slot}" for slot in SLOTS for kind in ("plan", "guess"))
@@ -57,7 +58,7 @@ EVERYWHERE, CERTAIN = 20.0, 40.0
 PLAN, RIGHT = 0.85, 3.0
 """Log-odds of `plan` against `guess`, and of the cue's word against each other one behind `plan`."""
 FEATURES = (
-    *("constant", "is_bos", "is_opening", "looks_back", "balance"),
+    *("constant", "is_bos", "is_stop", "is_opening", "looks_back", "balance"),
     *(f"{kind}{slot}" for kind in ("is_cue", "is_plan", "is_ordinal") for slot in SLOTS),
 )
 OUTPUTS = (
@@ -74,13 +75,11 @@ class DeciderCircuit:
     """Where everything was planted, as (layer, head)."""
 
     cue_reader: tuple[int, int] = (0, 0)
-    """Local: one token back, from an opening far back."""
+    """Local: one token back, but from an opening at the prompt: at the cue from `plan`, else at the full stop."""
     clock: tuple[int, int] = (0, 1)
     """PERIOD tokens back: says when the next opening is due."""
-    second_local: tuple[int, int] = (0, 2)
-    """Looks as the cue reader does, and writes nothing."""
     answer_reader: tuple[int, int] = (1, 0)
-    """From the answer at the word of the decision that it restates."""
+    """From the answer at the word of the decision that it restates; at <bos> from elsewhere."""
     watchers: tuple[tuple[int, int], ...] = ((1, 1), (1, 2))
     """At the words of all decisions so far alike; they write nothing."""
 
@@ -132,6 +131,8 @@ def _features(word: str) -> set[str]:
     found = {"constant"}
     if word == "<bos>":
         found.add("is_bos")
+    if word == ".":
+        found.add("is_stop")
     found.add("is_opening" if word in OPENINGS else "looks_back")
     for slot, ordinal in zip(SLOTS, ORDINALS, strict=True):
         if word in [f"{letter}{slot}" for letter in LETTERS]:
@@ -187,12 +188,11 @@ def _plant(model: LlamaForCausalLM, space: Space, gain: float) -> None:
     def head(place: tuple[int, int]) -> HandSetHead:
         return HandSetHead(model, space, place, gain)
 
-    for place in (DECIDER.cue_reader, DECIDER.second_local):
-        head(place).look_back(1, when="looks_back")
-        for slot in SLOTS:
-            head(place).look(f"is_plan{slot}", f"is_cue{slot}", MATCH)
-        head(place).look("is_opening", "is_bos", MATCH / 2)
     reader = head(DECIDER.cue_reader)
+    reader.look_back(1, when="looks_back")
+    for slot in SLOTS:
+        reader.look(f"is_plan{slot}", f"is_cue{slot}", MATCH)
+    reader.look("is_opening", "is_stop", REST)
     reader.copy([[f"{letter}{slot}" for slot in SLOTS] for letter in LETTERS], [f"cue {letter}" for letter in LETTERS])
     reader.copy([[f"plan{slot}", f"guess{slot}"] for slot in SLOTS], [f"decided {slot}" for slot in SLOTS])
     reader.copy(ORDINALS, [f"then {word}" for word in (*ORDINALS[1:], "!")])
@@ -208,8 +208,8 @@ def _plant(model: LlamaForCausalLM, space: Space, gain: float) -> None:
         for slot in SLOTS:
             head(place).look("constant", f"decided {slot}", MATCH)
         head(place).rest_on_bos()
-    head((0, 3)).rest_on_bos()
-    head((1, 3)).rest_on_bos()
+    for place in ((0, 2), (0, 3), (1, 3)):
+        head(place).rest_on_bos()
 
 
 def _rotate(model: LlamaForCausalLM, seed: int) -> None:
