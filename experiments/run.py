@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
 from experiments.base.job_files import LOG, job_files, remove_new_directories
-from experiments.base.sweeps import crashes, failures, forget_failure, in_sweep, note_failure
+from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 
@@ -110,7 +110,6 @@ def job(cfg: DictConfig) -> None:
 
 def _to_do(cfg: DictConfig, directory: Path) -> bool:
     """Whether a job of a sweep that is run again is not finished yet; one that was begun goes on."""
-    forget_failure()
     if (directory / SUMMARY).is_file():
         log.info("%s is finished", directory)
         return False

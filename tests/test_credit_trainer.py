@@ -74,7 +74,9 @@ def make(
     }
     if rule is None:
         return GRPOTrainer(**about)
-    return CreditTrainer(**about, rule=rule, measuring=MEASURING, extra_pass=extra_pass, decisions=lambda ids: ids % 3 == 0)
+    return CreditTrainer(
+        **about, rule=rule, measuring=MEASURING, extra_pass=extra_pass, decisions=lambda ids: ids % 3 == 0
+    )
 
 
 def losses(trainer: GRPOTrainer) -> list[float]:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from interp.grading.responses import Grading, graded
 from interp.data.datasets import decision_questions
+from interp.grading.responses import Grading, graded
 from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
 from interp.organisms.decisions import (

@@ -47,7 +47,8 @@ def credit(
     attention weights of all its layers. Give `heads` that were ranked once (`rank_heads`), so that all batches of a
     training are measured alike: a `BatchRanking` ranks them on this batch. `entropy` (nats) is what the strategy
     `entropy` goes by; `noise` are independent uniform numbers for the random strategies, drawn by torch where none are
-    given. `decisions` are the tokens that decide, for the strategy `oracle`. Raises UserError for values out of range and for attention that cannot be seen.
+    given. `decisions` are the tokens that decide, for the strategy `oracle`. Raises UserError for values out of range
+    and for attention that cannot be seen.
     """
     rule.check()
     settings.check()

@@ -43,7 +43,9 @@ TREATMENT_TABLE = Table(
 )
 GATES_TABLE = Table(
     "gates",
-    Column("gate", TEXT, "`finds` (the rule credits the deciding tokens), `treats` (the gradient changes), `pays` (oracle)"),
+    Column(
+        "gate", TEXT, "`finds` (the rule credits the deciding tokens), `treats` (the gradient changes), `pays` (oracle)"
+    ),
     Column("measure", TEXT, "what decides it, or stands beside it"),
     Column("strategy", TEXT, "the rule"),
     Column("value", FLOAT, "mean over trainings"),
