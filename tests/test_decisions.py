@@ -130,7 +130,7 @@ def test_the_rotation_changes_no_output(traces: list[Trace]) -> None:
 
 def test_rhythm_is_that_of_the_paper(decider: Lens, traces: list[Trace]) -> None:
     sinks = Sinks.REMOVED
-    for trace in traces[:5]:
+    for trace in traces[:3]:
         words, kept = words_of(trace), measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks]
         openings = [i for i, word in enumerate(words) if word in OPENINGS]
         waad, fai = kept.waad[DECIDER.cue_reader], kept.fai[DECIDER.watchers[0]]
@@ -138,7 +138,8 @@ def test_rhythm_is_that_of_the_paper(decider: Lens, traces: list[Trace]) -> None
         assert waad[openings].min() == pytest.approx(10, abs=1e-3)
         assert np.delete(waad, openings) == pytest.approx(1, abs=1e-3)
         assert sorted(np.argsort(-np.nan_to_num(fai))[:3]) == [i + 1 for i in openings]
-    distance = np.nanmean([measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks].distance for trace in traces], 0)
-    known = sorted((d, place) for place, d in np.ndenumerate(distance) if not np.isnan(d))
+    distances = [measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks].distance for trace in traces[:10]]
+    # Heads that rest on <bos> have no distance without it.
+    known = sorted((d, place) for place, d in np.ndenumerate(np.mean(distances, 0)) if not np.isnan(d))
     assert {place for _, place in known[:2]} == {DECIDER.cue_reader, DECIDER.answer_reader}
     assert {place for _, place in known[-2:]} == set(DECIDER.watchers)

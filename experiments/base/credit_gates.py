@@ -34,7 +34,7 @@ def measure_treatment(
     train_set: Sequence[Question],
     measuring: Measuring,
 ) -> list[dict[str, Any]]:
-    """The rows of treatment.parquet: where rules put credit on the model as it is, and what its gradient makes of it."""
+    """The rows of treatment.parquet: where rules put credit before training, and what they make of its gradient."""
     decide = decisions_of(session)
     assert decide is not None
     written = [torch.tensor([[trace.token_ids[i] for i in response_of(trace)]]) for trace in traces]

@@ -68,14 +68,18 @@ def power(difference: float, sd: float, pairs: int, level: float = LEVEL) -> flo
     """The chance that a two-sided paired t test finds a difference whose standard deviation over pairs is `sd`."""
     if pairs < 2 or sd <= 0:
         raise ValueError(f"power needs two pairs and a spread: pairs={pairs}, sd={sd}")
-    shift, freedom = difference / sd * pairs**0.5, pairs - 1
-    edge = stats.t.ppf(1 - level / 2, freedom)
-    return float(stats.nct.sf(edge, freedom, shift) + stats.nct.cdf(-edge, freedom, shift))
+    shift, freedom = (difference / sd) ** 2 * pairs, pairs - 1
+    if shift < 1e-9:
+        return level  # where SciPy's noncentral distributions fail
+    # t squared is F; the noncentral t itself is NaN in places.
+    return float(stats.ncf.sf(stats.t.ppf(1 - level / 2, freedom) ** 2, 1, freedom, shift))
 
 
 def detectable(sd: float, pairs: int, wanted: float = POWER, level: float = LEVEL) -> float:
     """The least difference that so many pairs find with the wanted power."""
-    highest = 100 * sd
+    highest = sd
+    while power(highest, sd, pairs, level) < wanted:
+        highest *= 2
     return float(optimize.brentq(lambda x: power(x, sd, pairs, level) - wanted, 0.0, highest))
 
 

@@ -34,9 +34,9 @@ TREATMENT_TABLE = Table(
     Column(
         "measure",
         TEXT,
-        "`recall` (share of the deciding tokens that get more credit), `precision` (share of deciding tokens among those "
-        "that do), `chance` (share of all tokens that do: the recall of tokens at random), `gradient_cosine` (of the "
-        "credited gradient to plain GRPO's, one step's batch)",
+        "`recall` (share of the deciding tokens that get more credit), `precision` (share of deciding tokens among "
+        "those that do), `chance` (share of all tokens that do: the recall of tokens at random), `gradient_cosine` "
+        "(of the credited gradient to plain GRPO's, one step's batch)",
     ),
     Column("value", FLOAT, "mean"),
     Column("n", INT, "number of responses, or of steps, behind it"),
@@ -44,7 +44,7 @@ TREATMENT_TABLE = Table(
 GATES_TABLE = Table(
     "gates",
     Column(
-        "gate", TEXT, "`finds` (the rule credits the deciding tokens), `treats` (the gradient changes), `pays` (oracle)"
+        "gate", TEXT, "`finds` (the rule finds what decides), `treats` (the gradient changes), `pays` (oracle gains)"
     ),
     Column("measure", TEXT, "what decides it, or stands beside it"),
     Column("strategy", TEXT, "the rule"),
@@ -62,7 +62,7 @@ def treatment_rows(
     decides: Sequence[Bool[np.ndarray, " token"]],
     cosines: Mapping[Strategy, Sequence[float]],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of treatment.parquet: each rule's gamma on some responses, which of their tokens decide, and the cosines.
+    """The rows of treatment.parquet, from each rule's gamma on some responses, which tokens decide, and cosines.
 
     Each response counts alike; those without a deciding token or without a credited one count in neither share.
     """
@@ -106,7 +106,8 @@ class Gate:
         """For the screen."""
         interval = "" if self.found.low is None else f" [{self.found.low:.3f}, {self.found.high:.3f}]"
         said = {True: ": passed", False: ": FAILED", None: ""}[self.passed]
-        return f"gate {self.gate}, {self.strategy}, {self.measure} {self.found.value:.3f}{interval} (n = {self.found.n}){said}"
+        value = f"{self.measure} {self.found.value:.3f}{interval} (n = {self.found.n})"
+        return f"gate {self.gate}, {self.strategy}, {value}{said}"
 
 
 def gates(treatments: Sequence[pd.DataFrame], trainings: Sequence[Training]) -> list[Gate]:

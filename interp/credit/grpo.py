@@ -54,9 +54,9 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     Heads are ranked on the first training batch (`heads="auto"`), again every `rerank_every` optimizer steps where that
     is given, in a pass of up to 16 responses; or they are given as `CreditHeads`. `rule` replaces `strategy`,
     `amplification`, `q` and `signs`. `cosine_every` = n logs the cosine of the credited gradient to plain GRPO's at the
-    first of every n steps, for a second backward pass. `extra_pass` measures in a pass of its own. `decisions` says which
-    tokens decide (`oracle`). Raises UserError for values out of range, models with images, and importance ratios of
-    whole responses.
+    first of every n steps, for a second backward pass. `extra_pass` measures in a pass of its own. `decisions` says
+    which tokens decide (`oracle`). Raises UserError for values out of range, models with images, and importance ratios
+    of whole responses.
     """
 
     def __init__(

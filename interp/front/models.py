@@ -45,8 +45,8 @@ def load(
     """A model ready for measuring.
 
     `model` is "reasoner", "word-reasoner", "reasoner-early", "planted" or "decider", a directory, a name on the Hugging
-    Face hub, or a model in memory with its tokenizer. `lens.checked` says what comparing every measure with the model's own
-    forward pass found. Raises UserError, in one line, for whatever can be mended.
+    Face hub, or a model in memory with its tokenizer. `lens.checked` says what comparing every measure with the model's
+    own forward pass found. Raises UserError, in one line, for whatever can be mended.
     """
     tags = ThinkMarkers(*markers)
     if isinstance(model, PreTrainedModel):

@@ -44,7 +44,7 @@ LETTERS = tuple("abcdefgh")
 SLOTS = (1, 2, 3)
 ORDINALS = ("first", "second", "third")
 BEFORE, AFTER = ("in", "this", "order", "please", "match"), (".",)
-"""Of the prompt: long enough that looking PERIOD tokens back never leaves it, and that no cue is among the first tokens,
+"""Of the prompt: long enough that looking PERIOD tokens back never leaves it, and no cue is among the first tokens,
 which measures may leave out as sinks."""
 PERIOD = 8
 """An opening is written PERIOD + 1 tokens after the one before, the first after the think tag."""
