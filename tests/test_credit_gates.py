@@ -97,7 +97,9 @@ def test_each_gate_fails_by_itself(recall: float, cosine: float, trainings: list
 
 
 def test_what_was_not_measured_has_not_passed() -> None:
-    assert deciding(gates([], [])) == {"finds": False, "treats": False, "pays": False}
+    found = gates([], [])
+    assert deciding(found) == {"finds": False, "treats": False, "pays": False}
+    assert [gate.row["value"] for gate in found] == [None, None, None]
 
 
 def test_the_third_gate_rarely_opens_where_oracle_credit_gains_nothing() -> None:

@@ -19,7 +19,7 @@ from interp.credit.contrasts import Outcome, Spread, detectable
 from interp.credit.gamma import Strategy
 from interp.credit.study import REFERENCE, Training, by_arm, over_both, over_seeds
 from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table
-from interp.stats import Estimate
+from interp.stats import Estimate, or_null
 
 LEAST_RECALL, MOST_COSINE, PAIRS = 0.6, 0.9, 8
 """What passes the gates (a), (b), and over how many seeds the interval of (c) must lie above 0."""
@@ -48,9 +48,9 @@ GATES_TABLE = Table(
     ),
     Column("measure", TEXT, "what decides it, or stands beside it"),
     Column("strategy", TEXT, "the rule"),
-    Column("value", FLOAT, "mean over trainings"),
-    Column("low", FLOAT, "lower end of the 95 % t interval over trainings", null="one training"),
-    Column("high", FLOAT, "upper end of it", null="one training"),
+    Column("value", FLOAT, "mean over trainings", null="not measured"),
+    Column("low", FLOAT, "lower end of the 95 % t interval over trainings", null="fewer than two trainings"),
+    Column("high", FLOAT, "upper end of it", null="fewer than two trainings"),
     Column("n", INT, "number of trainings"),
     Column("bound", FLOAT, "at which it passes", null="it decides nothing"),
     Column("passed", BOOL, "whether it does", null="it decides nothing"),
@@ -97,7 +97,7 @@ class Gate:
         about = {"gate": self.gate, "measure": self.measure, "strategy": self.strategy}
         of = self.found
         return about | {
-            **{"value": of.value, "low": of.low, "high": of.high, "n": of.n},
+            **{"value": or_null(of.value), "low": of.low, "high": of.high, "n": of.n},
             **{"bound": self.bound, "passed": self.passed},
         }
 
