@@ -11,10 +11,10 @@ A decision has two tokens, both drawn. The *opening* is `plan`, which looks the 
 if all three words are those of their cues: filler has no part in it, though it is made of the same words. Where the
 decisions lie is known: the tokens `plan`, `guess` and those behind them, six of 47.
 
-What is built in is what Paper B's rules look for. One local head looks one token back, but from an opening at the
-prompt (WAAD peaks there: it reads the cue); two heads of long range look at the words of the decisions so far from
-everywhere (their FAI is the highest). So this tests credit where its rule is right, and says nothing of whether rules
-are right elsewhere. What is not built in is whether credit then helps.
+What is built in is what Paper B's rules look for. The head of shortest range looks one token back, but from an opening
+at the prompt (WAAD peaks there: it reads the cue); the two of longest range look at the words of the decisions so far
+from everywhere (their FAI is the highest). So this tests credit where its rule is right, and says nothing of whether
+rules are right elsewhere. What is not built in is whether credit then helps.
 
 Four heads in each of two layers, no MLPs (see `hand_set`). The weights are turned by a random rotation of the residual
 stream, which changes no output: as in trained models no single weight serves one token alone, so that the noise that
