@@ -136,12 +136,15 @@ def test_the_gates_are_run_and_judged_by_two_commands(tmp_path: Path) -> None:
     # What the model was built for: all six deciding tokens, beside few others.
     assert found.loc[("finds", "coupled", "recall"), "value"] == 1
     assert found.loc[("finds", "oracle", "recall"), "value"] == 1
-    assert found.loc[("finds", "coupled", "precision"), "value"] > 2 * found.loc[("finds", "coupled", "chance"), "value"]
+    assert (
+        found.loc[("finds", "coupled", "precision"), "value"] > 2 * found.loc[("finds", "coupled", "chance"), "value"]
+    )
     assert found.loc[("treats", "coupled", "gradient_cosine"), "value"] <= 0.9
     assert not decided.loc[("pays", "oracle", "mean_reward minus uniform"), "passed"], "one seed decides nothing"
     assert "gate finds, coupled, recall 1.000" in done.stdout
     assert "mean_reward minus uniform" in done.stdout
     assert "FAILED" in done.stdout
+    assert "the model was built so that the rule is right" in done.stdout
     assert len(read_table(tmp_path / "c", "study_seeds")) == 2
     assert set(read_table(tmp_path / "c", "contrasts")["arm"]) == {"oracle"}
     credited = read_table(tmp_path / "runs" / "oracle-0", "credited")

@@ -29,6 +29,9 @@ IGNORED = frozenset(
     {"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every", "experiment.cosine_every"}
 )
 
+BUILT_IN = "the model was built so that the rule is right"
+"""Why trainings on `decisions` test none of the paper's claims: they say what credit can do, not that attention finds it."""
+
 
 def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
     """Tables `study`, `study_curves`, `study_seeds`, `contrasts`, and `gates` where trainings with oracle credit are
@@ -42,7 +45,8 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
         Training(name, int(run.options["seed"]), run.table("training"), _share(run))
         for name, run in zip(names, runs, strict=True)
     ]
-    published = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
+    names_of_data = {run.options["data"]["name"] for run in runs}
+    published = CREDIT if names_of_data == {"countdown"} else {}
     rows, contrasts = study_rows(trainings, published), contrast_rows(trainings)
     treatments = [table for table in (run.table("treatment") for run in runs) if len(table)]
     passed = gates(treatments, trainings) if treatments else []
@@ -74,12 +78,12 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
         lines,
         f"{model} on {data}",
         by_run=False,
-        verdicts=verdicts(trainings),
+        verdicts=verdicts(trainings, BUILT_IN if names_of_data == {"decisions"} else None),
     )
 
 
-def verdicts(trainings: Sequence[Training]) -> list[Verdict]:
-    """The paper's claims on arms that were trained here, seed by seed."""
+def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list[Verdict]:
+    """The paper's claims on arms that were trained here, seed by seed; `untested` says why these do not test them."""
     members = by_arm(trainings)
     turned = f"{Strategy.COUPLED}, end bottom"  # the same arm under another name
     wanted = (
@@ -89,8 +93,9 @@ def verdicts(trainings: Sequence[Training]) -> list[Verdict]:
     )
     found = []
     for claim, arm, other, sign in wanted:
-        if arm not in members or other not in members:
-            found.append(verdict(claim, [], why=f"no training of {arm if arm not in members else other}"))
+        missing = [name for name in (arm, other) if name not in members]
+        if untested or missing:
+            found.append(verdict(claim, [], why=untested or f"no training of {missing[0]}"))
             continue
         ours, theirs = ({one.seed: one.final for one in members[name]} for name in (arm, other))
         compared = over_both(ours, theirs)
