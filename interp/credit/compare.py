@@ -30,7 +30,7 @@ IGNORED = frozenset(
 )
 
 BUILT_IN = "the model was built so that the rule is right"
-"""Why trainings on `decisions` test none of the paper's claims: they say what credit can do, not that attention finds it."""
+"""Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
 
 
 def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
