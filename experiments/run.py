@@ -5,6 +5,7 @@ Light imports only: everything heavy waits until there is something to run, so t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -28,6 +29,7 @@ from interp.errors import UserError, on_command_line, printable
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 
 if TYPE_CHECKING:
+    from experiments.base.session import Session
     from interp.runs.store import RunStore
 
 log = logging.getLogger("run")
@@ -77,8 +79,6 @@ OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path
 def job(cfg: DictConfig) -> None:
     """One run. Wrong input is noted and leaves nothing behind; other errors go to run.log and up."""
     directory = Path(HydraConfig.get().runtime.output_dir)
-    if cfg.go_on and in_sweep() and not _to_do(cfg, directory):
-        return
     run = _Run(cfg, directory)
     try:
         run.go()
@@ -106,16 +106,6 @@ def job(cfg: DictConfig) -> None:
             remove_new_directories()
         elif directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
-
-
-def _to_do(cfg: DictConfig, directory: Path) -> bool:
-    """Whether a job of a sweep that is run again is not finished yet; one that was begun goes on."""
-    if (directory / SUMMARY).is_file():
-        log.info("%s is finished", directory)
-        return False
-    if (directory / ENVIRONMENT).is_file():
-        cfg.resume = str(directory)
-    return True
 
 
 def _of_system(error: OSError) -> str:
@@ -150,11 +140,13 @@ class _Run:
         experiment = experiment_of(cfg.experiment.name)
         session.check_options(experiment.options)
         options = session.run_options
-        if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
-            raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
-        check_directory(self.directory, resume=options.resume is not None)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if options.go_on and in_sweep() and self._finished_before(session):
+            return
+        if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
+            raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
+        check_directory(self.directory, resume=cfg.resume is not None)
         torch.manual_seed(options.seed)
         if options.dry_run:
             print(printable(f"dry run: {runner.plan(experiment, session)}"))
@@ -165,6 +157,19 @@ class _Run:
         findings = runner.run(experiment, session)
         about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {cfg.data.name}"
         show(about, findings, self._store.skipped(), self.directory)
+
+    def _finished_before(self, session: Session) -> bool:
+        """Whether this job of a sweep that is run again is finished; one that was only begun goes on.
+
+        Raises UserError where it was finished with other options."""
+        if not (self.directory / ENVIRONMENT).is_file():
+            return False
+        if not (self.directory / SUMMARY).is_file():
+            self.cfg.resume = str(self.directory)
+            return False
+        session.check_same(json.loads((self.directory / ENVIRONMENT).read_text()), f"cannot keep {self.directory}")
+        log.info("%s is finished", self.directory)
+        return True
 
     @property
     def _begun(self) -> bool:

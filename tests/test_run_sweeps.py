@@ -96,6 +96,9 @@ def test_a_sweep_goes_on_where_it_was_stopped(swept: Path, tmp_path: Path, monke
     ok(*sweep, "go_on=true")
     assert [json.loads((tmp_path / name / "environment.json").read_text())["run"] for name in JOBS[:2]] == begun
     assert (tmp_path / JOBS[0] / "summary.json").stat().st_mtime_ns == first
+    other = run(*sweep, "go_on=true", "data.seed=5")
+    assert other.returncode == 2
+    assert f"cannot keep {tmp_path / JOBS[0]}: data.seed differs from the run's own options" in other.stdout
     for file in (swept / JOBS[1]).glob("*.parquet"):
         assert (job / file.name).read_bytes() == file.read_bytes(), file.name
 
