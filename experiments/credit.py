@@ -11,12 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from omegaconf import OmegaConf
 
 from experiments.base.collect import Needs, from_response, respond
+from experiments.base.credit_gates import measure_treatment
 from experiments.base.credit_options import ALL_HEADS, CreditOptions
 from experiments.base.credit_training import (
     CHECKPOINTS,
+    decisions_of,
     fit,
     grpo_config,
     held_out_accuracy,
@@ -24,7 +27,7 @@ from experiments.base.credit_training import (
     responses_a_step,
     train,
 )
-from experiments.base.data import DataOptions, questions
+from experiments.base.data import DECISIONS, DataOptions, questions
 from experiments.base.experiment import Example, Experiment, InPaper
 from experiments.base.options import typed
 from experiments.base.plan import Plan, measured
@@ -42,6 +45,7 @@ from interp.heads.scores import Head
 from interp.model.generate import Backend
 from interp.model.layers import layer_set
 from interp.rhythm.head_sets import rank_by_distance
+from interp.rhythm.waad_fai import response_of
 from interp.runs.about import About
 from interp.runs.compared import TIMING
 from interp.runs.findings import Findings, reasons
@@ -62,8 +66,12 @@ def learn(session: Session, options: CreditOptions) -> None:
         traces = _traces(session, options, train_set)
         ranked = rank_by_distance(session.lens, traces, options.ranking)
         measuring = _measuring(session, options, ranked)
-        shown = credited_rows(session.lens, traces[0], options.rule, measuring, session.seed)
-        store.write_closing(FIRST, head_sets=ranked, credited=shown)
+        decide, ids = decisions_of(session), [traces[0].token_ids[i] for i in response_of(traces[0])]
+        decisions = None if decide is None else decide(torch.tensor([ids]))[0]
+        shown = credited_rows(session.lens, traces[0], options.rule, measuring, session.seed, decisions)
+        oracle = options.strategy is Strategy.ORACLE
+        about = measure_treatment(session, options, traces, train_set, measuring) if oracle else []
+        store.write_closing(FIRST, head_sets=ranked, credited=shown, treatment=about)
     measuring = _measuring(session, options, records(store.table("head_sets")))
     timing = train(session, options, train_set, test_set, measuring)
     write_json(session.directory / TIMING, timing)  # not in a table or the summary: those are the same each time
@@ -117,6 +125,8 @@ def check(session: Session, options: CreditOptions) -> None:
             "experiment.grpo.importance_sampling_level=sequence weighs a response by one ratio, so that only the mean "
             "of its tokens' credit reaches the gradient: use token, or experiment.strategy=uniform"
         )
+    if options.strategy is Strategy.ORACLE and session.cfg.data.kind != DECISIONS:
+        raise UserError("experiment.strategy=oracle needs data that knows which tokens decide: use data=decisions")
     if options.rerank_every is not None and options.heads == ALL_HEADS:
         raise UserError("experiment.rerank_every ranks heads: use it with experiment.heads=targeted")
     fresh, held_out = _questions(session, options)

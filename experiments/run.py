@@ -5,6 +5,7 @@ Light imports only: everything heavy waits until there is something to run, so t
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -25,9 +26,10 @@ from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, u
 from experiments.base.job_files import LOG, job_files, remove_new_directories
 from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
-from interp.runs.directory import ENVIRONMENT, shown_path
+from interp.runs.directory import ENVIRONMENT, SUMMARY, shown_path
 
 if TYPE_CHECKING:
+    from experiments.base.session import Session
     from interp.runs.store import RunStore
 
 log = logging.getLogger("run")
@@ -54,6 +56,7 @@ def help_text() -> str:
         "Any option of conf/ can be given as key=value; `--cfg job` prints them all for a choice of groups.",
         "  dry_run=true   print how many passes, how much memory and about how long, and stop",
         "  resume=DIR     go on with an unfinished run of the same command",
+        "  go_on=true     of a sweep into hydra.sweep.dir=DIR: keep its finished jobs, go on with the others",
         "Each run writes one directory under outputs/; hydra.run.dir=DIR names another.",
     ]
     return "\n".join(lines)
@@ -139,11 +142,13 @@ class _Run:
         options = session.run_options
         if options.shards > 1 and not experiment.splits:
             raise UserError(f"experiment={cfg.experiment.name} has no examples to split over workers: set shards=1")
-        if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
-            raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
-        check_directory(self.directory, resume=options.resume is not None)
         if options.threads is not None:
             torch.set_num_threads(options.threads)
+        if options.go_on and in_sweep() and self._finished_before(session):
+            return
+        if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
+            raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")
+        check_directory(self.directory, resume=cfg.resume is not None)
         torch.manual_seed(options.seed)
         if options.dry_run:
             print(printable(f"dry run: {runner.plan(experiment, session)}"))
@@ -154,6 +159,19 @@ class _Run:
         findings = runner.run(experiment, session)
         about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {cfg.data.name}"
         show(about, findings, self._store.skipped(), self.directory)
+
+    def _finished_before(self, session: Session) -> bool:
+        """Whether this job of a sweep that is run again is finished; one that was only begun goes on.
+
+        Raises UserError where it was finished with other options."""
+        if not (self.directory / ENVIRONMENT).is_file():
+            return False
+        if not (self.directory / SUMMARY).is_file():
+            self.cfg.resume = str(self.directory)
+            return False
+        session.check_same(json.loads((self.directory / ENVIRONMENT).read_text()), f"cannot keep {self.directory}")
+        log.info("%s is finished", self.directory)
+        return True
 
     @property
     def _begun(self) -> bool:

@@ -67,7 +67,7 @@ def test_baselines_credit_the_highest_of_their_own_signal(strategy: Strategy) ->
 
 @pytest.mark.parametrize("strategy", [strategy for strategy in Strategy if strategy not in NEVER_1])
 def test_an_amplification_of_1_is_plain_grpo(strategy: Strategy) -> None:
-    signals = Signals(waad=WAAD, fai=FAI, entropy=FAI, noise=FAI)
+    signals = Signals(waad=WAAD, fai=FAI, entropy=FAI, noise=FAI, decisions=FAI > 0.5)
     same(gamma_of(CreditRule(strategy, gamma_amp=1.0), signals, SIX), *[1.0] * 6)
 
 
@@ -154,6 +154,14 @@ def test_bottom_is_coupled_credit_of_the_tokens_with_the_lowest_fai() -> None:
     assert torch.equal(found, by_end)
 
 
+def test_oracle_credits_the_tokens_that_decide_and_no_padding() -> None:
+    rule, decide = CreditRule(Strategy.ORACLE, gamma_amp=3.0), torch.tensor([[True, False, False, True, True]])
+    same(gamma_of(rule, Signals(decisions=decide), FIVE), 3, 1, 1, 3, 3)
+    same(gamma_of(rule, Signals(decisions=decide), torch.tensor([[1, 1, 1, 1, 0]])), 3, 1, 1, 3, 1)
+    with pytest.raises(ValueError, match="decisions"):
+        gamma_of(rule, Signals(), FIVE)
+
+
 def test_mask_leaves_nothing_to_tokens_without_credit() -> None:
     found = gamma_of(CreditRule(Strategy.MASK, q=1 / 3), Signals(waad=WAAD, fai=FAI), SIX)
     same(found, 1.25, 0, 1.25, 1.25, 0, 1.25)
@@ -175,8 +183,8 @@ def test_padding_neither_gets_nor_takes_credit() -> None:
     fai = torch.cat([FAI, row(99.0, 99.0)], dim=1)
     for strategy in Strategy:
         rule = CreditRule(strategy, q=1 / 3)
-        plain = gamma_of(rule, Signals(WAAD, FAI, FAI, FAI), SIX)
-        found = gamma_of(rule, Signals(waad, fai, fai, fai), padded)
+        plain = gamma_of(rule, Signals(WAAD, FAI, FAI, FAI, FAI > 0.5), SIX)
+        found = gamma_of(rule, Signals(waad, fai, fai, fai, fai > 0.5), padded)
         torch.testing.assert_close(found, torch.cat([plain, row(1.0, 1.0)], dim=1))
 
 
@@ -225,7 +233,7 @@ def mask_of(found: list[int]) -> torch.Tensor:
 @given(signals, signals, lengths, st.sampled_from(list(Strategy)), st.floats(0.05, 1))
 def test_each_response_is_credited_by_itself(waad, fai, found, strategy, q) -> None:  # type: ignore[no-untyped-def]
     mask, rule = mask_of(found), CreditRule(strategy, q=q)
-    named = {"waad": waad, "fai": fai, "entropy": fai, "noise": waad}
+    named = {"waad": waad, "fai": fai, "entropy": fai, "noise": waad, "decisions": fai > 5}
     whole = gamma_of(rule, Signals(**{n: torch.tensor(v) for n, v in named.items()}), mask)
     for i, length in enumerate(found):
         alone = Signals(**{n: torch.tensor(v[i : i + 1, :length]) for n, v in named.items()})

@@ -74,7 +74,9 @@ def make(
     }
     if rule is None:
         return GRPOTrainer(**about)
-    return CreditTrainer(**about, rule=rule, measuring=MEASURING, extra_pass=extra_pass)
+    return CreditTrainer(
+        **about, rule=rule, measuring=MEASURING, extra_pass=extra_pass, decisions=lambda ids: ids % 3 == 0
+    )
 
 
 def losses(trainer: GRPOTrainer) -> list[float]:
@@ -127,7 +129,7 @@ def test_a_constant_credit_multiplies_every_advantage(
     torch.testing.assert_close(found["advantages"][mask], wanted[mask])
 
 
-@pytest.mark.parametrize("strategy", [s for s in Strategy if s not in (Strategy.UNIFORM, *NEVER_1)])
+@pytest.mark.parametrize("strategy", [s for s in Strategy if s not in (Strategy.UNIFORM, Strategy.ORACLE, *NEVER_1)])
 def test_every_strategy_credits_its_share_of_both_signs(
     words: PreTrainedTokenizerBase, tmp_path: Path, strategy: Strategy
 ) -> None:
@@ -141,6 +143,14 @@ def test_every_strategy_credits_its_share_of_both_signs(
         assert chosen <= n // 2 + 1
         assert chosen >= 1 or n <= MEASURING.settings.h_lo  # short ones have no token with a signal
         assert bool((row[~real] - 1).abs().lt(1e-5).all())
+
+
+def test_oracle_credits_what_it_is_told(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    plain, found = (scored(make(words, tmp_path, rule)) for rule in (None, CreditRule(Strategy.ORACLE)))
+    amplified = (plain["completion_ids"] % 3 == 0) & plain["completion_mask"].bool()
+    wanted = plain["advantages"][:, None] * torch.where(amplified, 1.5, 1.0)
+    torch.testing.assert_close(found["advantages"], wanted)
+    assert amplified.any()
 
 
 def test_signs_leave_the_others_alone(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -125,6 +125,34 @@ def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
     assert "names 1 runs" in twice.stderr
 
 
+def test_the_gates_are_run_and_judged_by_two_commands(tmp_path: Path) -> None:
+    steps = ["steps=2", "eval_every=2", "ranking_traces=2", "train.limit=16", "test.limit=3"]
+    small = ["seed=0", *(f"experiment.{option}" for option in steps), f"hydra.sweep.dir={tmp_path / 'runs'}"]
+    ok("experiment=credit", "study=gates", *small, "progress=false")
+    done = ok("experiment=compare", f"runs={tmp_path / 'runs'}/*", f"hydra.run.dir={tmp_path / 'c'}")
+    found = read_table(tmp_path / "c", "gates").set_index(["gate", "strategy", "measure"])
+    decided = found[found["passed"].notna()]
+    assert [name[0] for name in decided.index] == ["finds", "treats", "pays"]
+    # What the model was built for: all six deciding tokens, beside few others.
+    assert found.loc[("finds", "coupled", "recall"), "value"] == 1
+    assert found.loc[("finds", "oracle", "recall"), "value"] == 1
+    assert (
+        found.loc[("finds", "coupled", "precision"), "value"] > 2 * found.loc[("finds", "coupled", "chance"), "value"]
+    )
+    assert found.loc[("treats", "coupled", "gradient_cosine"), "value"] <= 0.9
+    assert not decided.loc[("pays", "oracle", "mean_reward minus uniform"), "passed"], "one seed decides nothing"
+    assert "gate finds, coupled, recall 1.000" in done.stdout
+    assert "mean_reward minus uniform" in done.stdout
+    assert "FAILED" in done.stdout
+    assert "the model was built so that the rule is right" in done.stdout
+    assert len(read_table(tmp_path / "c", "study_seeds")) == 2
+    assert set(read_table(tmp_path / "c", "contrasts")["arm"]) == {"oracle"}
+    credited = read_table(tmp_path / "runs" / "oracle-0", "credited")
+    before = credited["token"].shift(fill_value="")
+    decides = credited["token"].str.contains("plan|guess") | before.str.contains("plan|guess")
+    assert ((credited["gamma"] > 1) == decides).all()
+
+
 def test_arms_are_named_by_what_differs() -> None:
     def options(seed: int, **more: Any) -> dict:
         return {"seed": seed, "model": {"name": "m"}, "experiment": {"strategy": "coupled", "q": 0.4, **more}}
@@ -180,6 +208,7 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.heads=some", "use targeted, all"),
         ("experiment.layers=9", "layer 9 is out of range"),
         ("experiment.rerank_every=0", "experiment.rerank_every=0 must be at least 1"),
+        ("experiment.strategy=oracle", "needs data that knows which tokens decide: use data=decisions"),
         ("experiment.steps=0", "experiment.steps=0 must be at least 1"),
         ("+experiment.grpo.learning_rat=1", "did you mean learning_rate"),
         (

@@ -9,11 +9,13 @@ import sys
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from interp.runs.compared import Run, number_rows
+from interp.runs.store import RunStore
 from tests.command import NO_PROBES, ROOT, ok, run
 
 SWEEP = [
@@ -54,6 +56,44 @@ def test_another_launcher_gives_the_same_tables(swept: Path, tmp_path: Path) -> 
         assert names == {file.name for file in (tmp_path / "s" / job).glob("*.parquet")}
         for name in names:
             assert (tmp_path / "s" / job / name).read_bytes() == (swept / job / name).read_bytes(), f"{job}/{name}"
+
+
+def test_a_sweep_goes_on_where_it_was_stopped(swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stops in its second job, as if by Ctrl-C, and is run again."""
+    sweep = [*(one.replace("planted,reasoner", "planted") for one in SWEEP), f"hydra.sweep.dir={tmp_path}"]
+    write, job = RunStore.write, tmp_path / JOBS[1]
+
+    def interrupted(self: RunStore, index: int, *arguments: Any, **tables: Any) -> None:
+        if self.directory == job and index == 1:
+            raise KeyboardInterrupt
+        write(self, index, *arguments, **tables)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write", interrupted)
+        assert run(*sweep).returncode == 130
+    assert (job / "environment.json").is_file()
+    assert not (job / "summary.json").is_file()
+    again = run(*sweep)
+    assert again.returncode == 2
+    assert "add go_on=true" in again.stderr
+    begun = [json.loads((tmp_path / name / "environment.json").read_text())["run"] for name in JOBS[:2]]
+    first = (tmp_path / JOBS[0] / "summary.json").stat().st_mtime_ns
+    ok(*sweep, "go_on=true")
+    assert [json.loads((tmp_path / name / "environment.json").read_text())["run"] for name in JOBS[:2]] == begun
+    assert (tmp_path / JOBS[0] / "summary.json").stat().st_mtime_ns == first
+    other = run(*sweep, "go_on=true", "data.seed=5")
+    assert other.returncode == 2
+    assert f"cannot keep {tmp_path / JOBS[0]}: data.seed differs from the run's own options" in other.stdout
+    for file in (swept / JOBS[1]).glob("*.parquet"):
+        assert (job / file.name).read_bytes() == file.read_bytes(), file.name
+
+
+def test_a_sweep_goes_on_in_a_directory_of_a_sweep_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    refused = run(*SWEEP, "go_on=true", f"hydra.sweep.dir={tmp_path}")
+    assert refused.returncode == 2
+    assert "is not empty: choose another hydra.sweep.dir for the sweep" in refused.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
 def test_a_sweep_is_compared_along_its_layers(swept: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from experiments.base.sweeps import BY_HYDRA
 from interp.errors import UserError, nearest
 
 _HERE = Path(__file__).resolve().parent
@@ -123,5 +124,9 @@ def _check_sweep(arguments: list[str], overrides: list[Override]) -> None:
     except (HydraException, OmegaConfBaseException):
         return  # Hydra says it, with the whole command line at hand
     sweeps = {"-m", "--multirun"} & set(arguments) or str(cfg.hydra.mode).endswith("MULTIRUN")
-    if sweeps and directory.is_dir() and any(directory.iterdir()):
-        raise UserError(f"{directory} is not empty: choose another hydra.sweep.dir for the sweep")
+    if not (sweeps and directory.is_dir() and any(directory.iterdir())):
+        return
+    begun = (directory / BY_HYDRA).is_file()
+    if not (begun and OmegaConf.select(cfg, "go_on")):
+        more = " or add go_on=true" if begun else ""
+        raise UserError(f"{directory} is not empty: choose another hydra.sweep.dir for the sweep{more}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -21,8 +22,10 @@ from trl.trainer.grpo_config import GRPOConfig
 
 from experiments.base.collect import Needs, condition_for
 from experiments.base.credit_options import CreditOptions
+from experiments.base.data import DECISIONS
 from experiments.base.session import Session
 from interp.credit import checks
+from interp.credit.batches import Decisions
 from interp.credit.checks import SECONDS
 from interp.credit.signals import Measuring
 from interp.credit.trainer import CreditTrainer
@@ -32,6 +35,7 @@ from interp.grading.responses import graded
 from interp.model.decoding import plain_decoding
 from interp.model.generate import ends_of
 from interp.model.lens import device_of, without_progress_bars
+from interp.organisms.decisions import decision_mask
 from interp.runs.training_state import last_checkpoint
 from interp.safety import no_pickles
 from interp.stats import binomial_estimate
@@ -146,6 +150,7 @@ def make_trainer(
             share=options.share,
             rerank_every=options.rerank_every,
             cosine_every=options.cosine_every,
+            decisions=decisions_of(session),
         )
         trainer.create_optimizer()  # optimizers that need a package which is missing say so here
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
@@ -193,6 +198,12 @@ def reward(session: Session, asked: Sequence[Question]) -> Callable[..., list[fl
         return [float(bool(row["correct"])) for row in rows]
 
     return correct
+
+
+def decisions_of(session: Session) -> Decisions | None:
+    """Which tokens of responses decide, where the data knows; else None."""
+    known = session.cfg.data.kind == DECISIONS
+    return partial(decision_mask, tokenizer=session.lens.tokenizer) if known else None
 
 
 def _prompt(session: Session, question: Question) -> str:

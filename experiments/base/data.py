@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 from experiments.base.options import AtLeastOne, By, Lax, Options, Seed, Text, choice, one_of
 from interp.data.datasets import (
     Fields,
+    decision_questions,
     lookup_questions,
     planted_questions,
     read_questions,
@@ -28,7 +29,7 @@ from interp.patching.align import AnswerTokens, Pads, Scenario
 from interp.patching.sources import PairSource, Template, known_phrase
 from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
-CONTRAST = "contrast"
+CONTRAST, DECISIONS = "contrast", "decisions"
 
 
 class FieldOptions(Options):
@@ -163,6 +164,7 @@ QUESTIONS: dict[str, Callable[[DataOptions], list[Question]]] = {
         o.seed, choice(Split, o.require("split"), "data.split"), o.require("limit"), o.options
     ),
     "planted": lambda o: planted_questions(o.seed, o.require("limit")),
+    DECISIONS: lambda o: decision_questions(o.seed, o.require("limit")),
     "reasoning_gym": _reasoning_gym,
     "questions": _from_file_or_hub,
 }

@@ -122,6 +122,7 @@ class RunOptions(Options):
     seed: Seed
     dry_run: bool
     resume: Text | None
+    go_on: bool
     run: Text | None
     runs: Annotated[list[Text], BeforeValidator(listed)] | None
     progress: bool

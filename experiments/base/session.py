@@ -55,7 +55,7 @@ PACKAGES = (
 )
 PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
-RESUMABLE = ("resume", "dry_run", "progress", "figures", "track", "project", "shards")
+RESUMABLE = ("resume", "go_on", "dry_run", "progress", "figures", "track", "project", "shards")
 """Options that may differ between a run and its continuation."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""

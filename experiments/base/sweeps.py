@@ -15,6 +15,7 @@ from interp.errors import printable
 
 FOLDER = "failed"
 BY_HYDRA = "multirun.yaml"
+"""What Hydra leaves in the directory of a sweep."""
 
 failures: list[str] = []
 """What went wrong with the jobs of this process, or of the sweep that it started."""
@@ -41,6 +42,12 @@ def note_failure(message: str, *, crashed: bool) -> None:
 
 class ListFailures(Callback):
     """Prints the failed jobs when a sweep ends. Its process knows of them then, whichever processes ran them."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        del kwargs
+        if config.go_on:  # what failed before is tried again
+            for file in (Path(config.hydra.sweep.dir) / FOLDER).glob("*.json"):
+                file.unlink()
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         del kwargs  # Hydra may pass more

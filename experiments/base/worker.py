@@ -25,7 +25,15 @@ from interp.runs.directory import ENVIRONMENT, SHARES
 
 log = logging.getLogger("worker")
 
-WITHOUT = {"resume": None, "dry_run": False, "progress": False, "figures": False, "track": None, "project": "none"}
+WITHOUT = {
+    "resume": None,
+    "go_on": False,
+    "dry_run": False,
+    "progress": False,
+    "figures": False,
+    "track": None,
+    "project": "none",
+}
 """Options that environment.json does not keep."""
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum, StrEnum
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
@@ -20,9 +20,13 @@ from interp.errors import UserError, nearest
 from interp.stats import seed_for
 
 COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-PLAIN, GAMMA, NOISE = "credit_plain_advantages", "credit_gamma", "credit_noise"
-"""Ours, which TRL shuffles and splits like its own: the advantages of the responses, (batch,), the factor on each
-token's, and random numbers, (batch, token)."""
+PLAIN, GAMMA = "credit_plain_advantages", "credit_gamma"
+"""Ours, which TRL shuffles and splits like its own: the advantages of the responses, (batch,), and the factor on each
+token's, (batch, token)."""
+GIVEN = {"noise": "credit_noise", "decisions": "credit_decisions"}
+"""Signals that no pass makes, (batch, token), by where they are kept."""
+Decisions = Callable[[Int[Tensor, "batch token"]], Bool[Tensor, "batch token"]]
+"""Which tokens of responses decide."""
 
 
 CONTROLLER = ("entropy_coef", "_last_world_entropy", "_entropy_window_stats")
@@ -66,8 +70,10 @@ def signals_of(rhythm: BatchRhythm | None, entropy: Tensor | None, rows: Tensor 
     return Signals(entropy=entropy.detach() if rows is None else entropy.detach()[rows])
 
 
-def with_noise(signals: Signals, noise: Tensor | None, rows: Tensor | None = None) -> Signals:
-    return signals if noise is None else replace(signals, noise=noise if rows is None else noise[rows])
+def with_given(signals: Signals, batch: Mapping[str, Any], rows: Tensor | None = None) -> Signals:
+    """With the signals that a batch brings along, of some of its rows or all."""
+    found = {name: batch[key] for name, key in GIVEN.items() if key in batch}
+    return replace(signals, **{name: value if rows is None else value[rows] for name, value in found.items()})
 
 
 @contextmanager
@@ -80,6 +86,15 @@ def nothing_logged(trainer: GRPOTrainer) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(trainer, name, value)
+
+
+def give(batch: dict[str, Any], needs: Sequence[str], decisions: Decisions | None, seed: int, *labels: object) -> None:
+    """Adds to a batch what a strategy needs and no pass makes."""
+    ids = batch["completion_ids"]
+    if "noise" in needs:
+        batch[GIVEN["noise"]] = noise_for(ids, seed, *labels)
+    if "decisions" in needs and decisions is not None:
+        batch[GIVEN["decisions"]] = decisions(ids)
 
 
 def noise_for(ids: Int[Tensor, "batch token"], seed: int, *labels: object) -> Float[Tensor, "batch token"]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from interp.credit.contrasts import contrast_line, contrast_rows, seed_rows
 from interp.credit.gamma import Strategy
+from interp.credit.gates import gates, power_lines
 from interp.credit.study import REFERENCE, Training, by_arm, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
@@ -27,9 +29,13 @@ IGNORED = frozenset(
     {"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every", "experiment.cosine_every"}
 )
 
+BUILT_IN = "the model was built so that the rule is right"
+"""Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
+
 
 def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
-    """Tables `study` and `study_curves`. Raises UserError for runs that do not compare."""
+    """Tables `study`, `study_curves`, `study_seeds`, `contrasts`, and `gates` where trainings with oracle credit are
+    among them. Raises UserError for runs that do not compare."""
     names = arms([run.options for run in runs])
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
     twice = [place for place, n in places.items() if n > 1]
@@ -39,8 +45,11 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
         Training(name, int(run.options["seed"]), run.table("training"), _share(run))
         for name, run in zip(names, runs, strict=True)
     ]
-    published = CREDIT if {run.options["data"]["name"] for run in runs} == {"countdown"} else {}
-    rows = study_rows(trainings, published)
+    names_of_data = {run.options["data"]["name"] for run in runs}
+    published = CREDIT if names_of_data == {"countdown"} else {}
+    rows, contrasts = study_rows(trainings, published), contrast_rows(trainings)
+    treatments = [table for table in (run.table("treatment") for run in runs) if len(table)]
+    passed = gates(treatments, trainings) if treatments else []
     headlines = [
         Headline(
             f"held-out accuracy, {row['arm']}",
@@ -53,19 +62,28 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
     lines = [_line(row) for row in rows if row.get("difference") is not None]
     if not any(row["arm"] == REFERENCE for row in rows):
         lines.append("no run of plain GRPO (experiment.strategy=uniform) among them: no differences")
+    if passed:
+        lines = [gate.line for gate in passed] + power_lines(trainings) + lines
+    lines += [contrast_line(row) for row in contrasts if REFERENCE not in (row["arm"], row["other"]) or passed]
     model, data = (runs[0].options[group]["name"] for group in ("model", "data"))
     return RunsCompared(
-        {"study": rows, "study_curves": list(curve_rows(trainings))},
+        {
+            "study": rows,
+            "study_curves": list(curve_rows(trainings)),
+            "study_seeds": list(seed_rows(trainings)),
+            "contrasts": contrasts,
+            "gates": [gate.row for gate in passed],
+        },
         headlines,
         lines,
         f"{model} on {data}",
         by_run=False,
-        verdicts=verdicts(trainings),
+        verdicts=verdicts(trainings, BUILT_IN if names_of_data == {"decisions"} else None),
     )
 
 
-def verdicts(trainings: Sequence[Training]) -> list[Verdict]:
-    """The paper's claims on arms that were trained here, seed by seed."""
+def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list[Verdict]:
+    """The paper's claims on arms that were trained here, seed by seed; `untested` says why these do not test them."""
     members = by_arm(trainings)
     turned = f"{Strategy.COUPLED}, end bottom"  # the same arm under another name
     wanted = (
@@ -75,8 +93,9 @@ def verdicts(trainings: Sequence[Training]) -> list[Verdict]:
     )
     found = []
     for claim, arm, other, sign in wanted:
-        if arm not in members or other not in members:
-            found.append(verdict(claim, [], why=f"no training of {arm if arm not in members else other}"))
+        missing = [name for name in (arm, other) if name not in members]
+        if untested or missing:
+            found.append(verdict(claim, [], why=untested or f"no training of {missing[0]}"))
             continue
         ours, theirs = ({one.seed: one.final for one in members[name]} for name in (arm, other))
         compared = over_both(ours, theirs)

@@ -41,6 +41,8 @@ class Strategy(StrEnum):
     """Coupled credit, and gamma 0 for all other tokens of a response in which a token gets some."""
     SOFT = "soft"
     """Every token, in proportion to its FAI: mean 1, whatever gamma_amp and q are."""
+    ORACLE = "oracle"
+    """The tokens that decide, where these are known: what credit could do if its rule were right."""
 
 
 class End(StrEnum):
@@ -109,6 +111,8 @@ class Signals:
     entropy: Float[Tensor, "batch token"] | None = None
     noise: Float[Tensor, "batch token"] | None = None
     """Independent uniform numbers."""
+    decisions: Bool[Tensor, "batch token"] | None = None
+    """The tokens that decide, where a task knows them."""
 
 
 NEEDS: dict[Strategy, tuple[str, ...]] = {
@@ -123,6 +127,7 @@ NEEDS: dict[Strategy, tuple[str, ...]] = {
     Strategy.BOTTOM: ("waad", "fai"),
     Strategy.MASK: ("waad", "fai"),
     Strategy.SOFT: ("fai",),
+    Strategy.ORACLE: ("decisions",),
 }
 NEVER_1 = (Strategy.MASK, Strategy.SOFT)
 """Strategies that differ from plain GRPO also where gamma_amp is 1."""
@@ -152,6 +157,8 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
                 total = known["fai"].nansum(1, keepdim=True)
                 weights = known["fai"] * (~known["fai"].isnan()).sum(1, keepdim=True) / total
                 gamma = torch.where(known["fai"].isnan() | (total <= 0), ones, weights)
+            case Strategy.ORACLE:
+                gamma = torch.where(known["decisions"] > 0, rule.gamma_amp, ones)
             case Strategy.COUPLED:
                 gamma = ones + rule.amount * coupled_shares(rule, known["waad"], known["fai"], real)
             case Strategy.MATCHED_RANDOM:

@@ -18,17 +18,18 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from interp.credit.batches import (
     COLUMNS,
     GAMMA,
-    NOISE,
+    GIVEN,
     PLAIN,
+    Decisions,
     Where,
     credited_mask,
+    give,
     member,
-    noise_for,
     nothing_logged,
     put,
     signals_of,
     whole,
-    with_noise,
+    with_given,
 )
 from interp.credit.checks import COSINE, GLOBAL_KEPT, LOCAL_KEPT, SECONDS, Stopwatch, Treatment, sums_of
 from interp.credit.function import ATTENTION, core_of, needed
@@ -53,9 +54,9 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     Heads are ranked on the first training batch (`heads="auto"`), again every `rerank_every` optimizer steps where that
     is given, in a pass of up to 16 responses; or they are given as `CreditHeads`. `rule` replaces `strategy`,
     `amplification`, `q` and `signs`. `cosine_every` = n logs the cosine of the credited gradient to plain GRPO's at the
-    first of every n steps, for a second backward pass. `extra_pass` measures in a pass of its own.
-
-    Raises UserError for values out of range, models with images, and importance ratios of whole responses.
+    first of every n steps, for a second backward pass. `extra_pass` measures in a pass of its own. `decisions` says
+    which tokens decide (`oracle`). Raises UserError for values out of range, models with images, and importance ratios
+    of whole responses.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
         rule: CreditRule | None = None,
         cosine_every: int | None = None,
         extra_pass: bool = False,
+        decisions: Decisions | None = None,
         **kwargs: Any,
     ) -> None:
         check_hooks(GRPOTrainer)
@@ -82,6 +84,9 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             member(Strategy, strategy, "strategy"), q=q, gamma_amp=amplification, signs=member(Signs, signs, "signs")
         )
         self._rule.check()
+        if decisions is None and "decisions" in self._needs:
+            raise UserError("strategy=oracle credits the tokens that decide: give decisions=, a function of their ids")
+        self._decisions = decisions
         self._settings = Settings(window, *horizon)
         if isinstance(heads, str) and heads != AUTO:
             raise UserError(f"heads={heads}: give {AUTO!r} or CreditHeads.of(local, far)")
@@ -176,14 +181,13 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             self._tap = None
         if not credited:
             return batch
-        if "noise" in self._needs:
-            # TRL's count of batches begins anew where a training is resumed; that of optimizer steps does not.
-            here = (self.state.global_step, self.accelerator.process_index)
-            batch[NOISE] = noise_for(batch["completion_ids"], self.args.seed, *here)
+        # TRL's count of batches begins anew where a training is resumed; that of optimizer steps does not.
+        here = (self.state.global_step, self.accelerator.process_index)
+        give(batch, self._needs, self._decisions, self.args.seed, *here)
         if self._where is Where.LOSS:
             self._rank_if_due(*whole(batch))
         elif self._where is Where.NOWHERE:
-            self._credit(batch, Signals(noise=batch.get(NOISE)))
+            self._credit(batch, Signals())
         elif self._kept is not None:
             self._credit(batch, self._kept)
         else:
@@ -193,7 +197,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     def _credit(self, batch: dict[str, Any], signals: Signals) -> None:
         """Multiplies a batch's advantages by gamma."""
         with self._watch:
-            put(batch, gamma_of(self._rule, with_noise(signals, batch.get(NOISE)), credited_mask(batch)), self._rule)
+            put(batch, gamma_of(self._rule, with_given(signals, batch), credited_mask(batch)), self._rule)
 
     def _credit_by_extra_pass(self, batch: dict[str, Any]) -> None:
         """Sequences whose advantage is 0 are not measured: gamma would not change anything for them."""
@@ -205,8 +209,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             rows = advantages.nonzero().flatten() if bool(advantages.any()) else torch.zeros(1, dtype=torch.long)
             for part in self._passes(rows.to(mask.device)):
                 signals = self._signals({name: batch[name][part] for name in COLUMNS}, self._needs)
-                noise = None if NOISE not in batch else batch[NOISE][part]
-                gamma[part] = gamma_of(self._rule, with_noise(signals, noise), mask[part])
+                gamma[part] = gamma_of(self._rule, with_given(signals, batch, part), mask[part])
             put(batch, gamma, self._rule)
 
     def _passes(self, rows: Int[Tensor, " row"]) -> list[Int[Tensor, " row"]]:
@@ -320,7 +323,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
                 part = super()._get_per_token_logps_and_entropies(model, ids[rows], mask[rows], n_tokens, **options)
             found.append(part)
             signals.append(signals_of(rhythm, part[1]))
-        names = [name for name in self._needs if name != "noise"]
+        names = [name for name in self._needs if name not in GIVEN]
         self._kept = Signals(**{name: torch.cat([getattr(one, name) for one in signals]) for name in names})
         entropies = torch.cat([part[1] for part in found if part[1] is not None]) if found[0][1] is not None else None
         return torch.cat([part[0] for part in found]), entropies, None
@@ -338,7 +341,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             found: Found = super()._get_per_token_logps_and_entropies(model, ids, mask, n_tokens, **options)
         if rows is not None:
             with self._watch:
-                signals = with_noise(signals_of(rhythm, found[1], rows), inputs.get(NOISE), rows)
+                signals = with_given(signals_of(rhythm, found[1], rows), inputs, rows)
                 here = credited_mask(inputs)
                 gamma = torch.ones(here.shape, device=here.device)
                 gamma[rows] = gamma_of(self._rule, signals, here[rows])

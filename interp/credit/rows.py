@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from interp.credit.gamma import CreditRule, Signals, gamma_of
 from interp.credit.signals import Measuring
@@ -30,25 +33,50 @@ CREDITED_TABLE = Table(
 SHOWN = ("waad", "fai", "entropy")
 
 
-def credited_rows(lens: Lens, trace: Trace, rule: CreditRule, measuring: Measuring, seed: int) -> list[dict[str, Any]]:
-    """WAAD, FAI, entropy and gamma of each token of a response. An end-of-sequence token has no row."""
+def gamma_on(
+    lens: Lens,
+    trace: Trace,
+    rule: CreditRule,
+    measuring: Measuring,
+    seed: int,
+    decisions: Bool[Tensor, " token"] | None = None,
+) -> tuple[dict[str, Float[np.ndarray, " token"]], Float[Tensor, " token"]]:
+    """What WAAD, FAI and entropy are on the tokens of a response, and the gamma that a rule makes of them.
+
+    Without an end-of-sequence token. `decisions` are the tokens that decide, where they are known.
+    """
     curves, entropy = measure_rhythm(lens, trace, measuring.settings, [measuring.sinks])
     of_heads, heads = curves[measuring.sinks], measuring.heads
     values = {
         "waad": of_heads.over(heads.local, "waad"),
         "fai": of_heads.over(heads.far, "fai"),
         "entropy": entropy,
-        "noise": rng_for(seed, "credited").random(len(entropy)),
     }
-    signals = Signals(**{name: torch.tensor(values[name])[None] for name in values})
-    gamma = gamma_of(rule, signals, torch.ones(1, len(entropy), dtype=torch.long))[0]
+    signals = Signals(
+        **{name: torch.tensor(values[name])[None] for name in SHOWN},
+        noise=torch.tensor(rng_for(seed, "credited").random(len(entropy)))[None],
+        decisions=None if decisions is None else decisions[None],
+    )
+    return values, gamma_of(rule, signals, torch.ones(1, len(entropy), dtype=torch.long))[0]
+
+
+def credited_rows(
+    lens: Lens,
+    trace: Trace,
+    rule: CreditRule,
+    measuring: Measuring,
+    seed: int,
+    decisions: Bool[Tensor, " token"] | None = None,
+) -> list[dict[str, Any]]:
+    """WAAD, FAI, entropy and gamma of each token of a response, as in `gamma_on`."""
+    values, gamma = gamma_on(lens, trace, rule, measuring, seed, decisions)
     return [
         {
             "example": trace.example,
             "position": position,
             "token": trace.token_text(position),
             "segment": trace.segment_at(position),
-            **{name: or_null(values[name][i]) for name in ("waad", "fai", "entropy")},
+            **{name: or_null(values[name][i]) for name in SHOWN},
             "gamma": float(gamma[i]),
         }
         for i, position in enumerate(response_of(trace))

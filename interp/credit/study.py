@@ -21,6 +21,12 @@ STUDY_TABLE = Table(
     Column("accuracy", FLOAT, "held-out accuracy at the end, mean over seeds"),
     Column("low", FLOAT, "lower end of its 95 % t interval over seeds", null="one seed"),
     Column("high", FLOAT, "upper end of it", null="one seed"),
+    Column(
+        "mean_reward",
+        FLOAT,
+        "mean reward of the training responses over all steps, mean over seeds",
+        null="a training logged none",
+    ),
     Column("start", FLOAT, "held-out accuracy before training"),
     Column("best", FLOAT, "highest held-out accuracy of each training, mean over seeds"),
     Column("difference", FLOAT, "accuracy minus that of plain GRPO, paired by seed", null="plain GRPO, or no pair"),
@@ -84,6 +90,11 @@ class Training:
     def final(self) -> float:
         return float(self.curve("accuracy").iloc[-1])
 
+    @property
+    def mean_reward(self) -> float:
+        """Of the training responses, over all steps."""
+        return float(self.curve("reward").mean())
+
 
 def over_seeds(values: Sequence[float]) -> Estimate:
     """Mean with Student's t interval; without interval below two values."""
@@ -131,6 +142,7 @@ def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) ->
             "accuracy": final.value,
             "low": final.low,
             "high": final.high,
+            "mean_reward": or_null(float(np.mean([training.mean_reward for training in members]))),
             "start": start.value,
             "best": best.value,
             "gradient_cosine": or_null(_cosine(members)),

@@ -14,7 +14,7 @@ from interp.data.formats import Columns, TraceFormat, samples_of
 from interp.data.ids import own_ids
 from interp.data.sources import rows_from
 from interp.errors import UserError, nearest
-from interp.organisms import lookups, planted, word_problems
+from interp.organisms import decisions, lookups, planted, word_problems
 from interp.organisms.word_problems import Split
 from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
@@ -80,6 +80,12 @@ def planted_questions(seed: int, limit: int) -> list[Question]:
     """Prompts for the planted model."""
     questions = (planted.make_question(seed, i) for i in range(limit))
     return [Question(f"planted-{seed}-{i}", q.question, q.answer) for i, q in enumerate(questions)]
+
+
+def decision_questions(seed: int, limit: int) -> list[Question]:
+    """Prompts for `decider`: cues whose words are to be decided on."""
+    questions = (decisions.make_question(seed, i) for i in range(limit))
+    return [Question(f"decisions-{seed}-{i}", q.text, q.answer) for i, q in enumerate(questions)]
 
 
 def reasoning_gym_questions(task: str, seed: int, limit: int, options: Mapping[str, Any]) -> list[Question]:

@@ -12,6 +12,7 @@ from interp.errors import UserError
 from interp.model.instrument import check_instrument, require_unembedding
 from interp.model.lens import Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.model.streaming import require_masses
+from interp.organisms.built import BUILT
 from interp.patching.engine import require_patching
 from interp.text.prompts import PromptStyle
 from interp.text.trace import ThinkMarkers
@@ -22,6 +23,7 @@ EMBEDDED: Mapping[str, ModelSource] = {
     "word-reasoner": ModelSource.EMBEDDED,
     "reasoner-early": ModelSource.EMBEDDED,
     "planted": ModelSource.PLANTED,
+    "decider": ModelSource.DECIDER,
 }
 """Models that are part of the package."""
 
@@ -42,9 +44,9 @@ def load(
 ) -> Lens:
     """A model ready for measuring.
 
-    `model` is "reasoner", "word-reasoner", "reasoner-early" or "planted", a directory, a name on the Hugging Face hub,
-    or a model in memory with its tokenizer. `lens.checked` says what comparing every measure with the model's own
-    forward pass found. Raises UserError, in one line, for whatever can be mended.
+    `model` is "reasoner", "word-reasoner", "reasoner-early", "planted" or "decider", a directory, a name on the Hugging
+    Face hub, or a model in memory with its tokenizer. `lens.checked` says what comparing every measure with the model's
+    own forward pass found. Raises UserError, in one line, for whatever can be mended.
     """
     tags = ThinkMarkers(*markers)
     if isinstance(model, PreTrainedModel):
@@ -53,7 +55,7 @@ def load(
         lens = from_memory(model.name_or_path or type(model).__name__, model, tokenizer, tags)
     else:
         source = EMBEDDED.get(model, ModelSource.PRETRAINED)
-        path = None if source is ModelSource.PLANTED else model
+        path = None if source in BUILT else model
         lens = load_lens(
             ModelSpec(
                 model, source, path, dtype=dtype, device=device, markers=tags, trust_remote_code=trust_remote_code

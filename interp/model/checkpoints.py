@@ -40,6 +40,8 @@ class ModelSource(StrEnum):
     """A checkpoint shipped with this package; `path` is its name."""
     PLANTED = "planted"
     """The hand-set model, built on the spot."""
+    DECIDER = "decider"
+    """The one with decisions among filler, built on the spot."""
     PRETRAINED = "pretrained"
     """A local Hugging Face directory or a name on the hub."""
     GGUF = "gguf"

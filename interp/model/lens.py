@@ -33,6 +33,7 @@ from interp.model.checkpoints import (
     require_safetensors,
     without_progress_bars,
 )
+from interp.organisms.built import BUILT
 from interp.safety import no_pickles
 from interp.text.trace import ThinkMarkers
 
@@ -145,11 +146,9 @@ def load_lens(spec: ModelSpec) -> Lens:
     """Loads a model and its tokenizer. Raises UserError, in one line, for whatever the user can mend."""
     device = device_of(spec.device)
     dtype = _resolve_dtype(spec.dtype, device)
-    if spec.source is ModelSource.PLANTED:
-        from interp.organisms.planted import build_planted  # only this source needs it
-
+    if spec.source in BUILT:
         planted: Any
-        planted, words = build_planted()
+        planted, words = BUILT[spec.source]()
         if spec.untrained is not None:
             planted = _random_weights(planted.config, "sdpa", torch.float32, spec)
         return from_memory(spec.name, planted.to(dtype=dtype), words, spec.markers, device)
@@ -181,7 +180,7 @@ def load_lens(spec: ModelSpec) -> Lens:
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
     """The tokenizer alone. Raises UserError as `load_lens`."""
-    if spec.source is ModelSource.PLANTED:
+    if spec.source in BUILT:
         return load_lens(spec).tokenizer
     directory = locate(spec)
     with _loading(spec, directory):
@@ -231,7 +230,7 @@ def shape_of(name: str, config: Any) -> Shape:
 
 def load_config(spec: ModelSpec) -> PretrainedConfig:
     """The configuration alone, without the weights. Raises UserError as `load_lens`."""
-    if spec.source is ModelSource.PLANTED:
+    if spec.source in BUILT:
         return load_lens(spec).hf.config
     directory = locate(spec)
     with _loading(spec, directory):

@@ -9,7 +9,8 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
 from interp.model.generate import Response, Sampling
-from interp.model.lens import ModelSource, ModelSpec, locate
+from interp.model.lens import ModelSpec, locate
+from interp.organisms.built import BUILT
 from interp.stats import seed_for
 from interp.text.trace import end_ids
 
@@ -24,7 +25,7 @@ class VllmGenerator:
             raise UserError(
                 "generation.backend=vllm needs the package vllm: pip install vllm (Linux with a GPU), or leave it out"
             ) from error
-        if spec.source is ModelSource.PLANTED:
+        if spec.source in BUILT:
             raise UserError(f"vLLM needs a checkpoint, and {spec.name} is built in memory: use huggingface")
         self._vllm: Any = vllm
         self._tokenizer = tokenizer

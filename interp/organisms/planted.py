@@ -17,8 +17,7 @@ Four layers of four heads, no MLPs. Two heads write to the output; the others ar
 All other words come from a table of successors through the unembedding. Words have synonyms, so that forcing another
 likely word changes the text but not the answer; forcing another number word changes the answer.
 
-It is an ordinary LlamaForCausalLM. Token embeddings have equal norm, so that RMSNorm only rescales them. Heads that
-look by content use the slowest rotary dimensions, heads that look by position the fastest (rotary base 1e8).
+It is an ordinary LlamaForCausalLM, with heads set as in `hand_set`.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from interp.organisms.blank import blank_llama
+from interp.organisms.hand_set import MATCH, ROPE_BASE, HandSetHead, Space
 from interp.organisms.word_tokenizer import word_tokenizer
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink")
@@ -47,12 +47,6 @@ AFTER_ANCHOR = (("fine", "sure", "right"), ("good", "great", "nice"), ("done", "
 ANSWER_WORDS = ("the", "answer", "equals", "!")
 
 LAYERS, HEADS, HEAD_DIM = 4, 4, 16
-ROPE_BASE = 1e8
-SLOW = 7
-"""Index of the slowest of the 8 rotary frequencies."""
-FAST = (0, 1, 2, 3)
-MATCH, REST = 40.0, 20.0
-"""Attention scores of a match and of <bos>; other keys score 0, so leaks are below exp(-20)."""
 SUCCESSOR, SYNONYM = 40.0, 2.0
 """Logit of a word's successor; each later synonym is this much less likely."""
 GUESS = 1.0
@@ -103,26 +97,11 @@ def make_question(seed: int, index: int) -> PlantedQuestion:
     return PlantedQuestion(" ".join([*before, colour, *after, "."]), colour)
 
 
-class _Space:
-    """Named directions of the residual stream: one a token, then one for each of a few features."""
-
-    FEATURES = ("constant", "is_bos", "is_colour", "is_number", "is_prompt", "is_slot", "is_answer", "balance")
-    OUTPUTS = (*NUMBERS, *DIGITS)
-    """Directions that heads write to and the unembedding reads."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.ids = tokenizer.get_vocab()
-        self.vocab = len(tokenizer)
-        self.size = 16 * math.ceil((self.vocab + len(self.FEATURES) + len(self.OUTPUTS)) / 16)
-
-    def token(self, word: str) -> int:
-        return self.ids[word]
-
-    def feature(self, name: str) -> int:
-        return self.vocab + self.FEATURES.index(name)
-
-    def output(self, word: str) -> int:
-        return self.vocab + len(self.FEATURES) + self.OUTPUTS.index(word)
+FEATURES = ("constant", "is_bos", "is_colour", "is_number", "is_prompt", "is_slot", "is_answer", "balance")
+OUTPUTS = (*NUMBERS, *DIGITS)
+"""Directions that heads write to and the unembedding reads."""
+MAX_FEATURES = 4
+"""Squared norm of an embedding, its own direction included; the unread direction `balance` makes up the rest."""
 
 
 def _features(word: str) -> set[str]:
@@ -142,21 +121,6 @@ def _features(word: str) -> set[str]:
     return features
 
 
-MAX_FEATURES = 4
-"""Squared norm of an embedding, its own direction included; the unread direction `balance` makes up the rest."""
-
-
-def _embeddings(space: _Space) -> Tensor:
-    weight = torch.zeros(space.vocab, space.size, dtype=torch.float64)
-    for word, i in space.ids.items():
-        features = _features(word)
-        weight[i, i] = 1
-        for feature in features:
-            weight[i, space.feature(feature)] = 1
-        weight[i, space.feature("balance")] = math.sqrt(MAX_FEATURES - 1 - len(features))
-    return weight
-
-
 def _successors() -> dict[str, tuple[str, ...]]:
     """Each word's likeliest next words, in order."""
     table: dict[str, tuple[str, ...]] = {"<think>": BEFORE_ANCHOR[0], "</think>": ("the",)}
@@ -174,75 +138,35 @@ def _successors() -> dict[str, tuple[str, ...]]:
     return table
 
 
-def _unembedding(space: _Space, gain: float) -> Tensor:
+def _unembedding(space: Space, gain: float) -> Tensor:
     """Logits of the next word from the token's own direction (successors) and from what the heads wrote."""
     weight = torch.zeros(space.vocab, space.size, dtype=torch.float64)
     for word, following in _successors().items():
         for rank, after in enumerate(following):
             weight[space.token(after), space.token(word)] = SUCCESSOR - SYNONYM * rank
     weight[space.token(DIGITS[0]), space.token(ANSWER_WORDS[2])] = GUESS
-    for word in _Space.OUTPUTS:
-        weight[space.token(word), space.output(word)] = WRITE
+    for word in OUTPUTS:
+        weight[space.token(word), space.direction(word)] = WRITE
     return weight / gain
-
-
-class _Head:
-    """The weights of one head; `gain` is what RMSNorm multiplies a plain embedding by."""
-
-    def __init__(self, model: LlamaForCausalLM, space: _Space, place: tuple[int, int], gain: float) -> None:
-        layer, head = place
-        attention = model.model.layers[layer].self_attn
-        rows = slice(head * HEAD_DIM, (head + 1) * HEAD_DIM)
-        self.q, self.k = attention.q_proj.weight[rows], attention.k_proj.weight[rows]
-        self.v, self.o = attention.v_proj.weight[rows], attention.o_proj.weight[:, rows]
-        self.space, self.gain = space, gain
-
-    def look(self, when: str, at: str, score: float) -> None:
-        """From tokens with feature `when` at tokens with feature `at`, by a slow rotary dimension of its own."""
-        used = int((self.q.abs().sum(1) > 0).sum())
-        assert used < 3, "three slow frequencies for looking by content"
-        dimension = SLOW - used
-        amplitude = math.sqrt(score * math.sqrt(HEAD_DIM)) / self.gain
-        self.q[dimension, self.space.feature(when)] = amplitude
-        self.k[dimension, self.space.feature(at)] = amplitude
-
-    def rest_on_bos(self) -> None:
-        self.look("constant", "is_bos", REST)
-
-    def look_back(self, distance: int) -> None:
-        """At the token `distance` before, by the fast rotary dimensions: the key is turned ahead by that much."""
-        sharpness = math.sqrt(20 * MATCH * math.sqrt(HEAD_DIM)) / self.gain
-        constant = self.space.feature("constant")
-        for i in FAST:
-            frequency = ROPE_BASE ** (-2 * i / HEAD_DIM)
-            self.q[i, constant] = sharpness
-            self.k[i, constant] = sharpness * math.cos(distance * frequency)
-            self.k[i + HEAD_DIM // 2, constant] = sharpness * math.sin(distance * frequency)
-
-    def copy(self, words: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        """Writes the output direction that belongs to the attended word."""
-        for i, (word, output) in enumerate(zip(words, outputs, strict=True)):
-            self.v[i, self.space.token(word)] = 1 / self.gain
-            self.o[self.space.output(output), i] = 1
 
 
 @torch.no_grad()
 def build_planted() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer. Everything is exact by construction; nothing is drawn or trained."""
     tokenizer = word_tokenizer(planted_words())
-    space = _Space(tokenizer)
+    space = Space(tokenizer, FEATURES, OUTPUTS)
     shape = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM}
     model = blank_llama(tokenizer, vocab=space.vocab, width=space.size, rotary=ROPE_BASE, **shape)
     gain = math.sqrt(space.size / MAX_FEATURES)
-    model.model.embed_tokens.weight.copy_(_embeddings(space))
+    model.model.embed_tokens.weight.copy_(space.embeddings(_features, MAX_FEATURES))
     model.lm_head.weight.copy_(_unembedding(space, gain))
     _plant(model, space, gain)
     return model.eval(), tokenizer
 
 
-def _plant(model: LlamaForCausalLM, space: _Space, gain: float) -> None:
-    def head(place: tuple[int, int]) -> _Head:
-        return _Head(model, space, place, gain)
+def _plant(model: LlamaForCausalLM, space: Space, gain: float) -> None:
+    def head(place: tuple[int, int]) -> HandSetHead:
+        return HandSetHead(model, space, place, gain)
 
     busy = set()
     for place in (CIRCUIT.rfh, CIRCUIT.decoy):
