@@ -20,7 +20,7 @@ from experiments.base.options import AtLeastOne, Options, Text, distinct, typed
 from experiments.base.plan import Plan
 from experiments.base.session import Session
 from experiments.base.shared_traces import shared_traces
-from interp.errors import UserError
+from interp.errors import PassingError, UserError
 from interp.figures.drawing import Drawings, Tables
 from interp.figures.explorer.page import explorer
 from interp.model.untrained import UNTRAINED, looks_untrained
@@ -94,6 +94,8 @@ def run_parts(session: Session, options: PaperOptions) -> None:
         try:
             _run_part(session, options, part, name)
             parts.append(Part(name, directory, read_json(directory / SUMMARY)))
+        except PassingError:
+            raise  # resuming may do: a report without this part would be finished
         except UserError as error:
             log.warning("%s: %s", name, error)
             parts.append(Part(name, directory, missing=str(error)))

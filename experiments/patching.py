@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.pairs import pair_maker
-from experiments.base.patching_options import PatchingOptions, method_of_map, patch_options_of
+from experiments.base.patching_options import PatchingOptions, method_of_map, patch_options_of, verified_of_map
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
@@ -85,7 +85,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
         effects = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, tick)
         tables = {}
         if options.edges:
-            edges, route = route_rows(session.lens, runs, options.edges, session.seed)
+            edges, route = route_rows(session.lens, runs, options.edges)
             tables = {"edges": edges, "routes": [route]}
         return {"effects": effects, **tables}
 
@@ -144,11 +144,12 @@ def measure_pair(
     patcher = PairPatcher(lens, runs, patch_options, progress)
     rows = patcher.main(rng_for(session.seed, "positions", name))
     if with_map:
-        method = method_of_map(options, patcher.map_size(options.map_stride))
+        places = patcher.map_size(options.map_stride)
+        method = method_of_map(options, places)
         rows += (
             patcher.full_map(options.map_stride)
             if method is None
-            else patcher.estimated_map(options.map_stride, method, options.verify)
+            else patcher.estimated_map(options.map_stride, method, verified_of_map(options, places))
         )
     if other is not None:
         rows += patcher.unrelated(other)
@@ -230,7 +231,7 @@ def cost(
         method = None if options is None else method_of_map(options, len(layers) * len(places))
         if options is not None and method is not None:
             forward, backward = passes(method, lens.n_layers, [Site.RESID_PRE])
-            exact = min(1.0, options.verify / (len(layers) * len(places)))
+            exact = min(1.0, verified_of_map(options, len(layers) * len(places)) / (len(layers) * len(places)))
             estimate = (forward + 2 * backward) * lens.n_layers * stop  # backwards costs about twice as much
             return estimate + exact * depth * sum(stop - p for p in places)
         return depth * sum(stop - p for p in places)

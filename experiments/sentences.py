@@ -49,12 +49,19 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
     )
     published = None
     if options.published is not None:
-        files = session.memo.setdefault("published", labelled_files(options.published))
-        published = published_sentences(trace, files)
+        if "published" not in session.memo:
+            session.memo["published"] = labelled_files(options.published)
+        published = published_sentences(trace, session.memo["published"])
         if published is None:
             return LeftOut(NOT_PUBLISHED)
     found = sentence_rows(session.lens, trace, settings, session.seed, options.batch, published)
     return LeftOut(NO_ANSWER) if found is None else {"sentences": found[0], "sentence_edges": found[1]}
+
+
+def check(session: Session, options: SentencesOptions) -> None:
+    """What can be wrong is said before the model is there."""
+    if options.published is not None:
+        labelled_files(options.published)
 
 
 def summarise(session: Session, options: SentencesOptions) -> None:
@@ -100,6 +107,7 @@ EXPERIMENT = Experiment(
         },
     ),
     examples=lambda session, _: traces(session),
+    check=check,
     measure=measure,
     analyse=summarise,
     findings=lambda session, _: findings(

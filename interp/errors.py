@@ -12,6 +12,10 @@ class UserError(Exception):
     """Wrong input. The command line prints the message on one line and ends with exit code 2."""
 
 
+class PassingError(UserError):
+    """Nothing is wrong with the input, and the same may work later: a busy directory, an engine that is not there."""
+
+
 class TraceError(UserError):
     """A text or a token sequence that is not a trace; `reason` is the same for all traces with the same fault."""
 
@@ -27,12 +31,17 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"did you mean {' or '.join(close)}?" if close else f"known: {', '.join(known)}"
 
 
+def no_interpolation(text: str) -> str:
+    """The text as OmegaConf takes it literally."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
 def on_command_line(option: str, value: object) -> str:
     """`option=value` as it is typed into a shell: quoted for Hydra, to which commas and brackets mean something, and
     for the shell."""
     text = str(value)
     if not re.fullmatch(r"[A-Za-z0-9_./-]*/[A-Za-z0-9_./-]*", text):
-        text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # no interpolation
+        text = no_interpolation(text)
         text = re.sub(r'(\\*)("|$)', r"\1\1\2", text)  # backslashes before a quote, the closing one too
         text = '"' + text.replace('"', r"\"") + '"'
     return shlex.quote(f"{option}={text}")

@@ -47,14 +47,14 @@ def test_recall_precision_and_chance_by_hand() -> None:
     }
 
 
-def test_responses_without_credit_or_decisions_do_not_count() -> None:
+def test_responses_without_decisions_do_not_count_and_without_credit_find_nothing() -> None:
     gamma = [np.ones(6), np.array([2.0, 1, 1, 1, 1, 1]), np.array([1.0, 2, 2, 1, 1, 2])]
     decides = [DECIDES, np.zeros(6, dtype=bool), DECIDES]
     rows = list(treatment_rows({Strategy.COUPLED: gamma}, decides, {}))
     assert [(row["measure"], row["value"], row["n"]) for row in rows] == [
-        ("recall", 1.0, 1),
+        ("recall", 0.5, 2),
         ("precision", 1.0, 1),
-        ("chance", 0.5, 1),
+        ("chance", 0.25, 2),
     ]
 
 

@@ -133,6 +133,7 @@ def test_roles_by_rule_agree_with_most_of_those_marked_by_hand() -> None:
         ("1. Add 2.\n2. Stop.", ["1. Add 2.", "2. Stop."]),
         ("a + b = k. d + e = 2.", ["a + b = k.", "d + e = 2."]),
         ("so it ends.\nand goes on", ["so it ends.", "and goes on"]),
+        ("okay, so we need x. then add 3. yes it is 15.", ["okay, so we need x.", "then add 3.", "yes it is 15."]),
         ("", []),
     ],
 )

@@ -25,7 +25,7 @@ from omegaconf import OmegaConf
 
 from experiments.base.session import Session
 from experiments.base.share import log_of
-from interp.errors import UserError
+from interp.errors import PassingError, UserError
 from interp.runs.directory import SHARES
 
 log = logging.getLogger(__name__)
@@ -91,7 +91,8 @@ def _said(engine: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, OSError) as error:
-        raise UserError(f"{engine} cannot start workers: {error}") from error
+        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise PassingError(f"{engine} cannot start workers: {first}") from error
 
 
 class Processes:
@@ -112,7 +113,7 @@ class Processes:
         for number in numbers:
             if len(self.devices) > 1:
                 environment["CUDA_VISIBLE_DEVICES"] = self.devices[number % len(self.devices)]
-            command = [sys.executable, "-m", WORKER, str(self.directory), str(number)]
+            command = [sys.executable, "-P", "-m", WORKER, str(self.directory), str(number)]
             with log_of(self.directory, number).open("ab") as out:
                 # Not in this terminal's group: what interrupts this process is passed on by `stop`.
                 self._running[number] = subprocess.Popen(

@@ -27,10 +27,10 @@ from interp.patching.nld import Direction
 from interp.patching.pair import PatchOptions, roles_of
 
 EXACT, AUTO = "exact", "auto"
+"""A patch for every place of a map; or, of large maps, estimates and exact checks of a tenth."""
 LONG = 10
-"""`auto` estimates maps of this many times the verified places: exact checks of a tenth found at least nine of the ten
+"""`auto` estimates maps of at least so many times the places to verify. Checks of a tenth found nine or more of the ten
 largest effects where it was measured (docs/results.md)."""
-"""A patch for every place of a map."""
 
 
 def _with_resid_pre(sites: list[Site]) -> list[Site]:
@@ -87,6 +87,11 @@ def method_of_map(options: PatchingOptions, places: int) -> Method | None:
     if options.map_method == AUTO:
         return Method.ATP if options.map_window == 1 and places >= LONG * options.verify else None
     return None if options.map_method == EXACT else Method(options.map_method)
+
+
+def verified_of_map(options: PatchingOptions, places: int) -> int:
+    """How many places of an estimated map are patched exactly."""
+    return max(options.verify, -(-places // LONG)) if options.map_method == AUTO else options.verify
 
 
 def patch_options_of(session: Session, options: PatchingOptions) -> PatchOptions:

@@ -15,7 +15,7 @@ from interp.runs.directory import shown_path
 from interp.runs.findings import Findings, reasons
 from interp.runs.headlines import Headline
 from interp.runs.names import readable_text
-from interp.runs.verdicts import Verdict
+from interp.runs.verdicts import UNITS, Verdict
 from interp.stats import Estimate
 
 NUMBERS, LINES = 8, 4
@@ -29,6 +29,10 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
 
     Texts may quote models and files: nothing in them is markup.
     """
+    with (directory / LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
+        _write(
+            Console(file=log, markup=False, emoji=False, highlight=False, width=LOG_COLUMNS), title, findings, skipped
+        )
     console = Console(markup=False, emoji=False, highlight=False)
     numbers = findings.headlines[:NUMBERS] if findings.shown is None else findings.shown
     lines = findings.lines[:LINES] if findings.said is None else findings.said
@@ -44,18 +48,16 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
         console.print(f"{more} more: run.log, summary.json")
     for path in _places(directory):
         console.print(printable(path), soft_wrap=True)
-    with (directory / LOG).open("a", encoding="utf-8", errors="backslashreplace") as log:
-        _write(Console(file=log, markup=False, emoji=False, highlight=False, width=LOG_COLUMNS), title, findings)
 
 
-def _write(console: Console, title: str, findings: Findings[Any]) -> None:
+def _write(console: Console, title: str, findings: Findings[Any], skipped: Mapping[str, int]) -> None:
     """Everything, whatever the width of the screen."""
     console.print(printable(title))
     if findings.headlines:
         console.print(_numbers(findings.headlines))
     for verdict in findings.verdicts:
         console.print(printable(f"{verdict.claim} {verdict.outcome}: {verdict.said()}"), soft_wrap=True)
-    for line in findings.lines:
+    for line in [*findings.lines, *_left_out(skipped)]:
         console.print(printable(line), soft_wrap=True)
 
 
@@ -69,8 +71,12 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         compared = None if one.decided_by is None else one.decided_by.comparison
         told = ["", "", ""]
         if compared is not None:
-            p = "" if compared.p is None else f"{compared.p:.1g}"
-            told = [f"{compared.difference.value:+.3g}", p, str(compared.difference.n)]
+            p = "" if compared.p is None else f"{compared.p:.2g}"
+            told = [
+                f"{compared.difference.value:+.3g}",
+                p,
+                UNITS[compared.test].format(n=compared.difference.n).removeprefix("n = "),
+            ]
         table.add_row(one.claim, one.about.brief, one.outcome.removesuffix(" here"), *told)
     return table
 

@@ -34,7 +34,9 @@ def gather_examples(session: Session, batches: Batches) -> bool:
     """Has workers make and measure the examples that are not done. Returns whether there was enough for two."""
     undone = batches.undone(session.store.has)
     parts = sum(not session.store.has(i) for i in range(batches.measured))
-    return gather(session, EXAMPLES, undone, min(len(undone), -(-batches.measured // batches.size)), parts)
+    if batches.measured < batches.examples:  # more are given than will be measured
+        parts = max(0, batches.measured - session.store.n_tried)
+    return gather(session, EXAMPLES, undone, min(len(undone), -(-parts // batches.size)), parts)
 
 
 def gather(session: Session, stage: str, units: Sequence[int], most: int, parts: int) -> bool:
@@ -45,6 +47,8 @@ def gather(session: Session, stage: str, units: Sequence[int], most: int, parts:
     """
     n = min(session.run_options.shards, most)
     if n < 2:
+        if units and session.run_options.shards > 1:
+            log.info("%s: too few for several workers", stage)
         return False
     run, store = session.directory, session.store
     folder = run / SHARES

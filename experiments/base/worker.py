@@ -20,7 +20,7 @@ from typing import Any
 
 from experiments.base.job_files import Printable
 from experiments.base.share import DEALT, Share, log_of, outcome_of, share_of
-from interp.errors import UserError
+from interp.errors import PassingError, UserError, no_interpolation
 from interp.runs.directory import ENVIRONMENT, SHARES
 
 log = logging.getLogger("worker")
@@ -50,6 +50,9 @@ def work(directory: str, number: int) -> None:
             # Files may be named from the run's own directory of work, where it is seen.
             with chdir(dealt["directory"]) if Path(dealt["directory"]).is_dir() else nullcontext():
                 _work(run, number, dealt)
+        except PassingError:  # as if it were lost: another try may do
+            log.exception("failed")
+            raise
         except UserError as error:
             log.error("error: %s", error)
             wrong = str(error)
@@ -69,7 +72,7 @@ def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
     from interp.runs.store import RunStore, read_json
 
     environment = read_json(run / ENVIRONMENT)
-    cfg = OmegaConf.create({**environment["options"], **WITHOUT, "shards": 1})
+    cfg = OmegaConf.create({**_as_they_stand(environment["options"]), **WITHOUT, "shards": 1})
     torch.set_num_threads(environment["threads"])
     torch.manual_seed(environment["seed"])
     session = Session(cfg, share_of(run, number), share=Share(dealt["stage"], frozenset(dealt["shares"][number])))
@@ -87,6 +90,15 @@ def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
         runner.work(experiment(cfg.experiment.name), session)
     finally:
         session.close()
+
+
+def _as_they_stand(options: Any) -> Any:
+    """Options that are resolved already: `${` in them is text."""
+    if isinstance(options, Mapping):
+        return {name: _as_they_stand(value) for name, value in options.items()}
+    if isinstance(options, list):
+        return [_as_they_stand(value) for value in options]
+    return no_interpolation(options) if isinstance(options, str) else options
 
 
 @contextmanager

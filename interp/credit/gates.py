@@ -64,17 +64,19 @@ def treatment_rows(
 ) -> Iterator[dict[str, Any]]:
     """The rows of treatment.parquet, from each rule's gamma on some responses, which tokens decide, and cosines.
 
-    Each response counts alike; those without a deciding token or without a credited one count in neither share.
+    Each response counts alike; those without a deciding token do not count, those without a credited one have found
+    nothing (recall 0) and have no precision.
     """
     for strategy, responses in gamma.items():
         shares: dict[str, list[float]] = {RECALL: [], PRECISION: [], CHANCE: []}
         for values, wanted in zip(responses, decides, strict=True):
             credited = values > values.min() + 1e-6
-            if wanted.any() and credited.any():
+            if wanted.any():
                 both = float((credited & wanted).sum())
                 shares[RECALL].append(both / wanted.sum())
-                shares[PRECISION].append(both / credited.sum())
                 shares[CHANCE].append(float(credited.mean()))
+                if credited.any():
+                    shares[PRECISION].append(both / credited.sum())
         for measure, found in {**shares, COSINE: list(cosines.get(strategy, []))}.items():
             if found:
                 yield {"strategy": str(strategy), "measure": measure, "value": float(np.mean(found)), "n": len(found)}

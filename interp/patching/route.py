@@ -13,7 +13,7 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.align import Part, both
 from interp.patching.edges import Edge, Edges
-from interp.patching.faithfulness import effect, effect_without, smallest_route
+from interp.patching.faithfulness import effect_without, smallest_route
 from interp.patching.pair import PairRuns
 from interp.patching.profiles import LEAST_NLD
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
@@ -45,11 +45,10 @@ ROUTES_TABLE = Table(
     Column("whole", FLOAT, "NLD where the embeddings' change travels by all edges", null="NLD is not defined"),
     Column("alone", FLOAT, "share of that where it travels by the route alone", null="there is no effect"),
     Column("without", FLOAT, "share of that where it travels by all other edges", null="there is no effect"),
-    Column("random", FLOAT, "the same for as many other edges at random", null="there is no effect"),
 )
 
 
-def route_rows(lens: Lens, runs: PairRuns, top: int, seed: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def route_rows(lens: Lens, runs: PairRuns, top: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The `top` edges of a pair that start at aligned positions from the reasoning on, each patched exactly, and the
     row of routes.parquet."""
     keys = both(runs.pair, (Part.BODY, Part.PHRASE, Part.END_THINK, Part.ANSWER))
@@ -65,21 +64,23 @@ def route_rows(lens: Lens, runs: PairRuns, top: int, seed: int) -> tuple[list[di
             "example": runs.pair.id, "rank": rank, "sender_layer": sender[0], "sender_head": sender[1],
             "through": _THROUGH.get(edge.through, edge.through), "layer": receiver[0],
             "head": receiver[1], "query_head": None if receiver[1] is None else receiver[1] * wide,
-            "estimate": or_null(edge.estimate / whole), "value": or_null(exact / whole),
+            "estimate": _share(edge.estimate, whole), "value": _share(exact, whole),
         })  # fmt: skip
-    return rows, {"example": runs.pair.id, **_route(edges, ranked, whole, seed)}
+    return rows, {"example": runs.pair.id, **_route(edges, ranked, whole)}
 
 
-def _route(edges: Edges, ranked: Sequence[Edge], scale: float, seed: int) -> dict[str, Any]:
-    """The smallest route: what it does alone, what is left without it, and what as many other edges do."""
+def _route(edges: Edges, ranked: Sequence[Edge], scale: float) -> dict[str, Any]:
+    """The smallest route: what it does alone, and what is left without it."""
     n, alone = smallest_route(edges, ranked, SHARE, MOST)
     whole = effect_without(edges, ())
-    found = {"edges": n, "of": len(ranked), "whole": or_null(whole / scale if scale else float("nan"))}
-    if not whole:
+    found = {"edges": n, "of": len(ranked), "whole": _share(whole, scale)}
+    if abs(found["whole"] or 0.0) < LEAST_NLD:
         return found
-    others = rng_for(seed, "random route").permutation(len(ranked) - n)[:n] + n
-    without, random = effect_without(edges, ranked[:n]), effect(edges, [ranked[i] for i in others])
-    return {**found, "alone": alone / whole, "without": without / whole, "random": random / whole}
+    return {**found, "alone": alone / whole, "without": effect_without(edges, ranked[:n]) / whole}
+
+
+def _share(value: float, scale: float) -> float | None:
+    return or_null(value / scale) if scale else None
 
 
 def names_of(edges: pd.DataFrame) -> list[str]:
@@ -109,7 +110,7 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
         values = np.array(rho, dtype=float)
         headlines.append(
             Headline(
-                "edges between heads, rank correlation of estimates with exact NLD",
+                "edges to heads and MLPs, rank correlation of estimates with exact NLD",
                 bootstrap_mean(values, rng_for(seed, "edges")),
                 "no relation",
                 Estimate(0.0, len(rho)),
@@ -118,16 +119,11 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
         )
     known = routes.dropna(subset=["alone"])
     if len(known):
-        alone, random = (known[name].to_numpy(dtype=float) for name in ("alone", "random"))
-        headlines.append(
-            Headline(
-                "share of the effect that the route alone keeps",
-                bootstrap_mean(alone, rng_for(seed, "route")),
-                "as many other edges at random",
-                bootstrap_mean(random, rng_for(seed, "random route")),
-                Comparison.paired(alone, random, rng_for(seed, "route", "paired")),
-            )
+        alone, left = (
+            bootstrap_mean(known[name].to_numpy(dtype=float), rng_for(seed, "route", name))
+            for name in ("alone", "without")
         )
+        headlines.append(Headline("share of the effect that the route alone keeps", alone, "left without it", left))
     named = edges.assign(name=names_of(edges))
     sums = named.groupby("name", sort=False)["value"].sum() / named["example"].nunique()
     some = sums[sums.abs() >= LEAST_NLD]
@@ -136,6 +132,5 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
     lines = [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
     if len(known):
         edges_of, of = (f"{known[name].median():.0f}" for name in ("edges", "of"))
-        left = f"without them {known['without'].mean():.3f} of the effect is left"
-        lines.append(f"the route: {edges_of} of {of} edges (median of {len(known)} pairs); {left}")
+        lines.append(f"the route: {edges_of} of {of} edges (median of {len(known)} pairs)")
     return headlines, lines

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from interp.errors import UserError, on_command_line
+from interp.errors import PassingError, UserError, on_command_line
 
 ENVIRONMENT = "environment.json"
 SUMMARY = "summary.json"
@@ -108,5 +108,5 @@ def _given_up(path: Path, there: set[str]) -> bool:
     return content == OURS or (not content and there == {LOCK})
 
 
-def _busy(path: Path) -> UserError:
-    return UserError(f"another run is writing into {path}: wait for it or choose another")
+def _busy(path: Path) -> PassingError:
+    return PassingError(f"another run is writing into {path}: wait for it or choose another")

@@ -58,7 +58,7 @@ GLOSSARY = (
         "the least score with which a head counts as an induction or a retrieval head",
     ),
     Term(
-        "resample",
+        "resample of the traces",
         "the same number of traces drawn anew, some of them twice: what other traces might have given",
     ),
     Term(
@@ -74,9 +74,13 @@ GLOSSARY = (
         "the answer asked for right behind a sentence, as if the reasoning ended there",
     ),
     Term(
-        "edges",
-        "the attention that tokens of one segment pay to tokens of another",
-        ("edge",),
+        "edges of attention",
+        "the attention that tokens of one segment pay to tokens of another; cutting them makes it 0",
+        ("cutting (?:their|its|the) edges", "edges cut", "answer->reasoning edges"),
+    ),
+    Term(
+        "route",
+        "the strongest edges between heads, MLPs and the answer, along which a change is let through alone",
     ),
     Term(
         "even head",

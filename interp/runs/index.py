@@ -31,7 +31,12 @@ class Listed:
 
 def runs_below(folder: Path) -> list[Path]:
     """The directories of all runs below a folder, parts of a report included."""
-    return sorted(file.parent for file in folder.rglob(ENVIRONMENT) if file.parent.parent.name != SHARES)
+    return sorted(file.parent for file in folder.rglob(ENVIRONMENT) if not _of_worker(file.parent))
+
+
+def _of_worker(directory: Path) -> bool:
+    shares = directory.parent
+    return shares.name == SHARES and (shares.parent / ENVIRONMENT).is_file()
 
 
 def index_page(folder: Path, runs: Sequence[Path], directory: Path) -> str:

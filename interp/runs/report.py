@@ -17,11 +17,10 @@ from interp.runs.about import About
 from interp.runs.glossary import GLOSSARY, Explainer
 from interp.runs.names import readable_text
 from interp.runs.shown import shown_figures
-from interp.runs.verdicts import Outcome, Sign, Verdict
+from interp.runs.verdicts import UNITS, Outcome, Sign, Verdict
 from interp.stats import LEVEL, ComparedBy
 
 WAYS = {Sign.HIGHER: "▲ higher", Sign.LOWER: "▼ lower"}
-UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
 LONG = 12
 """Longer lists are folded."""
 

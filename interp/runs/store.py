@@ -57,6 +57,7 @@ class RunStore:
             self._parts.mkdir(exist_ok=True)
             for unfinished in self._parts.glob("*.tmp"):
                 shutil.rmtree(unfinished)
+            self._workers_instrument: dict[str, Any] = {}
             self._status = {part.name: _read_status(part) for part in sorted(self._parts.iterdir())}
         except BaseException:
             self.claim.close()
@@ -104,8 +105,9 @@ class RunStore:
         """Brings environment.json up to date, where there is one, with what was compared since it was written."""
         if (self.directory / ENVIRONMENT).is_file():
             environment = self.environment()
-            if environment.get("instrument") is not None and environment["instrument"] != checked:
-                self.write_environment({**environment, "instrument": {**environment["instrument"], **checked}})
+            known = environment.get("instrument")
+            if known is not None and (now := {**known, **checked, **self._workers_instrument}) != known:
+                self.write_environment({**environment, "instrument": now})
 
     def environment(self) -> dict[str, Any]:
         return read_json(self.directory / ENVIRONMENT)
@@ -137,19 +139,24 @@ class RunStore:
         begun = (share / ENVIRONMENT).is_file()
         if begun and read_json(share / ENVIRONMENT).get("run") != self.environment()["run"]:
             raise UserError(f"{share} was not made by this run: move it away to go on")
+        half_written = share / f"{ENVIRONMENT}.tmp"
+        if not begun:
+            half_written.unlink(missing_ok=True)
         theirs = RunStore(share, self.identity, resume=begun)
         try:
             for name, status in theirs._status.items():
                 (theirs._parts / name).rename(self._parts / name)
                 self._keep(self._parts / name, status)
             if begun:
-                self.note_instrument(theirs.environment().get("instrument") or {})
+                self._workers_instrument |= theirs.environment().get("instrument") or {}
+                self.note_instrument({})
                 (share / ENVIRONMENT).unlink()
+                half_written.unlink(missing_ok=True)
             theirs._parts.rmdir()
             (share / LOCK).unlink()
-            share.rmdir()
         finally:
-            theirs.close()
+            theirs.close()  # before its directory goes: network file systems keep open files
+        share.rmdir()
 
     def _write_part(self, part: Path, about: Row, tables: Mapping[str, Sequence[Row]]) -> None:
         unfinished = part.with_suffix(".tmp")

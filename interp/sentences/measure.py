@@ -15,7 +15,7 @@ from interp.sentences.signals import signal_columns
 from interp.sentences.suppression import suppressed
 from interp.text.sentence_roles import sentence_role
 from interp.text.sentences import reasoning_sentences
-from interp.text.trace import Segment, Trace
+from interp.text.trace import Trace
 
 NOT_PUBLISHED = "experiment.published does not have it"
 NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
@@ -30,7 +30,12 @@ SENTENCES_TABLE = Table(
     Column("suppressed", FLOAT, "what the answer's first token loses in log-probability, nats, where nothing sees it"),
     Column("known", FLOAT, "log-probability of the answer's first token, demanded behind it, nats"),
     Column("demanded", FLOAT, "`known` minus the same before the sentence"),
-    Column("same", FLOAT, "share of rollouts from behind it that end in the trace's answer, 0..1", null=NO_ROLLOUTS),
+    Column(
+        "same",
+        FLOAT,
+        "share of rollouts from behind it with the trace's answer, 0..1 (stopping early: docs/sentences.md)",
+        null=NO_ROLLOUTS,
+    ),
     Column("resampled", FLOAT, "`same` minus the same before the sentence", null=NO_ROLLOUTS),
     Column(
         "resampled_low",
@@ -102,9 +107,7 @@ def sentence_rows(
     cut = suppressed(lens, ids, sentences, batch, shared.prefix)
     borders = [sentences[0][0], *(end for _, end in sentences)]
     known = demanded(lens, shared, borders, *lead, batch)
-    closing = trace[Segment.END_THINK]
-    close = trace.text[trace.offsets[closing.start][0] : trace.offsets[closing.end - 1][1]].strip()
-    drawn = resample(lens, shared, borders, settings, close, seed, trace.example, batch)
+    drawn = resample(lens, shared, borders, settings, lens.markers.close, seed, trace.example, batch)
     signals = signal_columns(lens, trace, sentences, position)
     rows = []
     for k, (start, end) in enumerate(sentences):
@@ -116,7 +119,7 @@ def sentence_rows(
                 "start": start,
                 "end": end,
                 "text": text,
-                "role": sentence_role(text, k / max(1, len(sentences) - 1)).value,
+                "role": sentence_role(text, 1.0 if k == len(sentences) - 1 else k / len(sentences)).value,
                 "suppressed": float(-cut.change[k, position]),
                 "known": float(known[k + 1]),
                 "demanded": float(known[k + 1] - known[k]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,19 @@ from scipy import stats
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.sentences.measure import CAUSAL
 from interp.sentences.signals import SIGNALS
-from interp.stats import Comparison, adjust, bootstrap_mean, rng_for
+from interp.stats import adjust, bootstrap_mean, rng_for
 
 LEAST = 5
 """Reasonings with fewer sentences give no correlation."""
 LEAST_TRACES = 4
 """With fewer, there is nothing to fit on."""
+DIGITS, SIGNAL_DIGITS = 4, 8
+"""Effects and signals are rounded to so many: what rounding leaves of nothing has no rank."""
+PENALTY = 1.0
+"""Of the ridge, in rows: a coefficient needs more than that many sentences' evidence."""
+SHIFTS = 199
+"""Neither signs of held-out correlations nor single sentences are fair coins: a fit on all other traces errs against
+the one left out, and neighbours resemble one another. So one side is shifted along the trace and all fitted anew."""
 DIGITS, SIGNAL_DIGITS = 4, 8
 """Effects and signals are rounded to so many: what rounding leaves of nothing has no rank."""
 PENALTY = 1.0
@@ -32,8 +40,8 @@ SENTENCE_PREDICTION_TABLE = Table(
     Column(
         "by",
         TEXT,
-        f"`{TOGETHER}`: all cheap signals, a ridge on their ranks; `{PLACE}` alone; `{BEST}`: the single signal that "
-        "foretells it best on the other traces, place included",
+        f"`{TOGETHER}`: all cheap signals and place, a ridge on their ranks; `{PLACE}`: place alone, bent, with its "
+        f"ends apart; `{BEST}`: the single signal that foretells it best on the other traces",
     ),
     Column("value", FLOAT, "mean over held-out traces of the rank correlation of prediction and effect, -1..1"),
     Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
@@ -45,62 +53,98 @@ SENTENCE_PREDICTION_TABLE = Table(
     Column("over_place", FLOAT, "how far it exceeds place alone, mean over traces", null="place itself"),
     Column("over_place_low", FLOAT, "lower end of its interval", null="place itself"),
     Column("over_place_high", FLOAT, "upper end of it", null="place itself"),
-    Column("over_place_p", FLOAT, "two-sided sign-flip p-value of its being 0", null="place itself"),
+    Column(
+        "over_place_p", FLOAT, f"by {SHIFTS} shifts of the other signals within traces, one-sided", null="place itself"
+    ),
     Column("chosen", TEXT, f"the signal that is `{BEST}` most often", null=f"not `{BEST}`"),
     Column("n", INT, "number of traces"),
 )
-Ranks = tuple[Float[np.ndarray, "sentence signal"], Float[np.ndarray, " sentence"]]
-"""Of one trace, each between -1 and 1: the signals' and the effect's."""
 
 
-def prediction_rows(sentences: pd.DataFrame, seed: int, permutations: int = PERMUTATIONS) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class _Ranked:
+    """One trace: ranks between -1 and 1, of mean 0."""
+
+    signals: Float[np.ndarray, "sentence signal"]
+    place: Float[np.ndarray, "sentence feature"]
+    effect: Float[np.ndarray, " sentence"]
+
+    @property
+    def together(self) -> Float[np.ndarray, "sentence feature"]:
+        return np.concatenate([self.signals, self.place], axis=1)
+
+    def shifted(self, by: int, *, effect: bool) -> _Ranked:
+        """With its effects, or its signals, moved along the trace in a circle."""
+        if effect:
+            return replace(self, effect=np.roll(self.effect, by))
+        return replace(self, signals=np.roll(self.signals, by, axis=0))
+
+
+def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) -> list[dict[str, Any]]:
     """The rows of sentence_prediction.parquet: every trace is foretold by a fit on all others."""
     rows: list[dict[str, Any]] = []
     for causal in CAUSAL:
-        traces = [ranks for _, of in sentences.groupby("example", sort=False) if (ranks := _ranks(of, causal))]
+        by_trace = (_ranked(of, causal) for _, of in sentences.groupby("example", sort=False))
+        traces = [one for one in by_trace if one is not None]
         if len(traces) < LEAST_TRACES:
             continue
         found, chosen = _held_out(traces)
         rng = rng_for(seed, "prediction", causal)
-        shuffled = [_held_out([(x, rng.permutation(y)) for x, y in traces])[0] for _ in range(permutations)]
+
+        def by_chance(*, effect: bool, traces: Sequence[_Ranked] = traces, rng: np.random.Generator = rng) -> Means:
+            moved = [one.shifted(int(rng.integers(1, len(one.effect))), effect=effect) for one in traces]
+            return {by: float(values.mean()) for by, values in _held_out(moved)[0].items()}
+
+        of_effects = [by_chance(effect=True) for _ in range(shifts)]
+        of_signals = [by_chance(effect=False) for _ in range(shifts)]
         for by in (TOGETHER, PLACE, BEST):
             rng = rng_for(seed, "prediction", causal, by)
             value = bootstrap_mean(found[by], rng)
-            as_much = sum(one[by].mean() >= value.value - 1e-9 for one in shuffled)
             row = {"causal": causal, "by": by, "value": value.value, "low": value.low, "high": value.high}
+            row["p"] = _p(value.value, [one[by] for one in of_effects])
             if by != PLACE:
-                beside = Comparison.paired(found[by], found[PLACE], rng)
-                if beside is not None:
-                    more = beside.difference
-                    row |= {"over_place": more.value, "over_place_low": more.low, "over_place_high": more.high}
-                    row["over_place_p"] = beside.p
+                more = bootstrap_mean(found[by] - found[PLACE], rng)
+                row |= {"over_place": more.value, "over_place_low": more.low, "over_place_high": more.high}
+                row["over_place_p"] = _p(more.value, [one[by] - one[PLACE] for one in of_signals])
             if by == BEST:
                 row["chosen"] = max(sorted(set(chosen)), key=chosen.count)
-            rows.append({**row, "p": (1 + as_much) / (1 + permutations), "n": value.n})
+            rows.append({**row, "n": value.n})
     adjust(rows)
     return rows
 
 
-def _held_out(traces: Sequence[Ranks]) -> tuple[dict[str, Float[np.ndarray, " trace"]], list[str]]:
+Means = dict[str, float]
+
+
+def _p(value: float, by_chance: Sequence[float]) -> float:
+    return (1 + sum(one >= value - 1e-9 for one in by_chance)) / (1 + len(by_chance))
+
+
+def _held_out(traces: Sequence[_Ranked]) -> tuple[dict[str, Float[np.ndarray, " trace"]], list[str]]:
     """The correlations of each way on every trace in turn, and the single signal that was chosen for it."""
-    single = np.array([_correlation(x, y) for x, y in traces])
-    place = SIGNALS.index("sentence")
-    found: dict[str, list[float]] = {TOGETHER: [], PLACE: [], BEST: []}
-    chosen = []
-    squares, products = (
-        np.array([x.T @ other for x, other in pairs]) for pairs in ([(x, x) for x, _ in traces], traces)
-    )
-    for held, (x, y) in enumerate(traces):
-        fitted = np.linalg.solve(
-            squares.sum(0) - squares[held] + PENALTY * np.eye(x.shape[1]), products.sum(0) - products[held]
-        )
-        found[TOGETHER].append(float(_correlation((x @ fitted)[:, None], y)[0]))
+    effects = [one.effect for one in traces]
+    single = np.array([_correlation(one.signals, one.effect) for one in traces])
+    best, chosen = [], []
+    for held in range(len(traces)):
         means = np.delete(single, held, axis=0).mean(0)
-        best = int(np.abs(means).argmax())
-        chosen.append(SIGNALS[best])
-        for by, j in ((PLACE, place), (BEST, best)):  # its sign is learnt from the others too
-            found[by].append(float(np.sign(means[j]) * single[held, j]))
-    return {by: np.array(values) for by, values in found.items()}, chosen
+        j = int(np.abs(means).argmax())
+        chosen.append(SIGNALS[j])
+        best.append(float(np.sign(means[j]) * single[held, j]))  # its sign is learnt from the others too
+    fits = {TOGETHER: [one.together for one in traces], PLACE: [one.place for one in traces]}
+    return {by: _by_ridge(of, effects) for by, of in fits.items()} | {BEST: np.array(best)}, chosen
+
+
+def _by_ridge(
+    features: Sequence[Float[np.ndarray, "sentence k"]], effects: Sequence[Float[np.ndarray, " sentence"]]
+) -> Float[np.ndarray, " trace"]:
+    """How a ridge on all other traces does on each."""
+    squares = np.array([x.T @ x for x in features])
+    products = np.array([x.T @ y for x, y in zip(features, effects, strict=True)])
+    penalty, found = PENALTY * np.eye(squares.shape[1]), []
+    for held, (x, y) in enumerate(zip(features, effects, strict=True)):
+        fitted = np.linalg.solve(squares.sum(0) - squares[held] + penalty, products.sum(0) - products[held])
+        found.append(float(_correlation((x @ fitted)[:, None], y)[0]))
+    return np.array(found)
 
 
 def _correlation(x: Float[np.ndarray, "n k"], y: Float[np.ndarray, " n"]) -> Float[np.ndarray, " k"]:
@@ -118,14 +162,16 @@ def rounded(of: pd.DataFrame, column: str) -> Float[np.ndarray, " sentence"]:
     return values.round(DIGITS if column in CAUSAL else SIGNAL_DIGITS)
 
 
-def _ranks(of: pd.DataFrame, causal: str) -> Ranks | None:
-    """None for short reasonings and where all sentences have the same effect. A signal that is missing counts as its
-    middle."""
+def _ranked(of: pd.DataFrame, causal: str) -> _Ranked | None:
+    """None for short reasonings and where all sentences have the same effect. A signal that is missing counts as the
+    mean of the others."""
     known = of.dropna(subset=[causal])
-    effect = rounded(known, causal)
-    if len(known) < LEAST or np.ptp(effect) == 0:
+    effect, n = rounded(known, causal), len(known)
+    if n < LEAST or np.ptp(effect) == 0:
         return None
-    signals = pd.DataFrame({name: rounded(known, name) for name in SIGNALS}).rank()
-    n = len(known)
-    centred = ((signals - (signals.max() + 1) / 2) * 2 / n).fillna(0.0)
-    return centred.to_numpy(), (stats.rankdata(effect) - (n + 1) / 2) * 2 / n
+    ranks = pd.DataFrame({name: rounded(known, name) for name in SIGNALS}).rank()
+    signals = ((ranks - ranks.mean()) * 2 / n).fillna(0.0).to_numpy()
+    place = np.linspace(-1, 1, n)
+    ends = np.eye(n)[:, [0, 1, n - 3, n - 2, n - 1]]
+    features = np.column_stack([place, place**2, ends])
+    return _Ranked(signals, features - features.mean(0), (stats.rankdata(effect) - (n + 1) / 2) * 2 / n)

@@ -24,8 +24,9 @@ from interp.text.trace import decode_response
 ROUND = 8
 """Rollouts of a place between two looks at how well its share is known."""
 ALIKE = 0.5
-"""Two sentences with the same numbers and at least this overlap of content words say the same."""
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
+"""Two sentences with the same numbers and signs and at least this overlap of content words say the same."""
+_STATED = re.compile(r"\d+(?:\.\d+)?|[-+*/^<>=≠≤≥±]|\b(?:not|no|never|cannot)\b|n't\b", re.IGNORECASE)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,11 @@ class Rollout:
 
 
 def says_the_same(first: str, second: str) -> bool:
-    """Whether two sentences state the same: the same numbers in the same order, and content words that overlap by at
-    least ALIKE. Takes no model: `15 apples` and `16 apples` differ, `so it is 15` and `thus, it is 15.` do not."""
-    return _NUMBER.findall(first) == _NUMBER.findall(second) and jaccard(first, second) >= ALIKE
+    """Whether two sentences state the same: the same numbers, signs and negations in the same order, and content words
+    that overlap by at least ALIKE. Takes no model: `15 apples` and `16 apples` differ, `so it is 15` and `thus, it is
+    15.` do not."""
+    one, other = (_THOUSANDS.sub("", text).lower() for text in (first, second))
+    return _STATED.findall(one) == _STATED.findall(other) and jaccard(one, other) >= ALIKE
 
 
 def resample(

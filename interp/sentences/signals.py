@@ -118,4 +118,4 @@ def relevance_to(lens: Lens, ids: Sequence[int], position: int) -> Float[np.ndar
         place = (Site.RESID_PRE, 0)
         traced = backward(lens, tokens, answers, [place])
         (gradient,) = traced.gradients([traced.kept[place]])
-    return (gradient[0] * traced.kept[place][0].detach()).sum(-1).float().cpu().numpy()
+    return (gradient[0].float() * traced.kept[place][0].detach().float()).sum(-1).cpu().numpy()

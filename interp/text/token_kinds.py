@@ -91,13 +91,17 @@ def sentence_ends(text: str) -> Iterator[re.Match[str]]:
 
 
 def _ends(text: str, boundary: Boundary, start: int = 0) -> Iterator[re.Match[str]]:
-    for end in _ENDS[boundary].finditer(text, start):
-        if end[0] == "\n" or end[0] in ",;:" or not _inside_a_sentence(text, end):
+    found = list(_ENDS[boundary].finditer(text, start))
+    stops = [end for end in found if end[0] != "\n" and end[0] not in ",;:"]
+    # Where most sentences begin in small letters these say nothing.
+    capitals = 2 * sum(_GOES_ON.match(text, stop.end()) is not None for stop in stops) <= len(stops)
+    for end in found:
+        if end[0] == "\n" or end[0] in ",;:" or not _inside_a_sentence(text, end, capitals):
             yield end
 
 
-def _inside_a_sentence(text: str, stop: re.Match[str]) -> bool:
-    if _GOES_ON.match(text, stop.end()):
+def _inside_a_sentence(text: str, stop: re.Match[str], capitals: bool) -> bool:
+    if capitals and _GOES_ON.match(text, stop.end()):
         return True
     line = text[text.rfind("\n", 0, stop.start()) + 1 : stop.end()]
     if _ENUMERATOR.fullmatch(line):
