@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -160,12 +160,13 @@ def _beside_zero(row: dict[str, Any], name: str) -> Headline:
 
 def _foretold(causal: str, foretold: dict[str, dict[str, Any]]) -> Headline:
     """Does what is cheap to see say more than a sentence's place?"""
+    beside = Comparison.of(foretold[TOGETHER], "over_place", p="over_place_p")
     return Headline(
         f"{SPOKEN[causal]} foretold by all that is cheap to see, rank correlation on held-out traces",
         Estimate.of(foretold[TOGETHER]),
         "by its place alone",
         Estimate.of(foretold[PLACE]),
-        Comparison.of(foretold[TOGETHER], "over_place", p="over_place_p"),
+        replace(beside, p=None) if beside else None,  # its p is of signals that say nothing, not of no difference
     )
 
 
