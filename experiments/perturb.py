@@ -252,5 +252,8 @@ EXPERIMENT = Experiment(
         options={"candidates": 2},
         quick={"scores": ["fai"], "k": 3, "candidates": 1, "positions": "groups", "max_new_tokens": 64},
     ),
-    smallest=("data.limit=2", "experiment.candidates=1", "experiment.positions=groups", "experiment.k=2"),
+    smallest=(
+        "data.limit=2",
+        *(f"experiment.{option}" for option in ("candidates=1", "positions=groups", "k=2", "max_new_tokens=24")),
+    ),
 )

@@ -84,7 +84,7 @@ def test_every_experiment_runs_at_its_smallest(experiment: str, tmp_path: Path, 
     log = (out / "run.log").read_text()
     assert all(readable_text(name) in log for name in names)
     elsewhere = ("{", "run:", "report:", "page:", "figures:", "tables:", "figures of ")  # a trainer's lines, and paths
-    assert max(len(line) for line in done.stdout.splitlines() if not line.startswith(elsewhere)) <= 80
+    assert max((len(line) for line in done.stdout.splitlines() if not line.startswith(elsewhere)), default=0) <= 80
 
 
 @pytest.mark.parametrize("model", choices("model"))
@@ -92,7 +92,7 @@ def test_every_model_config_is_complete(model: str) -> None:
     more = ["model.path=some/model"] if model == "huggingface" else []
     config = yaml.safe_load(ok(f"model={model}", *more, "--cfg", "job", "--resolve").stdout)
     assert config["model"]["name"] == ("model" if more else model)
-    assert config["model"]["source"] in ("embedded", "planted", "pretrained", "gguf")
+    assert config["model"]["source"] in ("embedded", "planted", "decider", "pretrained", "gguf")
     assert config["generation"]["max_new_tokens"] == config["model"]["max_new_tokens"]
 
 

@@ -44,7 +44,7 @@ from tests.command import NO_PROBES, ok, run
         (["experiment=patching", "experiment.budget_mb=0"], "experiment.budget_mb=0 must be at least 1"),
         (
             ["experiment=patching", "experiment.map_method=atp2"],
-            "experiment.map_method=atp2 is not known: use exact",
+            "experiment.map_method=atp2 is not known: use auto",
         ),
         (["experiment=patching", "experiment.verify=9"], "experiment.verify=9 must be at least 20"),
         (["experiment=patching", "data.phrase=So."], "data.phrase='So.' must be 1, 2 or a text with {x}"),

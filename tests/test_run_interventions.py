@@ -131,7 +131,7 @@ def test_scores_without_sinks_are_those_of_rhythm(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def perturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("perturb") / "run"
-    options = ["data.limit=3", "experiment.candidates=2", "experiment.k=3", "experiment.ranking_traces=2"]
+    options = ["data.limit=2", "experiment.candidates=2", "experiment.k=3", "experiment.ranking_traces=2"]
     ok("experiment=perturb", "model=reasoner", *options, "progress=false", "figures=true", f"hydra.run.dir={out}")
     return out
 
@@ -163,7 +163,13 @@ def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
 
 def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    ok("experiment=perturb", "model=reasoner", *SMALLEST["perturb"], "progress=false", f"hydra.run.dir={out}")
+    ok(
+        "experiment=perturb",
+        "model=reasoner",
+        *SMALLEST["perturb"],
+        "experiment.max_new_tokens=null",
+        f"hydra.run.dir={out}",
+    )
     effects, tokens = table(out, "effects"), table(out, "tokens")
     assert effects["position"].nunique() < len(tokens)
     groups = table(out, "perturbed")

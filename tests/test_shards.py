@@ -131,7 +131,7 @@ def worker_of(gatherer: psutil.Process, number: int, but: psutil.Process | None 
     while time.monotonic() < deadline:
         for child in gatherer.children():
             with suppress(psutil.Error):
-                if child != but and child.cmdline()[2:5:2] == ["experiments.base.worker", str(number)]:
+                if child != but and child.cmdline()[3:6:2] == ["experiments.base.worker", str(number)]:
                     return child
         time.sleep(0.02)
     raise AssertionError("there is no such worker")

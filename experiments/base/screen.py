@@ -75,7 +75,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
             told = [
                 f"{compared.difference.value:+.3g}",
                 p,
-                UNITS[compared.test].format(n=compared.difference.n).removeprefix("n = "),
+                UNITS[compared.test].format(n=compared.difference.n).removeprefix("n = ").removesuffix(" pairs"),
             ]
         table.add_row(one.claim, one.about.brief, one.outcome.removesuffix(" here"), *told)
     return table

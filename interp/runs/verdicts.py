@@ -17,7 +17,7 @@ from interp.runs.claims import CLAIMS, Claim
 from interp.runs.headlines import Headline, headline_of
 from interp.stats import ComparedBy
 
-UNITS = {ComparedBy.PAIRED: "n = {n}", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
+UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
 """What a test is over."""
 
 
@@ -79,7 +79,8 @@ class Verdict:
         shown = ""
         if compared is not None:
             p = "" if compared.p is None else f", p = {compared.p:.2g}"
-            shown = f" ({compared.difference.value:+.3g}{p}, {UNITS[compared.test].format(n=compared.difference.n)})"
+            over = UNITS[compared.test].format(n=compared.difference.n).removesuffix(" pairs")
+            shown = f" ({compared.difference.value:+.3g}{p}, {over})"
         reason = f"; {self.why}" if self.why else ""
         return f"{self.about.text}{shown}{reason}"
 
