@@ -15,11 +15,13 @@ from interp.runs.directory import shown_path
 from interp.runs.findings import Findings, reasons
 from interp.runs.headlines import Headline
 from interp.runs.names import readable_text
-from interp.runs.verdicts import UNITS, Verdict
-from interp.stats import Estimate
+from interp.runs.verdicts import Verdict
+from interp.stats import ComparedBy, Estimate
 
 NUMBERS, LINES = 8, 4
 """Headline numbers, and lines beside them, on the screen, where the experiment does not choose them."""
+SETS_MARK = "*"
+"""Behind a number of sets of heads, which stands where else examples are counted."""
 LOG_COLUMNS = 1000
 """In run.log a number is one line, however long its name."""
 
@@ -39,6 +41,9 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
     console.print(printable(title), style="bold")
     if findings.verdicts:
         console.print(_verdicts(findings.verdicts))
+        decided = [one.decided_by.comparison for one in findings.verdicts if one.decided_by]
+        if any(one is not None and one.test is ComparedBy.SETS for one in decided):
+            console.print(f"{SETS_MARK} random sets of heads")
     if numbers:
         console.print(_numbers(numbers))
     for line in [*lines, *_left_out(skipped)]:
@@ -72,11 +77,8 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         told = ["", "", ""]
         if compared is not None:
             p = "" if compared.p is None else f"{compared.p:.2g}"
-            told = [
-                f"{compared.difference.value:+.3g}",
-                p,
-                UNITS[compared.test].format(n=compared.difference.n).removeprefix("n = ").removesuffix(" pairs"),
-            ]
+            sets = SETS_MARK if compared.test is ComparedBy.SETS else ""
+            told = [f"{compared.difference.value:+.3g}", p, f"{compared.difference.n}{sets}"]
         table.add_row(one.claim, one.about.brief, one.outcome.removesuffix(" here"), *told)
     return table
 
