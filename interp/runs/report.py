@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from interp.runs.about import About
 from interp.runs.glossary import GLOSSARY, Explainer
 from interp.runs.names import readable_text
-from interp.runs.shown import shown_figures
+from interp.runs.shown import Shown, shown_figure, shown_figures
 from interp.runs.verdicts import UNITS, Outcome, Sign, Verdict
 from interp.stats import LEVEL, ComparedBy
 
@@ -64,9 +64,24 @@ def report_page(report: Report, about: Mapping[str, About]) -> str:
         glossary=GLOSSARY,
         rows_of=lambda part: list(_rows(part, about[part.name])),
         figures_of=lambda part: shown_figures(part.directory / "figures", about[part.name]),
+        first_picture=_first_picture(done, about),
         begin=explained.begin,
         said=lambda text: explained(readable_text(str(text))),
     )
+
+
+FIRST_PICTURES = ("a_fig8_hand_over", "a_fig3_head_masses", "a_fig1_accuracy")
+"""What the first screen shows: the first of these that a part has drawn."""
+
+
+def _first_picture(done: Sequence[Part], about: Mapping[str, About]) -> Shown | None:
+    found = (
+        shown_figure(part.directory / "figures", about[part.name], name)
+        for name in FIRST_PICTURES
+        for part in done
+        if name in about[part.name].figures
+    )
+    return next((one for one in found if one.picture), None)
 
 
 def sentence(headline: Mapping[str, Any]) -> str:

@@ -42,20 +42,25 @@ class Shown:
 def shown_figures(directory: Path, about: About) -> Iterator[Shown]:
     """Every figure and table of a part, the papers' own first."""
     for name in dict.fromkeys([*about.figures, *sorted(file.stem for file in directory.glob("*.[pc][ns][gv]"))]):
-        picture, table = (directory / f"{name}.{kind}" for kind in ("png", "csv"))
-        content = picture.read_bytes() if picture.is_file() else None
-        header, rows = table_of(list(_lines(table))) if table.is_file() else ([], [])
-        fits = len(rows) <= MOST_ROWS and len(header) <= MOST_COLUMNS
-        yield Shown(
-            about.figures.get(name, readable(name)),
-            None if content is None else base64.b64encode(content).decode(),
-            0 if content is None else _width(content),
-            name.endswith(APPENDIX),
-            header,
-            rows if table.is_file() and fits else None,
-            None if fits or not table.is_file() else f"{directory.name}/{table.name}",
-            len(rows),
-        )
+        yield shown_figure(directory, about, name)
+
+
+def shown_figure(directory: Path, about: About, name: str) -> Shown:
+    """One of them; without picture and table where there is no such file."""
+    picture, table = (directory / f"{name}.{kind}" for kind in ("png", "csv"))
+    content = picture.read_bytes() if picture.is_file() else None
+    header, rows = table_of(list(_lines(table))) if table.is_file() else ([], [])
+    fits = len(rows) <= MOST_ROWS and len(header) <= MOST_COLUMNS
+    return Shown(
+        about.figures.get(name, readable(name)),
+        None if content is None else base64.b64encode(content).decode(),
+        0 if content is None else _width(content),
+        name.endswith(APPENDIX),
+        header,
+        rows if table.is_file() and fits else None,
+        None if fits or not table.is_file() else f"{directory.name}/{table.name}",
+        len(rows),
+    )
 
 
 def table_of(lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
