@@ -63,6 +63,8 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
     if not any(row["arm"] == REFERENCE for row in rows):
         lines.append("no run of plain GRPO (experiment.strategy=uniform) among them: no differences")
     if passed:
+        # What decides comes first: a screen has room for no more.
+        passed = sorted(passed, key=lambda gate: gate.passed is None)
         lines = [gate.line for gate in passed] + power_lines(trainings) + lines
     lines += [contrast_line(row) for row in contrasts if REFERENCE not in (row["arm"], row["other"]) or passed]
     model, data = (runs[0].options[group]["name"] for group in ("model", "data"))
