@@ -33,9 +33,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from interp.organisms.blank import blank_llama
-from interp.organisms.hand_set import MATCH, REST, ROPE_BASE, HandSetHead, Space
-from interp.organisms.word_tokenizer import word_tokenizer
+from interp.organisms.hand_set import MATCH, REST, HandSetHead, Space, without_heads
 
 WORDS = ("oak", "ash", "elm", "fir", "yew", "fig", "bay", "lime")
 """Filler, and what is decided between."""
@@ -171,17 +169,12 @@ def _unembedding(space: Space, gain: float) -> Tensor:
 @torch.no_grad()
 def build_decider(rotation: int | None = 0) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer. `rotation` is the seed of the rotation of the residual stream; None = none."""
-    tokenizer = word_tokenizer(vocabulary())
-    space = Space(tokenizer, FEATURES, OUTPUTS)
     shape = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM}
-    model = blank_llama(tokenizer, vocab=space.vocab, width=space.size, rotary=ROPE_BASE, **shape)
-    gain = math.sqrt(space.size / MAX_FEATURES)
-    model.model.embed_tokens.weight.copy_(space.embeddings(_features, MAX_FEATURES))
-    model.lm_head.weight.copy_(_unembedding(space, gain))
-    _plant(model, space, gain)
+    made = without_heads(vocabulary(), _features, (FEATURES, OUTPUTS), MAX_FEATURES, _unembedding, **shape)
+    _plant(made.model, made.space, made.gain)
     if rotation is not None:
-        _rotate(model, rotation)
-    return model.eval(), tokenizer
+        _rotate(made.model, rotation)
+    return made.model.eval(), made.tokenizer
 
 
 def _plant(model: LlamaForCausalLM, space: Space, gain: float) -> None:

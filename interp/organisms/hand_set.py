@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+
+from interp.organisms.blank import blank_llama
+from interp.organisms.word_tokenizer import word_tokenizer
 
 ROPE_BASE = 1e8
 FAST = (0, 1, 2, 3)
@@ -48,6 +52,35 @@ class Space:
                 weight[i, self.direction(feature)] = 1
             weight[i, self.direction("balance")] = math.sqrt(most - 1 - len(own))
         return weight
+
+
+@dataclass(frozen=True)
+class HandSet:
+    """A model whose heads are still to be set; `gain` is what RMSNorm multiplies a plain embedding by."""
+
+    model: LlamaForCausalLM
+    tokenizer: PreTrainedTokenizerBase
+    space: Space
+    gain: float
+
+
+def without_heads(
+    words: Iterable[str],
+    features: Callable[[str], Iterable[str]],
+    names: tuple[Sequence[str], Sequence[str]],
+    most: int,
+    unembedding: Callable[[Space, float], Tensor],
+    **shape: int,
+) -> HandSet:
+    """A model of these words with its embeddings and unembedding. `names`: of the features and of the outputs; `most`:
+    squared norm of an embedding; `shape`: layers, heads, head_dim."""
+    tokenizer = word_tokenizer(words)
+    space = Space(tokenizer, *names)
+    model = blank_llama(tokenizer, vocab=space.vocab, width=space.size, rotary=ROPE_BASE, **shape)
+    gain = math.sqrt(space.size / most)
+    model.model.embed_tokens.weight.copy_(space.embeddings(features, most))
+    model.lm_head.weight.copy_(unembedding(space, gain))
+    return HandSet(model, tokenizer, space, gain)
 
 
 class HandSetHead:

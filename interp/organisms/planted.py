@@ -22,7 +22,6 @@ It is an ordinary LlamaForCausalLM, with heads set as in `hand_set`.
 
 from __future__ import annotations
 
-import math
 import random
 from dataclasses import dataclass
 
@@ -30,9 +29,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from interp.organisms.blank import blank_llama
-from interp.organisms.hand_set import MATCH, ROPE_BASE, HandSetHead, Space
-from interp.organisms.word_tokenizer import word_tokenizer
+from interp.organisms.hand_set import MATCH, HandSetHead, Space, without_heads
 
 COLOURS = ("red", "green", "blue", "white", "black", "brown", "grey", "pink")
 NUMBERS = ("one", "two", "three", "four", "five", "six", "seven", "eight")
@@ -153,15 +150,10 @@ def _unembedding(space: Space, gain: float) -> Tensor:
 @torch.no_grad()
 def build_planted() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
     """The model and its tokenizer. Everything is exact by construction; nothing is drawn or trained."""
-    tokenizer = word_tokenizer(planted_words())
-    space = Space(tokenizer, FEATURES, OUTPUTS)
     shape = {"layers": LAYERS, "heads": HEADS, "head_dim": HEAD_DIM}
-    model = blank_llama(tokenizer, vocab=space.vocab, width=space.size, rotary=ROPE_BASE, **shape)
-    gain = math.sqrt(space.size / MAX_FEATURES)
-    model.model.embed_tokens.weight.copy_(space.embeddings(_features, MAX_FEATURES))
-    model.lm_head.weight.copy_(_unembedding(space, gain))
-    _plant(model, space, gain)
-    return model.eval(), tokenizer
+    made = without_heads(planted_words(), _features, (FEATURES, OUTPUTS), MAX_FEATURES, _unembedding, **shape)
+    _plant(made.model, made.space, made.gain)
+    return made.model.eval(), made.tokenizer
 
 
 def _plant(model: LlamaForCausalLM, space: Space, gain: float) -> None:
