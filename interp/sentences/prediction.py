@@ -90,13 +90,9 @@ def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) ->
             continue
         found, chosen = _held_out(traces)
         rng = rng_for(seed, "prediction", causal)
-
-        def by_chance(*, effect: bool, traces: Sequence[_Ranked] = traces, rng: np.random.Generator = rng) -> Means:
-            moved = [one.shifted(int(rng.integers(1, len(one.effect))), effect=effect) for one in traces]
-            return {by: float(values.mean()) for by, values in _held_out(moved)[0].items()}
-
-        of_effects = [by_chance(effect=True) for _ in range(shifts)]
-        of_signals = [by_chance(effect=False) for _ in range(shifts)]
+        of_effects, of_signals = (
+            [_by_chance(traces, rng, effect=effect) for _ in range(shifts)] for effect in (True, False)
+        )
         for by in (TOGETHER, PLACE, BEST):
             rng = rng_for(seed, "prediction", causal, by)
             value = bootstrap_mean(found[by], rng)
@@ -113,7 +109,10 @@ def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) ->
     return rows
 
 
-Means = dict[str, float]
+def _by_chance(traces: Sequence[_Ranked], rng: np.random.Generator, *, effect: bool) -> dict[str, float]:
+    """The mean of each way where the effects, or the signals, are shifted along their traces."""
+    moved = [one.shifted(int(rng.integers(1, len(one.effect))), effect=effect) for one in traces]
+    return {by: float(values.mean()) for by, values in _held_out(moved)[0].items()}
 
 
 def _p(value: float, by_chance: Sequence[float]) -> float:

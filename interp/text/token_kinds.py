@@ -41,6 +41,8 @@ _ENDS = {
     Boundary.CLAUSE: re.compile(rf"{_STOP}|[,;:](?=\s)|\n"),
     Boundary.STEP: re.compile(r"\n"),
 }
+_SURE = ("\n", ",", ";", ":")
+"""Ends that are one wherever they stand; a stop may belong to an abbreviation."""
 _VISIBLE = re.compile(r"\S")
 _ABBREVIATION = re.compile(
     r"(?<!\w)(?:e\.g|i\.e|cf|vs|Dr|Mr|Mrs|Ms|Prof|St|approx|ca|deg|Fig|Eq|Sec|Ch|resp|(?P<number>[Nn]o))\.$"
@@ -92,12 +94,11 @@ def sentence_ends(text: str) -> Iterator[re.Match[str]]:
 
 def _ends(text: str, boundary: Boundary, start: int = 0) -> Iterator[re.Match[str]]:
     found = list(_ENDS[boundary].finditer(text, start))
-    stops = [end for end in found if end[0] != "\n" and end[0] not in ",;:"]
+    stops = [end for end in found if end[0] not in _SURE]
     # Where most sentences begin in small letters these say nothing.
     capitals = 2 * sum(_GOES_ON.match(text, stop.end()) is not None for stop in stops) <= len(stops)
-    for end in found:
-        if end[0] == "\n" or end[0] in ",;:" or not _inside_a_sentence(text, end, capitals):
-            yield end
+    inside = {stop.start() for stop in stops if _inside_a_sentence(text, stop, capitals)}
+    return (end for end in found if end.start() not in inside)
 
 
 def _inside_a_sentence(text: str, stop: re.Match[str], capitals: bool) -> bool:
