@@ -51,22 +51,39 @@ class Crew(Protocol):
         ...
 
 
+ENGINES: Mapping[str, tuple[str, str] | None] = {
+    "BasicLauncher": None,
+    "RayLauncher": ("ray", "ray"),
+    "SlurmLauncher": ("submitit", "slurm"),
+}
+"""Hydra's launchers that can run shards, with the package that each needs and the extra that brings it."""
+
+
+def require_launcher() -> None:
+    """Raises UserError for a launcher that cannot run shards, or whose package is missing."""
+    name, _ = _launcher()
+    if name not in ENGINES:
+        raise UserError(f"{name} cannot run shards: use hydra/launcher=ray_cluster, submitit_slurm or none")
+    if (package := ENGINES[name]) is not None:
+        _package(*package)
+
+
 def crew_of(session: Session) -> Crew:
-    """Processes here, or what `hydra/launcher` names. In a sweep that has started the jobs already."""
-    directory = session.directory.resolve()
+    """Processes here, or what `hydra/launcher` names."""
+    require_launcher()
+    directory, (name, options) = session.directory.resolve(), _launcher()
+    if name == "RayLauncher":
+        return Ray(directory, options["ray"])
+    return Slurm(directory, options) if name == "SlurmLauncher" else Processes(directory, _devices(session))
+
+
+def _launcher() -> tuple[str, dict[str, Any]]:
+    """Its name and options. In a sweep it has started the jobs already, whose shards are processes."""
     hydra = HydraConfig.get() if HydraConfig.initialized() else None
     if hydra is None or hydra.mode == RunMode.MULTIRUN:
-        return Processes(directory, _devices(session))
+        return "BasicLauncher", {}
     options: dict[str, Any] = OmegaConf.to_container(hydra.launcher, resolve=True)  # type: ignore[assignment]
-    match str(options.pop("_target_")).rpartition(".")[2]:
-        case "BasicLauncher":
-            return Processes(directory, _devices(session))
-        case "RayLauncher":
-            return Ray(directory, options["ray"])
-        case "SlurmLauncher":
-            return Slurm(directory, options)
-        case other:
-            raise UserError(f"{other} cannot run shards: use hydra/launcher=ray_cluster, submitit_slurm or none")
+    return str(options.pop("_target_")).rpartition(".")[2], options
 
 
 def _devices(session: Session) -> list[str]:

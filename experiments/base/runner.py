@@ -6,6 +6,7 @@ import logging
 from contextlib import suppress
 from typing import Any
 
+from experiments.base.crews import require_launcher
 from experiments.base.experiment import Experiment, LeftOut, O, Rows
 from experiments.base.plan import Plan
 from experiments.base.session import Session, warned
@@ -28,6 +29,8 @@ def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
     """
     options = session.options_of(experiment.options)
     experiment.check(session, options)
+    if session.run_options.shards > 1:
+        require_launcher()
     store = session.store
     session.describe_environment(experiment.needs_model(session))
     gather_left(session)
