@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -205,6 +206,19 @@ def test_what_is_wrong_for_a_worker_is_wrong_for_the_run(
     assert "error: this trace is too odd" in done.stderr
     assert [crew.begun for crew in crews] == [[0, 1]]
     assert not (tmp_path / "out").exists()
+
+
+def test_what_workers_warn_of_is_said_once_by_the_run(
+    tmp_path: Path, crews: list[Here], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def warn(*given: object) -> object:
+        logging.getLogger("interp").warning("this trace is odd")
+        return heads.measure(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(heads, "EXPERIMENT", replace(heads.EXPERIMENT, measure=warn))
+    ok(*SMALL, "shards=2", f"hydra.run.dir={tmp_path / 'out'}")
+    assert crews[0].begun == [0, 1]
+    assert (tmp_path / "out" / "run.log").read_text().count("this trace is odd") == 1
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from experiments.base.crews import Crew, crew_of
+from experiments.base.job_files import LOG
 from experiments.base.session import Session
 from experiments.base.share import DEALT, EXAMPLES, Batches, log_of, outcome_of, share_of
 from interp.errors import UserError
@@ -96,6 +98,7 @@ def _watch(run: Path, crew: Crew, stage: str, n: int, bar: tqdm) -> None:
             if outcome is not None:
                 waiting.discard(number)
                 log.info("%s: worker %d of %d is done", stage, number + 1, n)
+                _warn(run, number, outcome["warned"])
             elif tries[number] == TRIES:
                 where = log_of(run, number)
                 raise ChildProcessError(f"worker {number + 1} of {n} was lost {TRIES} times: see {where}")
@@ -105,7 +108,15 @@ def _watch(run: Path, crew: Crew, stage: str, n: int, bar: tqdm) -> None:
                 crew.start([number])
 
 
-def _outcome(run: Path, number: int, seconds: float) -> dict[str, object] | None:
+def _warn(run: Path, number: int, messages: Sequence[str]) -> None:
+    """Says what a worker warned of, unless the run or another worker has said it."""
+    said = (run / LOG).read_text(encoding="utf-8", errors="replace") if (run / LOG).is_file() else ""
+    for message in messages:
+        if message not in said:
+            log.warning("worker %d: %s", number + 1, message)
+
+
+def _outcome(run: Path, number: int, seconds: float) -> dict[str, Any] | None:
     """What a worker that is gone has left; None if it was lost. A file of another machine may take a moment to show."""
     end = time.monotonic() + seconds
     while not (file := outcome_of(run, number)).is_file():

@@ -40,7 +40,7 @@ WITHOUT = {
 def work(directory: str, number: int) -> None:
     """Does the share of one worker and writes its outcome. Raises what a user cannot mend."""
     run = Path(directory)
-    with _logged(log_of(run, number)):
+    with _logged(log_of(run, number)) as warned:
         # Heavy imports start here, so that what goes wrong in them is in the log.
         from interp.runs.store import read_json, write_json
 
@@ -59,7 +59,7 @@ def work(directory: str, number: int) -> None:
         except BaseException:
             log.exception("failed")
             raise
-        write_json(outcome_of(run, number), {"wrong": wrong})
+        write_json(outcome_of(run, number), {"wrong": wrong, "warned": warned.messages})
 
 
 def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
@@ -101,16 +101,28 @@ def _as_they_stand(options: Any) -> Any:
     return no_interpolation(options) if isinstance(options, str) else options
 
 
+class Warned(logging.Handler):
+    """Keeps what is warned of, for the run to say."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno == logging.WARNING and (message := record.getMessage()) not in self.messages:
+            self.messages.append(message)
+
+
 @contextmanager
-def _logged(file: Path) -> Iterator[None]:
-    """What is logged goes to the worker's file alone."""
-    handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+def _logged(file: Path) -> Iterator[Warned]:
+    """What is logged goes to the worker's file alone; warnings are kept as well."""
+    handler, warned = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"), Warned()
     handler.setFormatter(Printable("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     root = logging.getLogger()
     before: tuple[list[Any], int] = (root.handlers[:], root.level)
-    root.handlers[:], root.level = [handler], logging.INFO
+    root.handlers[:], root.level = [handler, warned], logging.INFO
     try:
-        yield
+        yield warned
     finally:
         root.handlers[:], root.level = before
         handler.close()
