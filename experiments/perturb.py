@@ -35,7 +35,7 @@ from interp.runs.about import About
 from interp.sentences.demands import surprisal_before_steps
 from interp.stats import or_null
 from interp.text.sentences import sentences_of
-from interp.text.trace import Trace, decode_response, end_ids
+from interp.text.trace import Segment, Trace, decode_response, end_ids
 
 SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy", "answer_surprisal")
 
@@ -126,8 +126,12 @@ def _force(
     asked = [(p, draw, token) for p in positions for draw, token in enumerate(_forced(shared, p, options.candidates))]
     asked = [one for one in asked for _ in range(options.rollout_draws)]
     forks = [Fork(p, token) for p, _, token in asked]
-    sampling = Sampling(options.rollout_temperature, options.max_new_tokens or session.generation.max_new_tokens)
-    found = rollouts(lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch)
+    longest = options.max_new_tokens or session.generation.max_new_tokens
+    sampling = Sampling(options.rollout_temperature, longest, thought=session.generation.thought)
+    found = rollouts(
+        lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch, engine=session.engine,
+        reasoning=trace[Segment.REASONING].positions,
+    )  # fmt: skip
     whole = answer_of(session, trace, trace.measured_ids)
     ends = end_ids(lens.tokenizer)
     rows = []

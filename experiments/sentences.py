@@ -45,7 +45,11 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
     trace: Trace = example.subject
     longest = options.max_new_tokens or session.generation.max_new_tokens
     settings = Rollouts(
-        options.draws, Sampling(options.temperature, longest), partial(answer_of, session, trace), options.within
+        options.draws,
+        Sampling(options.temperature, longest, thought=session.generation.thought),
+        partial(answer_of, session, trace),
+        options.within,
+        session.engine,
     )
     published = None
     if options.published is not None:

@@ -13,6 +13,7 @@ from interp.model.generate import Sampling, generate
 from interp.model.lens import Lens
 from interp.model.thoughts import ThoughtRule
 from interp.organisms.word_problems import Split, make_problem
+from interp.perturb.rollouts import Fork, rollouts, trunk
 from interp.text.prompts import Condition, PromptStyle, WorkedExample, render
 from interp.text.trace import decode_response
 from tests.command import ok, run
@@ -72,6 +73,23 @@ def test_the_end_of_a_response_closes_the_thought_instead(word_reasoner: Lens, p
     if eos in found.ids:
         assert close in found.ids[: found.ids.index(eos)]
     assert len(found.forced) == 1
+
+
+def test_rollouts_close_thoughts_that_a_fork_leaves_open(word_reasoner: Lens, prompts: list[str]) -> None:
+    """As the trace's own thought was: the budget counts from where it opened, and behind it nothing is closed."""
+    close = word_reasoner.tokenizer.convert_tokens_to_ids("</think>")
+    sampling = Sampling(max_new_tokens=200, thought=rule(20))
+    own = generate(word_reasoner, prompts[:1], sampling, 0)[0]
+    start, ids = len(own.prompt_ids), [*own.prompt_ids, *own.ids]
+    reasoning = range(start, start + own.forced.start)
+    forks = [Fork(start + place, ids[start + place]) for place in (4, 12, 19, 20, 25)]
+    for cached in (True, False):
+        found = rollouts(
+            word_reasoner, trunk(word_reasoner, ids), forks, sampling, 0, reasoning=reasoning, cached=cached
+        )
+        # Greedy: each goes on as the trace itself does.
+        assert [list(new) for new, _ in found] == [ids[fork.position + 1 :] for fork in forks]
+    assert [close in new for new, _ in found] == [True, True, True, False, False]
 
 
 def test_prompts_that_open_no_thought_know_no_rule(word_reasoner: Lens, prompts: list[str]) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from interp.errors import UserError
 from interp.model.generate import Sampling
-from interp.model.lens import ModelSource, ModelSpec, load_tokenizer
+from interp.model.lens import Lens, ModelSource, ModelSpec, load_tokenizer
 from interp.model.vllm import VllmGenerator
+from interp.perturb.rollouts import Fork, rollouts, trunk
 
 SPEC = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
 
@@ -49,6 +50,22 @@ def test_prompts_go_in_as_ids_and_come_back_as_responses(asked: list[Any]) -> No
     assert tokenizer.eos_token_id in options[0].stop_token_ids
     assert (first.prompt_ids, first.ids, first.finished) == (tuple(ids), (7, 2), True)
     assert not second.finished
+
+
+def test_rollouts_go_through_the_engine(asked: list[Any], reasoner: Lens) -> None:
+    ids = reasoner.tokenizer("<bos> Tom 5. Find Tom. <think> First Tom 5. </think>", add_special_tokens=False)[
+        "input_ids"
+    ]
+    end = reasoner.tokenizer.eos_token_id
+    shared = trunk(reasoner, ids)
+    forks = [Fork(9, 50), Fork(4, end), Fork(6, 40)]
+    found = rollouts(reasoner, shared, forks, Sampling(1.0, 9), 3, "x", engine=VllmGenerator(SPEC, reasoner.tokenizer))
+    assert asked[0]["enable_prefix_caching"]
+    prompts, options = asked[1]
+    # From the front to the back; a forced end is one already.
+    assert [prompt["prompt_token_ids"] for prompt in prompts] == [[*ids[:6], 40], [*ids[:9], 50]]
+    assert {o.max_tokens for o in options} == {9}
+    assert found == [((7, 8), False), ((), True), ((7, 2), True)]
 
 
 def test_without_vllm(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -140,6 +140,11 @@ class Session:
 
         return VllmGenerator(self.model_spec, self.tokenizer)
 
+    @property
+    def engine(self) -> Generator | None:
+        """What writes rollouts in place of the model that is measured; None = that model, on shared keys and values."""
+        return None if self.backend is Backend.HUGGING_FACE else self.generator
+
     @cached_property
     def grading(self) -> Grading:
         options = typed(GradingOptions, self.cfg.grading, "grading")

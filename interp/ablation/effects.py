@@ -68,7 +68,7 @@ def answer_position(trace: Trace) -> int | None:
     if not found or not found.strip():
         return None
     place = begin + text.rfind(found) + len(found) - len(found.lstrip())
-    return next((p for p in range(span.start, span.end) if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
+    return next((p for p in span.positions if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
 
 
 @dataclass

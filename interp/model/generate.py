@@ -61,6 +61,12 @@ class Generator(Protocol):
 
     def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]: ...
 
+    def continued(
+        self, rows: Sequence[Sequence[int]], sampling: Sampling, seed: int, *labels: object
+    ) -> list[Continuation]:
+        """The same for token sequences."""
+        ...
+
 
 @dataclass(frozen=True)
 class HuggingFaceGenerator:
@@ -70,6 +76,11 @@ class HuggingFaceGenerator:
 
     def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
         return generate(self.lens, prompts, sampling, seed, *labels)
+
+    def continued(
+        self, rows: Sequence[Sequence[int]], sampling: Sampling, seed: int, *labels: object
+    ) -> list[Continuation]:
+        return continue_ids(self.lens, rows, sampling, seed, *labels)
 
 
 @dataclass(frozen=True)
@@ -121,17 +132,23 @@ def continue_ids(
     seed: int = 0,
     *labels: object,
     past_key_values: Cache | None = None,
+    spent: Sequence[int | None] | None = None,
 ) -> list[Continuation]:
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
     labels) alone. Models that padding disturbs continue one at a time.
 
     Nothing is written beyond the positions that the model is made for: what is cut off there is not finished.
-    `past_key_values` holds what comes before the last token of the padded rows. What `generation_config.json` of the
-    weights asks for (penalties, beams, lengths, sampling) is not done.
+    `past_key_values` holds what comes before the last token of the padded rows. `spent`, with a thought rule: how many
+    tokens the open thought of each row has by then, None for a row without one; not given, all begin one. What
+    `generation_config.json` of the weights asks for (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None:
         if not batches_are_right(lens):
-            alone = [continue_ids(lens, [row], sampling, seed, *labels, "row", i) for i, row in enumerate(rows)]
+            each = spent or [0] * len(rows)
+            alone = [
+                continue_ids(lens, [row], sampling, seed, *labels, "row", i, spent=[each[i]])
+                for i, row in enumerate(rows)
+            ]
             return [one for (one,) in alone]
         past_key_values = what_they_share(lens, rows)
     ends, positions = ends_of(lens), positions_of(lens.hf.config)
@@ -146,7 +163,9 @@ def continue_ids(
         **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
     )
     width = max(map(len, rows))
-    closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width) if sampling.thought else None
+    closer = None
+    if sampling.thought is not None:
+        closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width, spent or [0] * len(rows))
     with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
         out = decoded(lens, rows, config, past_key_values, [closer] if closer else [])

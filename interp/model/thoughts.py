@@ -8,6 +8,7 @@ What was forced is known token by token: the model did not write it.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,17 +37,25 @@ class ThoughtRule:
 class ThoughtCloser(LogitsProcessor):
     """Forces the closing text, token by token, in each row whose thought is over and not closed.
 
-    A thought is over after `rule.tokens` tokens, where `rule.end` matches, or where the model would end its response.
+    `spent`: how many tokens of its thought a row has before what is written now; None = it has no open thought. A
+    thought is over after `rule.tokens` tokens, where `rule.end` matches, or where the model would end its response.
     While it is open, end tokens are never sampled: they are cut out, or start the closing where they are likeliest.
     """
 
-    def __init__(self, rule: ThoughtRule, tokenizer: PreTrainedTokenizerBase, ends: set[int], width: int) -> None:
-        self.rule, self.tokenizer, self.width = rule, tokenizer, width
+    def __init__(
+        self,
+        rule: ThoughtRule,
+        tokenizer: PreTrainedTokenizerBase,
+        ends: set[int],
+        width: int,
+        spent: Sequence[int | None],
+    ) -> None:
+        self.rule, self.tokenizer, self.width, self.spent = rule, tokenizer, width, spent
         self.ends = sorted(ends)
         self.text: list[int] = tokenizer(rule.text, add_special_tokens=False)["input_ids"]
         self.forced: dict[int, int] = {}
         """By row: the place in the response of its first forced token."""
-        self._closed: set[int] = set()
+        self._closed = {row for row, tokens in enumerate(spent) if tokens is None}
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         for row in range(len(input_ids)):
@@ -66,7 +75,8 @@ class ThoughtCloser(LogitsProcessor):
         if self.rule.closed in tail:
             self._closed.add(row)
             return
-        over = len(written) >= self.rule.tokens or (self.rule.end is not None and bool(re.search(self.rule.end, tail)))
+        tokens = (self.spent[row] or 0) + len(written)
+        over = tokens >= self.rule.tokens or (self.rule.end is not None and bool(re.search(self.rule.end, tail)))
         if over or int(scores.argmax()) in self.ends:
             self.forced[row] = len(written)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
-from interp.model.generate import Response, Sampling
+from interp.model.generate import Continuation, Response, Sampling
 from interp.model.lens import ModelSpec, locate
 from interp.organisms.built import BUILT
 from interp.stats import seed_for
@@ -35,10 +35,18 @@ class VllmGenerator:
             dtype=spec.dtype,
             trust_remote_code=spec.trust_remote_code,
             load_format="safetensors",  # never a pickle
+            enable_prefix_caching=True,  # rollouts of a trace share what comes before them
         )
 
     def __call__(self, prompts: Sequence[str], sampling: Sampling, seed: int, *labels: object) -> list[Response]:
-        ids = [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        rows = [self._tokenizer(prompt, add_special_tokens=False)["input_ids"] for prompt in prompts]
+        found = self.continued(rows, sampling, seed, *labels)
+        return [Response(tuple(row), new.ids, new.finished) for row, new in zip(rows, found, strict=True)]
+
+    def continued(
+        self, rows: Sequence[Sequence[int]], sampling: Sampling, seed: int, *labels: object
+    ) -> list[Continuation]:
+        """Continues token sequences, all at once: vLLM makes its own batches."""
         ends = end_ids(self._tokenizer)
         # vLLM's seed is for one request: equal prompts of a batch must not share it.
         options = [
@@ -49,10 +57,10 @@ class VllmGenerator:
                 seed=seed_for(seed, *labels, i),
                 stop_token_ids=sorted(ends),
             )
-            for i in range(len(ids))
+            for i in range(len(rows))
         ]
-        outputs = self._model.generate([{"prompt_token_ids": row} for row in ids], options, use_tqdm=False)
+        outputs = self._model.generate([{"prompt_token_ids": list(row)} for row in rows], options, use_tqdm=False)
         return [
-            Response(tuple(row), tuple(output.outputs[0].token_ids), output.outputs[0].finish_reason == "stop")
-            for row, output in zip(ids, outputs, strict=True)
+            Continuation(tuple(output.outputs[0].token_ids), output.outputs[0].finish_reason == "stop")
+            for output in outputs
         ]

@@ -217,11 +217,11 @@ def _tokens_in(trace: Trace, start: int, stop: int) -> list[int]:
 
 
 def _parts(trace: Trace, start_of_phrase: int | None) -> dict[Part, range]:
-    spans = {Part(s.segment): range(s.start, s.end) for s in trace.spans if s.segment is not Segment.REASONING}
+    spans = {Part(s.segment): s.positions for s in trace.spans if s.segment is not Segment.REASONING}
     reasoning = trace[Segment.REASONING]
     border = reasoning.end
     if start_of_phrase is not None:
-        inside = [i for i in range(reasoning.start, reasoning.end) if trace.offsets[i][1] > start_of_phrase]
+        inside = [i for i in reasoning.positions if trace.offsets[i][1] > start_of_phrase]
         border = inside[0] if inside else reasoning.end
     return {**spans, Part.BODY: range(reasoning.start, border), Part.PHRASE: range(border, reasoning.end)}
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.model.generate import Sampling, continue_ids, ends_of
+from interp.model.generate import Generator, Sampling, continue_ids, ends_of
 from interp.model.lens import Lens
 from interp.model.prefixes import prefixes_are_right
 from interp.model.shared import KeysValues
@@ -79,21 +79,33 @@ def rollouts(
     *labels: object,
     batch: int = 64,
     cached: bool = True,
+    engine: Generator | None = None,
+    reasoning: range = range(0),
 ) -> list[tuple[tuple[int, ...], bool]]:
     """For each fork what follows the forced token, and whether it ended by itself (the end token is kept).
 
     Forks that force an end token end there. `sampling.max_new_tokens` counts from the fork. `cached=False` computes
-    every prefix again: the reference that the tests compare with.
+    every prefix again: the reference that the tests compare with. `engine`: what writes in place of the model at hand,
+    all at once; it has its own way of sharing prefixes. `reasoning`: the positions at which a fork leaves a thought
+    open, which `sampling.thought` closes as it closed the trace's own.
     """
     ends = ends_of(lens)
     found: dict[int, tuple[tuple[int, ...], bool]] = {i: ((), True) for i, f in enumerate(forks) if f.token in ends}
     # Forks of about the same place share a batch: little padding.
     order = sorted((i for i in range(len(forks)) if i not in found), key=lambda i: forks[i].position)
+    if engine is not None and order:
+        rows = [[*shared.ids[: forks[i].position], forks[i].token] for i in order]
+        written = engine.continued(rows, sampling, seed, "rollouts", *labels)
+        found |= {i: (one.ids, one.finished) for i, one in zip(order, written, strict=True)}
+        return [found[i] for i in range(len(forks))]
     for first in range(0, len(order), batch):
         chosen = order[first : first + batch]
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
         cache = shared.prefix.before([fork.position for fork in part]) if cached and shared.prefix else None
-        written = continue_ids(lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache)
+        spent = [fork.position + 1 - reasoning.start if fork.position in reasoning else None for fork in part]
+        written = continue_ids(
+            lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache, spent=spent
+        )
         found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
     return [found[i] for i in range(len(forks))]

@@ -15,7 +15,7 @@ from interp.sentences.signals import signal_columns
 from interp.sentences.suppression import suppressed
 from interp.text.sentence_roles import sentence_role
 from interp.text.sentences import reasoning_sentences
-from interp.text.trace import Trace
+from interp.text.trace import Segment, Trace
 
 NOT_PUBLISHED = "experiment.published does not have it"
 NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
@@ -107,7 +107,8 @@ def sentence_rows(
     cut = suppressed(lens, ids, sentences, batch, shared.prefix)
     borders = [sentences[0][0], *(end for _, end in sentences)]
     known = demanded(lens, shared, borders, *lead, batch)
-    drawn = resample(lens, shared, borders, settings, lens.markers.close, seed, trace.example, batch)
+    reasoning = trace[Segment.REASONING].positions
+    drawn = resample(lens, shared, borders, settings, lens.markers.close, seed, trace.example, batch, reasoning)
     signals = signal_columns(lens, trace, sentences, position)
     rows = []
     for k, (start, end) in enumerate(sentences):

@@ -79,7 +79,7 @@ def _spans(trace: Trace, texts: list[str]) -> list[tuple[int, int]] | None:
     place, starts = trace.offsets[reasoning.start][0], []
     for text in texts:
         place = trace.text.find(text.strip(), place)
-        token = next((i for i in range(reasoning.start, reasoning.end) if trace.offsets[i][1] > place), None)
+        token = next((i for i in reasoning.positions if trace.offsets[i][1] > place), None)
         if place < 0 or token is None:
             return None
         starts.append(token)

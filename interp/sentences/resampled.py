@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from interp.model.generate import Sampling
+from interp.model.generate import Generator, Sampling
 from interp.model.lens import Lens
 from interp.perturb.overlap import jaccard
 from interp.perturb.rollouts import Fork, Trunk, rollouts
@@ -40,6 +40,8 @@ class Rollouts:
     """The answer that a whole sequence gives."""
     within: float | None = None
     """A place gets no more rollouts once its share is known to plus or minus this."""
+    engine: Generator | None = None
+    """What writes them; None = the model at hand."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,13 @@ def resample(
     seed: int,
     example: str,
     batch: int,
+    reasoning: range = range(0),
 ) -> list[list[Rollout]]:
     """The rollouts from each border on; none at all where the trace itself gives no answer.
 
-    `close`: the text behind which there is no reasoning. With `settings.within` a border has had enough when the
-    interval of its share, one that holds at all looks at once (Robbins 1970), is no wider than twice that.
+    `close`: the text behind which there is no reasoning. `reasoning`: its positions, for a thought rule. With
+    `settings.within` a border has had enough when the interval of its share, one that holds at all looks at once
+    (Robbins 1970), is no wider than twice that.
     """
     own = settings.answer(shared.ids) if settings.draws else None
     found: list[list[Rollout]] = [[] for _ in borders]
@@ -89,9 +93,11 @@ def resample(
         which = [k for k in open_ones for _ in range(more)]
         forks = [Fork(borders[k] - 1, shared.ids[borders[k] - 1]) for k in which]
         about = ("sentences", example, *([first] if first else []))
-        for k, (new, finished) in zip(
-            which, rollouts(lens, shared, forks, settings.sampling, seed, *about, batch=batch), strict=True
-        ):
+        more_of_each = rollouts(
+            lens, shared, forks, settings.sampling, seed, *about, batch=batch, engine=settings.engine,
+            reasoning=reasoning,
+        )  # fmt: skip
+        for k, (new, finished) in zip(which, more_of_each, strict=True):
             same = finished and settings.answer([*shared.ids[: borders[k]], *new]) == own
             text = decode_response(lens.tokenizer, new).partition(close)[0]
             found[k].append(Rollout(same, finished, tuple(sentences_of(text)), len(new)))

@@ -52,7 +52,7 @@ def signal_columns(
     shape = (lens.n_layers, lens.n_heads)
     masses = SegmentMasses(trace, *shape)
     by_sentence = ReceivedBySentences(sentences, *shape, APART)
-    from_answer = MassOfSpans(range(trace[Segment.ANSWER].start, trace[Segment.ANSWER].end), sentences, *shape)
+    from_answer = MassOfSpans(trace[Segment.ANSWER].positions, sentences, *shape)
     stream(lens, trace.measured_ids, masses, by_sentence, from_answer)
     k = usual_count(lens.n_layers * lens.n_heads)
     score = masses.of(Segment.ANSWER, Segment.REASONING) - masses.of(Segment.ANSWER, Segment.ANSWER)

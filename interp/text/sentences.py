@@ -21,7 +21,7 @@ def segment_sentences(trace: Trace, segment: Segment) -> list[tuple[int, int]]:
     span = trace[segment]
     if not len(span):
         return []
-    inside = range(span.start, span.end)
+    inside = span.positions
     starts = [span.start + int(i) for i in np.flatnonzero(boundary_positions(trace, Boundary.SENTENCE, inside))]
     borders = [span.start, *starts, span.end]
     return [(a, b) for a, b in pairwise(borders) if b > a]

@@ -37,6 +37,10 @@ class Span:
     def __len__(self) -> int:
         return self.end - self.start
 
+    @property
+    def positions(self) -> range:
+        return range(self.start, self.end)
+
 
 @dataclass(frozen=True)
 class ThinkMarkers:
