@@ -2,6 +2,7 @@
 
     python -m benchmarks.sentence_truth --model planted --traces 16
     python -m benchmarks.sentence_truth --model reasoner --traces 24
+    python -m benchmarks.sentence_truth --model reasoner --traces 6 --write slips.jsonl   # the texts alone: data=traces
 
 In every text one step of the reasoning is wrong, and the answer follows it. So two things are known: which sentence
 *states* what the answer says, and which one *decides* it: before it the model would have come to the right answer. They
@@ -14,11 +15,13 @@ rollouts, an interval above 0).
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -179,13 +182,19 @@ def main() -> None:
     parser.add_argument("--traces", type=int, default=24)
     parser.add_argument("--draws", type=int, default=16)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", type=Path, default=None, help="writes the texts as JSON lines and does no more")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     source = ModelSource.PLANTED if options.model == "planted" else ModelSource.EMBEDDED
     lens = load_lens(ModelSpec(options.model, source, None if options.model == "planted" else options.model))
+    texts = KNOWN[options.model](lens, options.traces)
+    if options.write is not None:
+        lines = [json.dumps({"id": one.trace.example, "text": one.trace.text}) for one in texts]
+        options.write.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return
     print(f"{options.model}, {options.traces} texts, {options.draws} rollouts a place; s: CPU, of all signals together")
     print(f"{'way':16}{'precision':>10}{'recall':>8}{'s a text':>10}{'sampled':>9}")
-    for name, score in scored(lens, KNOWN[options.model](lens, options.traces), options.draws).items():
+    for name, score in scored(lens, texts, options.draws).items():
         if score.texts:
             each = score.seconds / score.texts
             print(f"{name:16}{score.precision:10.2f}{score.recall:8.2f}{each:10.2f}{score.tokens:9}")
