@@ -27,6 +27,7 @@ from interp.perturb.findings import PerturbFacts, findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
 from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
 from interp.perturb.tables import OWN_TOKEN, group_rows, groups_of, predictor_rows, problems_of
+from interp.perturb.thirds import third_rows
 from interp.rhythm.couplings import Peaks
 from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.tables import curve_rows, token_rows
@@ -189,6 +190,7 @@ def compare_groups(session: Session, options: PerturbOptions) -> None:
             "b-groups",
             perturbed=group_rows(problems, options.scores, options.k, session.seed),
             predictors=predictor_rows(problems, options.scores, session.seed),
+            thirds=third_rows(problems, options.scores, options.k, session.seed),
         )
 
 

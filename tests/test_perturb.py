@@ -17,6 +17,7 @@ from interp.organisms.planted import AFTER_ANCHOR, BEFORE_ANCHOR, NUMBERS, make_
 from interp.perturb.overlap import Group, Scores, content_words, drop, edit_distance, jaccard
 from interp.perturb.rollouts import Fork, rollouts, trunk
 from interp.perturb.tables import METRICS, Problem, group_rows, predictor_rows
+from interp.perturb.thirds import third_rows
 from interp.text.trace import parse_text
 
 NAN = np.nan
@@ -224,3 +225,28 @@ def test_of_equal_values_the_first_do_not_win() -> None:
     same = Scores({"flat": np.ones(20)}, np.zeros(20))
     top, bottom = (same.group("flat", group, 10, np.random.default_rng(0)) for group in (Group.TOP, Group.BOTTOM))
     assert not set(top) & set(bottom)
+
+
+def test_thirds_by_hand() -> None:
+    """Nine tokens; early ones change more whatever their score, and high scores change more within the middle third."""
+    fai = np.array([9.0, 1.0, 2.0, 3.0, 8.0, 0.0, 1.5, 2.5, 7.0])
+    change = np.array([6.0, 6.0, 6.0, 1.0, 4.0, 1.0, NAN, NAN, NAN])
+    unknown = dict.fromkeys(METRICS, np.full(9, NAN))
+    problems = [Problem(str(i), Scores({"fai": fai}, np.zeros(9)), unknown | {"jaccard": change + i}) for i in range(3)]
+    rows = {r["third"]: r for r in third_rows(problems, ["fai"], 3, 0)}
+    assert set(rows) == {"first", "middle"}  # nothing was forced in the last
+    assert (rows["first"]["net"], rows["first"]["difference"]) == (7.0, 0.0)
+    assert (rows["middle"]["net"], rows["middle"]["difference"]) == (3.0, 3.0)
+    assert [rows[third]["n_paired"] for third in ("first", "middle")] == [3, 3]
+
+
+def test_where_only_the_place_matters_no_third_has_a_difference() -> None:
+    p = []
+    for seed in range(100):
+        early = [
+            Problem(q.example, q.scores, q.effects | {"jaccard": q.effects["jaccard"] + np.linspace(3, 0, 30)})
+            for q in simulated(seed, 0.0, problems=8, n=30)
+        ]
+        p += [r["p"] for r in third_rows(early, ["fai"], 6, seed) if r["metric"] == "jaccard" and r["n_paired"] > 5]
+    assert len(p) > 200
+    assert np.mean(np.array(p) < 0.05) <= 0.09

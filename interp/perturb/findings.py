@@ -36,7 +36,7 @@ class PerturbFacts:
 
 def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFacts]:
     """What a run tells of groups of k positions by these scores."""
-    perturbed, predictors = table("perturbed"), table("predictors")
+    perturbed, predictors, thirds = table("perturbed"), table("predictors"), table("thirds")
     headlines: list[Headline] = []
     lines: list[str] = []
     score = perturbed["score"].iloc[0] if len(perturbed) else None
@@ -62,6 +62,13 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         against = "" if pd.isna(row["p_against_fai"]) else f", against FAI p = {row['p_against_fai']:.2g}"
         about = f"rank correlation of {readable(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
+    for row in records(thirds[(thirds["metric"] == "jaccard") & (thirds["score"] == score)]):
+        interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+        line = f"{METRICS['jaccard']}, net, {row['third']} third of the response: {row['net']:+.3f}{interval}"
+        if not pd.isna(row["difference"]):
+            p = "" if pd.isna(row["p"]) else f" (sign flips p = {row['p']:.2g}, n = {row['n_paired']})"
+            line += f"; there top {readable(score)} minus others {row['difference']:+.3f}{p}"
+        lines.append(line)
     n = int(perturbed["n"].max()) if len(perturbed) else 0
     return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[verdict("B5", decides)])
 

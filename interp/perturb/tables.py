@@ -83,11 +83,12 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
         chosen = [groups_of(p.scores, score, k, seed, p.example) for p in problems]
         for metric in METRICS:
             means = {
-                g: np.array([_mean(p.effects[metric][c[g]]) for p, c in zip(problems, chosen, strict=True)])
+                g: np.array([mean_of_known(p.effects[metric][c[g]]) for p, c in zip(problems, chosen, strict=True)])
                 for g in Group
             }
             nets = {
-                g: np.array([_mean(p.net(metric)[c[g]]) for p, c in zip(problems, chosen, strict=True)]) for g in Group
+                g: np.array([mean_of_known(p.net(metric)[c[g]]) for p, c in zip(problems, chosen, strict=True)])
+                for g in Group
             }
             for group, values in means.items():
                 rng = rng_for(seed, "perturbed", score, metric, group)
@@ -114,10 +115,11 @@ def _net(own: np.ndarray, net: np.ndarray, rng: np.random.Generator) -> dict[str
         return {}
     found = compared.difference
     about = {"net": found.value, "net_low": found.low, "net_high": found.high, "net_p": compared.p}
-    return {"own": _mean(own), **about}
+    return {"own": mean_of_known(own), **about}
 
 
-def _mean(values: np.ndarray) -> float:
+def mean_of_known(values: np.ndarray) -> float:
+    """NaN where none is known."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
 
