@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from interp.grading.outcomes import Outcome
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, rng_for, sign_flips
 from interp.text.prompts import EDITED, Condition
 
@@ -34,8 +34,7 @@ ACCURACY_TABLE = Table(
     Column("group", TEXT, "`all`, `kind` or `level`"),
     Column("value_of_group", TEXT, "which kind or level", null="all questions"),
     Column("value", FLOAT, "mean over questions", null="no question"),
-    Column("low", FLOAT, "lower end of its 95 % interval", null="n < 2 or not determined"),
-    Column("high", FLOAT, "upper end of its 95 % interval", null="n < 2 or not determined"),
+    *ends("", "its 95 % interval", null="n < 2 or not determined"),
     Column("n", INT, "number of questions"),
 )
 PAIRED_TABLE = Table(
@@ -48,8 +47,7 @@ PAIRED_TABLE = Table(
     Column("group", TEXT, "`all`, `kind`, `level`, or `length`: quarter of the questions by words of reasoning"),
     Column("value_of_group", TEXT, "which kind, level or quarter", null="all questions"),
     Column("value", FLOAT, "mean over questions of first minus second", null="no question"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over questions", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over questions", null="n < 2"),
     Column("n", INT, "number of questions answered under both conditions"),
     Column("only_first", INT, "questions right in the first only", null="several samples, or scores"),
     Column("only_second", INT, "questions right in the second only", null="several samples, or scores"),
@@ -57,8 +55,7 @@ PAIRED_TABLE = Table(
     Column("p_t", FLOAT, "its two-sided p-value", null="n < 2, or all differences are equal"),
     Column("p_mcnemar", FLOAT, "exact McNemar test, two-sided", null="several samples, or scores"),
     Column("p_permutation", FLOAT, "sign-flip permutation test of the mean, two-sided", null="n < 2"),
-    Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under random signs", null="n < 2"),
-    Column("null_high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("null_", "the middle 95 % of `value` under random signs", null="n < 2"),
     Column("p_adjusted", FLOAT, "p_permutation after Benjamini-Hochberg over the groups", null="n < 2, or `all`"),
 )
 

@@ -14,7 +14,7 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
-from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table, ends
 from interp.stats import CONFIDENCE, Estimate, adjust, or_null, rng_for
 
 RANKING_TABLE = Table(
@@ -23,8 +23,7 @@ RANKING_TABLE = Table(
     Column("layer", INT, "layer, from 0"),
     Column("head", INT, "head, from 0"),
     Column("value", FLOAT, "mean over examples", null="no example has a value"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
-    Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
     Column("n", INT, "number of examples with a value"),
     Column("rank", INT, "place in the ranking, from 1"),
     Column("top", BOOL, "whether it is one of the top k and above the kind's floor"),
@@ -36,8 +35,7 @@ LAYERS_TABLE = Table(
     Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
     Column("layer", INT, "layer, from 0"),
     Column("value", FLOAT, "mean over examples", null="no head has a value"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over examples", null="fewer than two examples"),
-    Column("high", FLOAT, "upper end of it", null="fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
     Column("n", INT, "number of examples"),
 )
 OVERLAPS_TABLE = Table(

@@ -20,7 +20,7 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.exact import Patch, record, sweep
 from interp.patching.nld import Answers
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.runs.store import records
 from interp.stats import Comparison, adjust, bootstrap_mean, or_null, rng_for
 from interp.text.sentences import reasoning_sentences
@@ -33,8 +33,7 @@ CORRUPTED_TABLE = Table(
     Column("value_of_group", TEXT, "which third or step, counted from 1", null="all changes"),
     Column("metric", TEXT, "as in `effects`"),
     Column("value", FLOAT, "mean over traces of the mean over their changes"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column(
         "control", TEXT, "the harmless change that it is compared with, on the same traces", null="it is that, or none"
     ),

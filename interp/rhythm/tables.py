@@ -25,7 +25,7 @@ from interp.rhythm.couplings import (
 )
 from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves, Sinks, response_of
-from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, LAYERS, SINKS, TEXT, UNDEFINED, Column, Table
+from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, LAYERS, SINKS, TEXT, UNDEFINED, Column, Table, ends
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
 from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
@@ -77,14 +77,11 @@ COUPLINGS_TABLE = Table(
     Column("rule", TEXT, "how peaks are found: `prominence` or `quantile`"),
     Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
     Column("value", FLOAT, "mean over traces of the value at events"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
     Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
-    Column("lift_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
-    Column("lift_high", FLOAT, "upper end of it", null="n < 2, or unbounded"),
-    Column("null_low", FLOAT, "lower end of the middle 95 % of `value` under circular shifts"),
-    Column("null_high", FLOAT, "upper end of it"),
+    *ends("lift_", "its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
+    *ends("null_", "the middle 95 % of `value` under circular shifts"),
     Column("p_shift", FLOAT, "two-sided p-value against circular shifts of each trace"),
     Column("p_sentence", FLOAT, "the same against permutations within sentences", null="not computed"),
     Column("p_adjusted", FLOAT, "p_shift after Benjamini-Hochberg over the table"),
@@ -97,10 +94,8 @@ LAGS_TABLE = Table(
     Column("curve", TEXT, "the curve that is averaged around them"),
     Column("lag", INT, "tokens after the event; negative = before it"),
     Column("value", FLOAT, "mean over traces of the curve there, relative to its mean over the trace"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
-    Column("null_low", FLOAT, "lower end of the middle 95 % under circular shifts"),
-    Column("null_high", FLOAT, "upper end of it"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("null_", "the middle 95 % under circular shifts"),
     Column("n", INT, "number of traces"),
 )
 PARTIAL_EFFECTS_TABLE = Table(
@@ -108,8 +103,7 @@ PARTIAL_EFFECTS_TABLE = Table(
     Column("coupling", TEXT, "as in `couplings`"),
     Column("given", TEXT, "what is held constant"),
     Column("value", FLOAT, "mean over traces of the event's coefficient, in standard deviations of the ranks"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value over traces", null="n < 2"),
     Column("n", INT, "number of traces"),
 )
@@ -118,8 +112,7 @@ TOKEN_TYPES_TABLE = Table(
     Column("type", TEXT, "as in `tokens`"),
     Column("measure", TEXT, "`share` of tokens or of peaks, or the mean of a curve"),
     Column("value", FLOAT, "mean over traces"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column("n", INT, "number of traces"),
 )
 BOUNDARIES_TABLE = Table(
@@ -128,8 +121,7 @@ BOUNDARIES_TABLE = Table(
     Column("measure", TEXT, "`precision` or `recall` of WAAD peaks"),
     Column("tolerance", INT, "tokens that a hit may be off"),
     Column("value", FLOAT, "mean over traces"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column("chance", FLOAT, "the same for peaks at random places"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference over traces", null="n < 2"),
     Column("n", INT, "number of traces"),

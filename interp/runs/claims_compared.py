@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from interp.runs.claims import CLAIMS
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.runs.compared import Run
 from interp.runs.directory import SUMMARY
 from interp.runs.store import read_json, records
@@ -24,8 +24,7 @@ CLAIMS_TABLE = Table(
     Column("value", FLOAT, "its value", null="none, or undefined"),
     Column("control", TEXT, "kind of its control", null="none"),
     Column("difference", FLOAT, "how far it differs from the control", null="it was not compared"),
-    Column("low", FLOAT, "lower end of the difference's 95 % interval", null="it was not compared, or n < 2"),
-    Column("high", FLOAT, "upper end of it", null="it was not compared, or n < 2"),
+    *ends("", "the difference's 95 % interval", null="it was not compared, or n < 2"),
     Column("p", FLOAT, "two-sided p-value of the difference", null="it was not compared, or n < 2"),
     Column("n", INT, "over how many examples, sets or heads", null="it was not compared"),
     Column("why", TEXT, "why it was not tested, or what it stands on", null="nothing to say"),

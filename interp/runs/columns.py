@@ -25,6 +25,12 @@ class Column:
     null: str = ""
 
 
+def ends(prefix: str, of: str, null: str = "") -> tuple[Column, Column]:
+    """The columns `prefix`low and `prefix`high: the ends of an interval."""
+    low, high = f"lower end of {of}", "upper end of it"
+    return Column(f"{prefix}low", FLOAT, low, null), Column(f"{prefix}high", FLOAT, high, null)
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of a run, declared beside the code that makes its rows. Declaring it makes its name known."""

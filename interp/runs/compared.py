@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.runs.directory import SUMMARY
 from interp.runs.headlines import Headline
 from interp.runs.store import read_json
@@ -24,13 +24,11 @@ NUMBERS_TABLE = Table(
     Column("layers", TEXT, "its experiment.layers", null="the experiment has no such option"),
     Column("name", TEXT, "a headline number of its summary.json"),
     Column("value", FLOAT, "its value", null="undefined"),
-    Column("low", FLOAT, "lower end of its 95 % interval", null="it has none"),
-    Column("high", FLOAT, "upper end of it", null="it has none"),
+    *ends("", "its 95 % interval", null="it has none"),
     Column("n", INT, "number of examples behind it"),
     Column("control", TEXT, "kind of its control", null="it has none"),
     Column("control_value", FLOAT, "the control's value", null="it has none"),
-    Column("control_low", FLOAT, "lower end of the control's interval", null="it has none"),
-    Column("control_high", FLOAT, "upper end of it", null="it has none"),
+    *ends("control_", "the control's interval", null="it has none"),
 )
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from interp.errors import UserError
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 
 TRAINING_TABLE = Table(
     "training",
@@ -34,8 +34,7 @@ TRAINING_TABLE = Table(
     ),
     Column("value", FLOAT, "its value"),
     Column("n", INT, "number of problems or responses behind it"),
-    Column("low", FLOAT, "lower end of the 95 % interval", null="n < 2, or no interval is made"),
-    Column("high", FLOAT, "upper end of the 95 % interval", null="n < 2, or no interval is made"),
+    *ends("", "the 95 % interval", null="n < 2, or no interval is made"),
 )
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.sentences.measure import CAUSAL
 from interp.sentences.signals import SIGNALS
 from interp.stats import adjust, bootstrap_mean, rng_for
@@ -44,15 +44,13 @@ SENTENCE_PREDICTION_TABLE = Table(
         f"ends apart; `{BEST}`: the single signal that foretells it best on the other traces",
     ),
     Column("value", FLOAT, "mean over held-out traces of the rank correlation of prediction and effect, -1..1"),
-    Column("low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="n < 2"),
-    Column("high", FLOAT, "upper end of it", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
     Column(
         "p", FLOAT, f"share of {PERMUTATIONS} shuffles of the effects within traces that, fitted anew, give as much"
     ),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table"),
     Column("over_place", FLOAT, "how far it exceeds place alone, mean over traces", null="place itself"),
-    Column("over_place_low", FLOAT, "lower end of its interval", null="place itself"),
-    Column("over_place_high", FLOAT, "upper end of it", null="place itself"),
+    *ends("over_place_", "its interval", null="place itself"),
     Column(
         "over_place_p", FLOAT, f"by {SHIFTS} shifts of the other signals within traces, one-sided", null="place itself"
     ),
