@@ -20,7 +20,8 @@ from interp.errors import UserError
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
-from interp.runs.store import read_json, tables_of
+from interp.runs.finished import finished_run
+from interp.runs.store import read_json
 
 log = logging.getLogger(__name__)
 
@@ -123,12 +124,7 @@ def _tables(source: Path) -> list[str]:
 
 def _source(session: Session) -> Path:
     """The finished run."""
-    if session.cfg.run is None:
-        raise UserError("set run=DIR to the directory of a finished run")
-    source = Path(session.cfg.run)
-    if not (source / ENVIRONMENT).is_file():
-        raise UserError(f"there is no run in {source}: it has no {ENVIRONMENT}")
-    tables_of(source)
+    source = finished_run(session.cfg.run)
     if not _tables(source):
         raise UserError(f"{source} has no tables: a run of several parts is exported part by part")
     return source

@@ -16,6 +16,7 @@ from interp.figures.style import look
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
+from interp.runs.finished import finished_run
 from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
@@ -67,12 +68,7 @@ def plan(session: Session, options: FiguresOptions) -> Plan:
 
 def _source(session: Session) -> tuple[Path, str]:
     """The finished run and its experiment."""
-    if session.cfg.run is None:
-        raise UserError("set run=DIR to the directory of a finished run")
-    source = Path(session.cfg.run)
-    if not (source / ENVIRONMENT).is_file():
-        raise UserError(f"there is no run in {source}: it has no {ENVIRONMENT}")
-    tables_of(source)
+    source = finished_run(session.cfg.run)
     return source, str(read_json(source / ENVIRONMENT)["options"]["experiment"]["name"])
 
 

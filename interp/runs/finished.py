@@ -10,7 +10,18 @@ import pandas as pd
 
 from interp.errors import UserError
 from interp.runs.directory import ENVIRONMENT, SUMMARY
-from interp.runs.store import read_json, read_table
+from interp.runs.store import read_json, read_table, tables_of
+
+
+def finished_run(directory: str | Path | None) -> Path:
+    """The directory that `run=` names. Raises UserError if it is not that of a finished run."""
+    if directory is None:
+        raise UserError("set run=DIR to the directory of a finished run")
+    source = Path(directory)
+    if not (source / ENVIRONMENT).is_file():
+        raise UserError(f"there is no run in {source}: it has no {ENVIRONMENT}")
+    tables_of(source)
+    return source
 
 
 class Runs(Mapping[str, pd.DataFrame]):
