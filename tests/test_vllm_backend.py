@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from interp.errors import UserError
 from interp.model.generate import Sampling
@@ -42,6 +44,7 @@ def test_prompts_go_in_as_ids_and_come_back_as_responses(asked: list[Any]) -> No
     generator = VllmGenerator(SPEC, tokenizer)
     first, second = generator(["<bos> Tom", "<bos> Tom"], Sampling(0.6, 20, 0.9), 3, "x")
     assert asked[0]["model"].endswith("checkpoints/reasoner")
+    assert asked[0]["dtype"] == ("bfloat16" if torch.cuda.is_available() else "float32")
     prompts, options = asked[1]
     ids = tokenizer("<bos> Tom", add_special_tokens=False)["input_ids"]
     assert prompts == [{"prompt_token_ids": ids}] * 2
@@ -78,3 +81,5 @@ def test_a_model_without_a_checkpoint(asked: list[Any]) -> None:
     spec = ModelSpec("planted", ModelSource.PLANTED)
     with pytest.raises(UserError, match="vLLM needs a checkpoint"):
         VllmGenerator(spec, load_tokenizer(spec))
+    with pytest.raises(UserError, match="vLLM reads trained weights"):
+        VllmGenerator(replace(SPEC, untrained=0), load_tokenizer(SPEC))

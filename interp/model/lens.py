@@ -145,7 +145,7 @@ class Lens:
 def load_lens(spec: ModelSpec) -> Lens:
     """Loads a model and its tokenizer. Raises UserError, in one line, for whatever the user can mend."""
     device = device_of(spec.device)
-    dtype = _resolve_dtype(spec.dtype, device)
+    dtype = dtype_of(spec.dtype, device)
     if spec.source in BUILT:
         planted: Any
         planted, words = BUILT[spec.source]()
@@ -307,7 +307,8 @@ def device_of(device: str) -> torch.device:
     return resolved
 
 
-def _resolve_dtype(dtype: str, device: torch.device) -> torch.dtype:
+def dtype_of(dtype: str, device: torch.device) -> torch.dtype:
+    """The precision of a name; auto = float32 on a CPU. Raises UserError for one that is not known."""
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     known = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
 from interp.model.generate import Continuation, Response, Sampling
-from interp.model.lens import ModelSpec, locate
+from interp.model.lens import ModelSpec, device_of, dtype_of, locate
 from interp.organisms.built import BUILT
 from interp.stats import seed_for
 from interp.text.trace import end_ids
@@ -27,12 +27,15 @@ class VllmGenerator:
             ) from error
         if spec.source in BUILT:
             raise UserError(f"vLLM needs a checkpoint, and {spec.name} is built in memory: use huggingface")
+        if spec.untrained is not None:
+            raise UserError("vLLM reads trained weights: use huggingface with model.untrained")
         self._vllm: Any = vllm
         self._tokenizer = tokenizer
         self._model = vllm.LLM(
             model=locate(spec),
             revision=spec.revision,
-            dtype=spec.dtype,
+            # By itself vLLM makes bfloat16 of float32, and so writes what the measured model would not.
+            dtype=str(dtype_of(spec.dtype, device_of(spec.device))).removeprefix("torch."),
             trust_remote_code=spec.trust_remote_code,
             load_format="safetensors",  # never a pickle
             enable_prefix_caching=True,  # rollouts of a trace share what comes before them
