@@ -1,9 +1,10 @@
-"""The vLLM backend against a stand-in module: what it is asked, and what becomes of its answers."""
+"""The vLLM backend: what a stand-in module is asked and answers; the package itself, where it is installed."""
 
 from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import torch
 
 from interp.errors import UserError
-from interp.model.generate import Sampling
+from interp.model.generate import HuggingFaceGenerator, Sampling
 from interp.model.lens import Lens, ModelSource, ModelSpec, load_tokenizer
 from interp.model.vllm import VllmGenerator
+from interp.organisms.lookups import make_problem
+from interp.organisms.word_problems import Split
 from interp.perturb.rollouts import Fork, rollouts, trunk
 
 SPEC = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
@@ -83,3 +86,21 @@ def test_a_model_without_a_checkpoint(asked: list[Any]) -> None:
         VllmGenerator(spec, load_tokenizer(spec))
     with pytest.raises(UserError, match="vLLM reads trained weights"):
         VllmGenerator(replace(SPEC, untrained=0), load_tokenizer(SPEC))
+
+
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vllm is not installed: docs/evaluate.md says how")
+def test_vllm_itself_writes_what_the_measured_model_writes(reasoner: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
+    engine, sampling = VllmGenerator(SPEC, reasoner.tokenizer), Sampling(0.0, 160)
+    prompts = [f"<bos> {make_problem(9, Split.HELD_OUT, i).question} <think>" for i in range(8)]
+    written = engine(prompts, sampling, 0)
+    assert written == HuggingFaceGenerator(reasoner)(prompts, sampling, 0)
+    ids = [*written[0].prompt_ids, *written[0].ids[:-1]]
+    shared = trunk(reasoner, ids)
+    places = range(len(written[0].prompt_ids) + 2, len(ids) - 1, 6)
+    forks = [Fork(place, token) for place in places for token in shared.candidates(place, 2)]
+    assert rollouts(reasoner, shared, forks, sampling, 0, engine=engine) == rollouts(
+        reasoner, shared, forks, sampling, 0
+    )
+    assert len({one.ids for one in engine(prompts[:1] * 8, Sampling(1.0, 60), 0)}) > 1
