@@ -119,12 +119,10 @@ def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
     missing = {part.name: part.missing for part in parts if part.missing}
     lines = [*_ability(parts), *(f"not run: {name}: {why}" for name, why in missing.items())]
     headlines = [headline for part in parts for headline in _headlines(part)]
-    of_heads, of_patching = (
-        next((part.summary for part in parts if part.name == name and part.summary), {}) for name in ("heads", "patching")
-    )
-    facts = PaperFacts(
-        options.parts, missing, of_heads.get("reflection_words", []), [Head(*one) for one in of_patching.get("rfhs", [])]
-    )
+    summaries = {part.name: part.summary for part in parts if part.summary}
+    words = summaries.get("heads", {}).get("reflection_words", [])
+    rfhs = [Head(*one) for one in summaries.get("patching", {}).get("rfhs", [])]
+    facts = PaperFacts(options.parts, missing, words, rfhs)
     return Findings(headlines, facts, lines, shown=[], said=lines, verdicts=_verdicts(parts))
 
 

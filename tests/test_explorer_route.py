@@ -70,7 +70,7 @@ def test_the_data_are_the_tables(patched: Path, alone: Path) -> None:
     routes, pairs = data_of(alone.read_text())["routes"], tables("pairs")
     assert routes["shape"] == [4, 4]
     assert routes["group"] == 1
-    assert routes["rfhs"][0] == list(CIRCUIT.rfh)
+    assert list(CIRCUIT.rfh) in routes["rfhs"]
     assert [one["name"] for one in routes["pairs"]] == pairs["example"].tolist()
     for one, row in zip(routes["pairs"], tables("routes").to_dict("records"), strict=True):
         strong = {(e["from"], e["by"], e["to"]) for e in one["edges"] if abs(e["value"]) > 0.1}
@@ -83,8 +83,9 @@ def test_the_data_are_the_tables(patched: Path, alone: Path) -> None:
         for side in ("clean", "corrupted"):
             said = "".join(words for *_, words in one[side])
             assert said.split() == texts[f"{one['name']}/{side}"].split()
-        differing = [words.split() for _, differs, words in one["clean"] if differs]
-        assert one["answers"][0] in [word for words in differing for word in words]
+        clean, corrupted = ([words for _, differs, words in one[side] if differs] for side in ("clean", "corrupted"))
+        assert len(clean) == len(corrupted) >= 2, "the colour and the number that it stands for"
+        assert not set(clean) & set(corrupted)
 
 
 def test_the_written_route_is_drawn_and_told(browser: Browser, alone: Path) -> None:
@@ -115,7 +116,8 @@ def test_the_written_route_is_drawn_and_told(browser: Browser, alone: Path) -> N
 def test_a_mouse_over_an_edge_tells_it_and_a_click_keeps_it(browser: Browser, alone: Path) -> None:
     browser.open(alone)
     x, y = browser.run(
-        """(() => { const line = document.querySelector('.edge[data-by="answer"] .line'), svg = document.querySelector('#graph');
+        """(() => { const line = document.querySelector('.edge[data-by="answer"] .line');
+        const svg = document.querySelector('#graph');
         const at = line.getPointAtLength(line.getTotalLength() / 2).matrixTransform(svg.getScreenCTM());
         return [at.x, at.y]; })()"""
     )
@@ -169,7 +171,7 @@ def test_a_head_of_the_route_is_chosen_on_the_map(browser: Browser, both: Path) 
     head = RFH.strip("()")
     assert browser.run(HASH) == f"#trace=0&head={head}&route=0&top=2"
     assert browser.run("document.querySelector('#map').selectedOptions[0].textContent") == f"head {RFH}"
-    assert "shows where it looks" in browser.run(SAID)
+    assert "The text shows where it looks." in browser.run(SAID)
     browser.press("ArrowRight")
     assert browser.run(HASH) == f"#trace=0&head={head}&route=0&top=2", "the arrow walked in the graph, not in the text"
     browser.click("#route-view")
@@ -209,7 +211,8 @@ def test_the_route_can_be_read_and_fits(browser: Browser, both: Path, alone: Pat
             inside = """(() => { const box = document.querySelector('#graph').getBoundingClientRect();
                 return box.height >= 300 && [...document.querySelectorAll('.node .dot, .axes text')].every(one => {
                 const b = one.getBoundingClientRect();
-                return b.left >= box.left && b.right <= box.right && b.top >= box.top && b.bottom <= box.bottom; }); })()"""
+                return b.left >= box.left && b.right <= box.right && b.top >= box.top && b.bottom <= box.bottom; });
+                })()"""
             assert browser.run(inside)
     finally:
         browser.command("Emulation.clearDeviceMetricsOverride")
@@ -258,7 +261,9 @@ def test_pairs_without_room_are_left_away_and_named(
     assert browser.run("document.querySelector('#pair-more').textContent").startswith("1 more pairs")
 
 
-def test_key_value_heads_are_told_with_the_heads_that_read_them(patched: Path, browser: Browser, tmp_path: Path) -> None:
+def test_key_value_heads_are_told_with_the_heads_that_read_them(
+    patched: Path, browser: Browser, tmp_path: Path
+) -> None:
     """As in a model with two key-value heads, each of which two heads read."""
     tables = tables_of(patched)
     edges = tables("edges").head(2).copy()
@@ -268,4 +273,4 @@ def test_key_value_heads_are_told_with_the_heads_that_read_them(patched: Path, b
     browser.open(file)
     browser.run("document.querySelector('#edges button').focus()")
     assert "the values of key-value head (2,1), which query heads 2 to 3 read" in browser.run(SAID)
-    assert browser.run(NODES)[-2:] == ["(2,0)", "(2,2)"]
+    assert {"(2,0)", "(2,2)"} <= set(browser.run(NODES))

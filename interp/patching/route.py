@@ -90,7 +90,9 @@ def _share(value: float, scale: float) -> float | None:
 
 def names_of(edges: pd.DataFrame) -> list[str]:
     """Each edge in words, such as (0,2) -v-> (4,1)."""
-    senders = [node_name(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)]
+    senders = [
+        node_name(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)
+    ]
     receivers = [node_name(*place, ANSWER) for place in zip(edges["layer"], edges["head"], strict=True)]
     return [f"{a} -{by}-> {b}" for a, by, b in zip(senders, edges["through"], receivers, strict=True)]
 

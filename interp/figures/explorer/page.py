@@ -51,9 +51,7 @@ CURVES = {"waad": "waad_peak", "fai_to_end": "fai_peak", "entropy": None}
 """Columns of tokens.parquet, and which column marks their peaks."""
 
 
-def explorer(
-    parts: Mapping[str, Tables], words: Sequence[str], rfhs: Sequence[Sequence[int]] = ()
-) -> str | None:
+def explorer(parts: Mapping[str, Tables], words: Sequence[str], rfhs: Sequence[Sequence[int]] = ()) -> str | None:
     """The page's HTML out of the tables of `heads` and of whatever other parts of a report there are, by their names;
     None where `heads` kept no attention and `patching` no edges. `words` are reflection words, which are underlined;
     `rfhs` the Reasoning-Focus Heads of `patching`, layer and head, which are ringed on the route."""

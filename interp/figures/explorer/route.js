@@ -8,6 +8,8 @@ const headOf = name => /^\((\d+),(\d+)\)$/.exec(name)?.slice(1).map(Number);
 const layerOf = name => headOf(name)?.[0] ?? +(/^MLP (\d+)$/.exec(name)?.[1] ?? (name === "answer" ? data.routes.shape[0] : -1));
 const nld = value => value === null ? "undefined" : digits(value).replace("-", "−");
 const part = share => percent(Math.abs(share) < 0.005 ? 0 : share).replace("-", "−");
+const shownPiece = piece => typeof piece === "string" ? piece : element("b", "", piece.bold);
+const plainText = pieces => pieces.map(piece => typeof piece === "string" ? piece : piece.bold).join("");
 const count = number => number.toLocaleString("en");
 
 /** A pair's graph, list and texts; of another pair as many edges as its route has. */
@@ -41,13 +43,13 @@ function tellRoute() {
     if (i >= 0 && tried[i] !== edges) pieces.push(`The first ${tried[i]} alone keep `, bold(part(kept[i])), ". ");
     if (edges > patched) pieces.push(`Only the first ${patched} were patched one by one. `);
   }
-  byId("route-said").replaceChildren(...pieces.map(piece => typeof piece === "string" ? piece : element("b", "", piece.bold)));
+  byId("route-said").replaceChildren(...pieces.map(shownPiece));
 }
 
 /** Where nodes stand: heads in columns, MLPs in one of their own and a little higher, layers upwards. */
 function layout(width, height) {
   const [layers, heads] = data.routes.shape, left = 40, top = 22, bottom = 40;
-  const column = (width - left - 14) / (heads + 1.4), row = (height - top - bottom) / (layers + 1);
+  const column = (width - left - 46) / (heads + 0.9), row = (height - top - bottom) / (layers + 1);
   const x = head => left + (head + 0.5) * column, y = layer => height - bottom - (layer + 1) * row;
   const middle = x((heads - 1) / 2), mlps = x(heads + 0.4);
   const at = name => {
@@ -64,7 +66,7 @@ function drawRoute() {
   const [layers, heads] = data.routes.shape, place = layout(width, height), shown = pair().edges.slice(0, route.top);
   const names = [...new Set(shown.flatMap(edge => [edge.from, edge.to]))].sort((a, b) => layerOf(a) - layerOf(b) || place.at(a).x - place.at(b).x);
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
-  const below = drawn("g", { class: "axes" }), every = (n, room) => Math.max(1, Math.ceil(n / Math.max(1, room)));
+  const below = drawn("g", { class: "axes", "aria-hidden": true }), every = (n, room) => Math.max(1, Math.ceil(n / Math.max(1, room)));
   for (let layer = 0; layer < layers; layer += every(layers, height / 22)) below.append(word(layer, 8, place.y(layer) + 4));
   for (let head = 0; head < heads; head += every(heads, width / 34)) below.append(word(head, place.x(head), height - 8, "middle"));
   below.append(word("layer", 2, 14), word("head", 2, height - 8), word("MLP", place.mlps, height - 8, "middle"));
@@ -92,7 +94,7 @@ function drawEdge(edge, number, from, to, size) {
   const value = Math.min(1, Math.abs(edge.value ?? 0)), width = 0.8 + 5 * value, tip = 5 + width;
   const end = { x: to.x - ux * (size + 1), y: to.y - uy * (size + 1) }, neck = { x: end.x - ux * tip, y: end.y - uy * tip };
   const d = `M${from.x} ${from.y}Q${over.x} ${over.y} ${neck.x} ${neck.y}`, half = tip / 2;
-  const made = drawn("g", { class: `edge${value < LEAST ? " weak" : ""}`, "data-by": edge.by, "data-e": number });
+  const made = drawn("g", { class: `edge${value < LEAST ? " weak" : ""}`, "data-by": edge.by, "data-e": number, "aria-hidden": true });
   const line = drawn("path", { class: "line", d, "stroke-width": width });
   if (edge.value < 0) line.setAttribute("stroke-dasharray", "5 3");
   const corners = [[end.x, end.y], [neck.x - uy * half, neck.y + ux * half], [neck.x + uy * half, neck.y - ux * half]];
@@ -106,10 +108,11 @@ function drawEdge(edge, number, from, to, size) {
 /** A node; filled where its map of attention is kept, ringed where it is a Reasoning-Focus Head. */
 function drawNode(name, number, at, size, n) {
   const head = headOf(name), kept = mapOf(name) >= 0;
-  const made = drawn("g", { class: `node${kept ? " kept" : ""}`, role: "button", tabindex: number ? -1 : 0, "aria-label": tellNode(name).map(piece => piece.bold ?? piece).join(""), "data-node": name });
+  const made = drawn("g", { class: `node${kept ? " kept" : ""}`, role: "button", tabindex: number ? -1 : 0, "aria-label": plainText(tellNode(name)), "data-node": name });
   if (head && data.routes.rfhs.some(one => one.join() === head.join())) made.append(drawn("circle", { class: "rfh", cx: at.x, cy: at.y, r: size + 3.5 }));
   made.append(drawn("circle", { class: "hit", cx: at.x, cy: at.y, r: size + 5 }), drawn("circle", { class: "dot", cx: at.x, cy: at.y, r: size }));
   if (!head && !name.startsWith("MLP")) made.append(word(name, at.x + size + 6, name === "answer" ? at.y - 4 : at.y + 12));
+  else if (!head) made.append(word(name, at.x + size + 4, at.y + 4));
   else if (n <= 24) made.append(word(name, at.x - size - 4, at.y + 4, "end"));
   made.addEventListener("mouseenter", () => mark({ node: name }));
   made.addEventListener("mouseleave", () => mark(null));
@@ -127,7 +130,7 @@ function listEdges() {
     button.tabIndex = i ? -1 : 0;
     button.dataset.e = i;
     button.append(element("span", "swatch"), element("span", "word", `${edge.from} → ${edge.to}`), element("span", "at", edge.by === "answer" || edge.by === "mlp" ? "" : `by ${edge.by}`), element("span", "", nld(edge.value)));
-    button.setAttribute("aria-label", tellEdge(i).map(piece => piece.bold ?? piece).join(""));
+    button.setAttribute("aria-label", plainText(tellEdge(i)));
     button.addEventListener("mouseenter", () => mark({ edge: i }));
     button.addEventListener("mouseleave", () => mark(null));
     button.addEventListener("focus", () => mark({ edge: i }));
@@ -157,7 +160,7 @@ function tellNode(name) {
   if (incoming.length) pieces.push(`; from ${some(incoming, "from")}`);
   if (outgoing.length) pieces.push(`; to ${some(outgoing, "to")}`);
   pieces.push(".");
-  if (headOf(name) && data.traces.length) pieces.push(mapOf(name) < 0 ? " Its map of attention was not kept." : " A click shows where it looks in the text.");
+  if (headOf(name) && data.traces.length) pieces.push(mapOf(name) < 0 ? " Its map of attention was not kept." : mapOf(name) === state.map ? " The text shows where it looks." : " A click shows where it looks in the text.");
   return pieces;
 }
 
@@ -172,7 +175,7 @@ function mark(one) {
   const ends = new Set(wanted === null ? [] : edges.slice(0, route.top).filter((_, i) => on(i)).flatMap(edge => [edge.from, edge.to]));
   for (const made of route.nodes) made.classList.toggle("on", ends.has(made.dataset.node));
   const said = wanted === null ? ["Point at an edge or a node, or walk with the arrow keys: what it does, and from where to where."] : wanted.node === undefined ? tellEdge(wanted.edge) : tellNode(wanted.node);
-  byId("edge-said").replaceChildren(...said.map(piece => piece.bold ? element("b", "", piece.bold) : piece));
+  byId("edge-said").replaceChildren(...said.map(shownPiece));
 }
 
 /** Keeps an edge or node before the others; the same one again lets it go. */
@@ -187,6 +190,7 @@ function chooseNode(name) {
   if (!data.traces.length || mapOf(name) < 0) return;
   state.map = mapOf(name);
   show({ map: true });
+  mark({ node: name });
 }
 
 function walkGraph(event) {

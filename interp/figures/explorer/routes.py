@@ -5,8 +5,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-import pandas as pd
-
 from interp.errors import printable
 from interp.figures.drawing import Tables
 from interp.figures.explorer.effects import number
