@@ -54,6 +54,7 @@ class CreditOptions(Options):
     test: dict[str, Any]
     grpo: dict[str, Any]
 
+    test_samples: AtLeastOne
     @property
     def rule(self) -> CreditRule:
         return CreditRule(**{field.name: getattr(self, field.name) for field in fields(CreditRule)})
