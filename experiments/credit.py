@@ -239,6 +239,7 @@ EXPERIMENT = Experiment(
     ),
     compare=compare,
     draw_compared=draw_compared,
+    has_arms=True,
     smallest=(
         "data=planted",
         "generation.max_new_tokens=24",
