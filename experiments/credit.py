@@ -115,11 +115,12 @@ def plan(session: Session, options: CreditOptions) -> Plan:
 def check(session: Session, options: CreditOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.shape.n_layers)
+    options.rule.check()
     if session.given is not None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
-    if session.backend is not Backend.HUGGING_FACE:
     if options.test_samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.test_samples=1")
+    if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
     if grpo.importance_sampling_level == "sequence" and options.strategy is not Strategy.UNIFORM:
@@ -238,8 +239,8 @@ EXPERIMENT = Experiment(
         unless_asked="A training takes longer than a report should: run experiment=credit study=strategies."
     ),
     compare=compare,
-    draw_compared=draw_compared,
     has_arms=True,
+    draw_compared=draw_compared,
     smallest=(
         "data=planted",
         "generation.max_new_tokens=24",

@@ -21,6 +21,7 @@ ARM_OPTIONS = frozenset(
     f"experiment.{name}"
     for name in (
         *("strategy", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "once", "signs", "preserve_mass"),
+        *("unit", "first_q"),
         *("heads", "layers", "share", "sinks", "window", "horizon", "ranking_traces", "rerank_every"),
     )
 )
