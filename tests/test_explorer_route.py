@@ -8,10 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.paper import PaperFacts, draw
 from interp.figures.explorer import page as pages
 from interp.figures.explorer.page import explorer
+from interp.heads.scores import Head
 from interp.organisms.planted import CIRCUIT
-from interp.runs.store import read_json, tables_of
+from interp.runs.store import read_json, tables_of, written_tables
 from tests.browser import CONTRASTS, Browser
 from tests.command import NO_PROBES, ok
 from tests.explored import HOSTILE, Tables, heads_run, small_trace
@@ -32,14 +34,17 @@ def patched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def both(patched: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A page with traces, whose reading head's map is kept, and with routes."""
-    directory = tmp_path_factory.mktemp("heads")
+    """The page of a report with both parts: traces, whose reading head's map is kept, and routes."""
+    report = tmp_path_factory.mktemp("report")
     kept = [one for one in NO_PROBES if not one.startswith("experiment.explore")]
     ok("experiment=heads", "model=planted", *kept, "experiment.resamples=20", "experiment.random_sets=3",
-       "data.limit=2", f"hydra.run.dir={directory}")  # fmt: skip
-    parts = {"heads": tables_of(directory), "patching": tables_of(patched)}
-    (directory / "both.html").write_text(explorer(parts, [], read_json(patched / "summary.json")["rfhs"]))
-    return directory / "both.html"
+       "data.limit=2", f"hydra.run.dir={report / 'heads'}")  # fmt: skip
+    (report / "patching").symlink_to(patched)
+    rfhs = [Head(*one) for one in read_json(patched / "summary.json")["rfhs"]]
+    facts = PaperFacts(["evaluate", "heads", "patching"], {"evaluate": "it was left out"}, [], rfhs)
+    (drawn,) = draw(written_tables(report), facts)
+    (report / "explore.html").write_text(drawn[1]())
+    return report / "explore.html"
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +168,7 @@ def test_arrows_walk_along_the_route(browser: Browser, alone: Path) -> None:
 
 
 def test_a_head_of_the_route_is_chosen_on_the_map(browser: Browser, both: Path) -> None:
+    assert list(CIRCUIT.rfh) in data_of(both.read_text())["routes"]["rfhs"]
     browser.open(both)
     assert not browser.run("document.querySelector('#route').getClientRects().length")
     browser.press("r")

@@ -30,6 +30,8 @@ IGNORED = frozenset(
     {"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every", "experiment.cosine_every"}
 )
 
+LATER = {"unit": "token", "first_q": None, "test_samples": 1}
+"""Options that older runs lack, and what those did: an arm is not named by them where they are so."""
 BUILT_IN = "the model was built so that the rule is right"
 """Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
 
@@ -117,21 +119,31 @@ def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list
 def arms(options: Sequence[dict]) -> list[str]:
     """Each run's arm. Raises UserError for runs that differ in more than arms and seeds.
 
-    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it.
+    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it. Only `first` has
+    a share of its own.
     """
+    options = [{**one, "experiment": {**LATER, **one["experiment"]}} for one in options]
     names = [name for name in differing(options) if name not in IGNORED]
     foreign = [name for name in names if name not in ARM_OPTIONS]
     if foreign:
         raise UserError(f"these trainings do not compare: they differ in {', '.join(foreign)}")
-    found = []
-    for one in options:
-        strategy = str(option(one, "experiment.strategy"))
-        values = {name.removeprefix("experiment."): option(one, name) for name in names}
-        values.pop("strategy", None)
-        rest = [f"{name} {_text(value)}" for name, value in values.items()]
-        shown = [strategy] if "experiment.strategy" in names or not rest else []
-        found.append(REFERENCE if strategy == REFERENCE else ", ".join([*shown, *rest]))
-    return found
+    strategies = [str(option(one, "experiment.strategy")) for one in options]
+    rests = [_rest(one, strategy, names) for one, strategy in zip(options, strategies, strict=True)]
+    # The same strategy everywhere goes without saying, where something else is said of each.
+    told = "experiment.strategy" in names or not all(rests)
+    return [
+        REFERENCE if strategy == REFERENCE else ", ".join([*([strategy] if told else []), *rest])
+        for strategy, rest in zip(strategies, rests, strict=True)
+    ]
+
+
+def _rest(options: dict, strategy: str, names: Sequence[str]) -> list[str]:
+    """What an arm is told by beside its strategy."""
+    values = {name.removeprefix("experiment."): option(options, name) for name in names}
+    values.pop("strategy", None)
+    if strategy != Strategy.FIRST:
+        values.pop("first_q", None)
+    return [f"{name} {_text(value)}" for name, value in values.items() if name not in LATER or value != LATER[name]]
 
 
 def _text(value: object) -> str:
