@@ -50,6 +50,7 @@ class CompareOptions(Options):
     name: Text
     kind: Annotated[str, one_of([*HeadScore, *HeadKind])]
     published: Text | None
+    reference: Text | None
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,9 @@ def gather(session: Session, options: CompareOptions) -> None:
     numbers, record = number_rows(runs), experiment(runs[0].experiment)
     if options.published and not record.has_published:
         raise UserError(f"experiment.published names masses of heads: these are runs of {runs[0].experiment}")
-    asked = Asked(options.kind, options.published)
+    if options.reference and not record.has_arms:
+        raise UserError(f"experiment.reference names an arm of trainings: these are runs of {runs[0].experiment}")
+    asked = Asked(options.kind, options.published, options.reference)
     compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
     claims = claim_rows(runs, compared.published)
     said = [*compared.lines[:LINES], *brief_claim_lines(claims)]

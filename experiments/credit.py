@@ -103,7 +103,7 @@ def plan(session: Session, options: CreditOptions) -> Plan:
     per_step = responses_a_step(trainer)
     lengths = [log["completions/mean_length"] for log in trainer.state.log_history if "step_time" in log]
     return Plan(
-        options.steps * per_step + measurements * len(test_set),
+        options.steps * per_step + measurements * len(test_set) * options.test_samples,
         options.steps,
         round(options.steps * per_step * lengths[-1]),
         measuring.peak_bytes,
@@ -115,8 +115,11 @@ def plan(session: Session, options: CreditOptions) -> Plan:
 def check(session: Session, options: CreditOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.shape.n_layers)
+    options.rule.check()
     if session.given is not None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
+    if options.test_samples > 1 and session.generation.temperature == 0:
+        raise UserError("greedy answers are all the same: set generation.temperature or experiment.test_samples=1")
     if session.backend is not Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
@@ -236,6 +239,7 @@ EXPERIMENT = Experiment(
         unless_asked="A training takes longer than a report should: run experiment=credit study=strategies."
     ),
     compare=compare,
+    has_arms=True,
     draw_compared=draw_compared,
     smallest=(
         "data=planted",

@@ -23,6 +23,7 @@ from experiments.base.shared_traces import shared_traces
 from interp.errors import PassingError, UserError
 from interp.figures.drawing import Drawings, Tables
 from interp.figures.explorer.page import explorer
+from interp.heads.scores import Head
 from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
@@ -74,11 +75,12 @@ class PaperOptions(Options):
 
 @dataclass(frozen=True)
 class PaperFacts:
-    """The parts that were asked for, and why others are missing."""
+    """The parts that were asked for, and why others are missing; the heads that `patching` holds back."""
 
     parts: list[str]
     missing: dict[str, str]
     reflection_words: list[str] = field(default_factory=list)
+    rfhs: list[Head] = field(default_factory=list)
 
 
 def run_parts(session: Session, options: PaperOptions) -> None:
@@ -117,16 +119,17 @@ def tell(session: Session, options: PaperOptions) -> Findings[PaperFacts]:
     missing = {part.name: part.missing for part in parts if part.missing}
     lines = [*_ability(parts), *(f"not run: {name}: {why}" for name, why in missing.items())]
     headlines = [headline for part in parts for headline in _headlines(part)]
-    of_heads = next((part.summary for part in parts if part.name == "heads" and part.summary), {})
-    facts = PaperFacts(options.parts, missing, of_heads.get("reflection_words", []))
+    summaries = {part.name: part.summary for part in parts if part.summary}
+    words = summaries.get("heads", {}).get("reflection_words", [])
+    rfhs = [Head(*one) for one in summaries.get("patching", {}).get("rfhs", [])]
+    facts = PaperFacts(options.parts, missing, words, rfhs)
     return Findings(headlines, facts, lines, shown=[], said=lines, verdicts=_verdicts(parts))
 
 
 def draw(table: Tables, facts: PaperFacts) -> Drawings:
-    """The explorer of the shared traces, with what all parts know of them."""
+    """The explorer of the shared traces, with what all parts know of them, and of the routes of pairs."""
     done = {name: of_part(table, name) for name in facts.parts if name not in facts.missing}
-    if "heads" in done:
-        yield EXPLORER, partial(explorer, done, facts.reflection_words)
+    yield EXPLORER, partial(explorer, done, facts.reflection_words, facts.rfhs)
 
 
 def report(session: Session, options: PaperOptions) -> None:

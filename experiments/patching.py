@@ -20,6 +20,7 @@ from interp.data.input_check import positions_of
 from interp.errors import UserError
 from interp.figures import patching as figures
 from interp.figures.drawing import Drawings, Tables
+from interp.figures.explorer.page import explorer
 from interp.figures.route import route
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import mean_over_examples
@@ -289,6 +290,7 @@ def draw(table: Tables, facts: PatchingFacts) -> Drawings:
     yield "patch_paths", partial(figures.paths, effects, model)
     yield "patch_attribution", partial(figures.attribution, effects, model)
     yield "patch_route", partial(route, table("edges"), shape, model)
+    yield "explore", partial(explorer, {"patching": table}, [], facts.rfhs)
 
 
 def draw_compared(_: Tables, runs: Mapping[str, Tables], __: str) -> Drawings:

@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interp.credit.contrasts import Outcome, Spread, contrast_line, contrast_rows, detectable, power, seed_rows
+from interp.credit.contrasts import (
+    CONTRASTS,
+    Outcome,
+    Spread,
+    contrast_line,
+    contrast_rows,
+    detectable,
+    pairs_of,
+    power,
+    seed_rows,
+)
 from interp.credit.gamma import Strategy
 from interp.credit.gates import LEAST_RECALL, MOST_COSINE, PAIRS, Gate, gates, power_lines, treatment_rows
 from interp.credit.study import Training
@@ -141,6 +151,19 @@ def test_contrasts_are_paired_by_seed_and_worked_out_by_hand() -> None:
     assert row["low"] == pytest.approx(0.2 - 12.706 * 0.1, abs=1e-3)
     assert row["p_adjusted"] == row["p"]
     assert contrast_line(row).startswith("mean_reward, coupled minus matched_random: +0.200 [")
+
+
+def test_every_other_arm_is_set_beside_a_named_reference() -> None:
+    arms = ["uniform", "coupled", "bottom", "q 0.2"]
+    assert pairs_of(arms) == [(str(a), str(b)) for a, b in CONTRASTS]
+    found = pairs_of(arms, "bottom")
+    assert ("uniform", "bottom") in found
+    assert ("q 0.2", "bottom") in found
+    assert found.count(("coupled", "bottom")) == 1
+    assert not [pair for pair in found if pair[1] == "uniform"]
+    done = [trained(arm, seed, [value]) for arm, value in (("uniform", 0.3), ("bottom", 0.1)) for seed in (0, 1)]
+    rows = contrast_rows(done, "bottom")
+    assert {(row["arm"], row["other"]) for row in rows} == {("uniform", "bottom")}
 
 
 def test_equal_arms_have_a_contrast_without_spread() -> None:

@@ -133,7 +133,9 @@ def test_the_planted_route_is_the_only_one(planted: Lens) -> None:
     assert max(abs(e.estimate) for e in found[2:]) < 1e-3 * whole
     assert effect(edges, route) == pytest.approx(whole, rel=1e-3)
     assert abs(effect_without(edges, route)) < 1e-3 * whole
-    assert smallest_route(edges, found, 0.9, 100) == (2, pytest.approx(whole, rel=1e-3))
+    one, both = smallest_route(edges, found, 0.9, 100)
+    assert one == (1, pytest.approx(0, abs=1e-3 * whole)), "neither edge leads anywhere without the other"
+    assert both == (2, pytest.approx(whole, rel=1e-3))
 
 
 def test_all_edges_together_are_a_patch_of_the_embeddings(small_lens: Lens) -> None:
@@ -187,6 +189,8 @@ def test_the_route_is_a_table_and_a_figure(tmp_path: Path) -> None:
     assert line.count("-> ") == 2, "edges without an effect are not named"
     routes = read_table(tmp_path, "routes")
     assert routes["edges"].tolist() == [2, 2]
+    assert [list(one) for one in routes["tried"]] == [[1, 2]] * 2
+    assert [list(one) for one in routes["kept"]] == [pytest.approx([0, 1], abs=1e-3)] * 2
     assert routes["alone"].to_numpy() == pytest.approx(1, abs=1e-3)
     assert routes["without"].to_numpy() == pytest.approx(0, abs=1e-3)
     figure = route_figure(edges, (4, 4), "planted")

@@ -125,6 +125,46 @@ def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
     assert "names 1 runs" in twice.stderr
 
 
+def test_another_arm_may_be_the_reference(trainings: Path, tmp_path: Path) -> None:
+    named = ["experiment=compare", f"runs={trainings}/*", "experiment.reference=coupled"]
+    done = ok(*named, "figures=true", f"hydra.run.dir={tmp_path / 'c'}")
+    plain = ok("experiment=compare", f"runs={trainings}/*", f"hydra.run.dir={tmp_path / 'plain'}")
+    study, usual = (read_table(tmp_path / name, "study").set_index("arm") for name in ("c", "plain"))
+    assert study.loc["uniform", "difference"] == pytest.approx(-usual.loc["coupled", "difference"])
+    assert pd.isna(study.loc["coupled", "difference"])
+    assert set(study["reference"]) == {"coupled"}
+    assert set(usual["reference"]) == {"uniform"}
+    assert "uniform minus coupled" in done.stdout
+    assert "minus coupled" not in plain.stdout
+    contrasts = read_table(tmp_path / "c", "contrasts")
+    assert set(zip(contrasts["arm"], contrasts["other"], strict=True)) == {("uniform", "coupled")}
+    refused = run("experiment=compare", f"runs={trainings}/*", "experiment.reference=best", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "experiment.reference=best is no arm of these trainings: there are coupled; uniform" in refused.stderr
+    assert refused.stderr.count("error:") == 1
+
+
+def test_held_out_accuracy_is_the_mean_of_several_samples(tmp_path: Path) -> None:
+    options = [*TINY, "experiment.strategy=uniform", "experiment.test.limit=6", "experiment.eval_every=2"]
+    ok(*options, "experiment.test_samples=3", f"hydra.run.dir={tmp_path / 'three'}")
+    ok(*options, f"hydra.run.dir={tmp_path / 'one'}")
+    training, answers = (read_table(tmp_path / "three", name) for name in ("training", "answers"))
+    rows = training[training["measure"] == "accuracy"].sort_values("step")
+    assert (rows["n"] == 6).all(), "questions, not answers"
+    for row, (_, at) in zip(rows.itertuples(), answers.groupby("writer", sort=False), strict=True):
+        assert at.groupby("example")["sample"].apply(sorted).tolist() == [[0, 1, 2]] * 6
+        by_question = at["correct"].astype(float).groupby(at["example"]).mean()
+        assert row.value == pytest.approx(by_question.mean())
+        assert row.low <= row.value <= row.high
+    first = answers[answers["sample"] == 0].reset_index(drop=True)
+    texts = first.groupby("writer", sort=False)["text"].apply(list).tolist()
+    single = read_table(tmp_path / "one", "answers").groupby("writer", sort=False)["text"].apply(list).tolist()
+    assert texts[0] == single[0], "the first sample is what one sample would have been"
+    greedy = run(*options, "experiment.test_samples=3", "generation.temperature=0", cwd=tmp_path)
+    assert greedy.returncode == 2
+    assert "greedy answers are all the same" in greedy.stderr
+
+
 def test_the_gates_are_run_and_judged_by_two_commands(tmp_path: Path) -> None:
     steps = ["steps=2", "eval_every=2", "ranking_traces=2", "train.limit=16", "test.limit=3"]
     small = ["seed=0", *(f"experiment.{option}" for option in steps), f"hydra.sweep.dir={tmp_path / 'runs'}"]
@@ -161,6 +201,12 @@ def test_arms_are_named_by_what_differs() -> None:
     assert arms([options(0), options(0, q=0.2)]) == ["q 0.4", "q 0.2"]
     mixed = [options(0), options(0, q=0.2), options(0, strategy="uniform")]
     assert arms(mixed) == ["coupled, q 0.4", "coupled, q 0.2", "uniform"]
+    older = [options(0), options(1, unit="token", first_q=None, test_samples=1), options(0, unit="sentence")]
+    assert arms(older) == ["coupled", "coupled", "coupled, unit sentence"], "what older runs lack"
+    firsts = [options(0, first_q=0.4), options(0, strategy="first"), options(1, strategy="first", first_q=0.4)]
+    assert arms(firsts) == ["coupled", "first", "first, first_q 0.4"]
+    with pytest.raises(UserError, match=r"differ in experiment\.test_samples"):
+        arms([options(0), options(0, test_samples=4)])
     with pytest.raises(UserError, match=r"differ in experiment\.steps"):
         arms([options(0), options(0, steps=3)])
 

@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from experiments.base.options import AtLeastOne, Lax, Layers, Options, Share, Text, one_of
 from experiments.base.ranking import HeadShare, Horizon, ranking_of
-from interp.credit.gamma import CreditRule, End, Signs, Strategy
+from interp.credit.gamma import CreditRule, End, Signs, Strategy, Unit
 from interp.rhythm.head_sets import Ranking
 from interp.rhythm.waad_fai import Sinks
 
@@ -34,6 +34,8 @@ class CreditOptions(Options):
     k: AtLeastOne
     tau_waad: Share
     tau_delta: Share
+    unit: Annotated[Unit, Lax]
+    first_q: Annotated[Share, AfterValidator(_some)] | None
     once: bool
     signs: Annotated[Signs, Lax]
     preserve_mass: bool
@@ -52,6 +54,7 @@ class CreditOptions(Options):
     save_every: AtLeastOne
     train: dict[str, Any]
     test: dict[str, Any]
+    test_samples: AtLeastOne
     grpo: dict[str, Any]
 
     @property

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from enum import Enum
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+import pandas as pd
 import torch
 from datasets import Dataset
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -31,6 +33,7 @@ from interp.credit.signals import Measuring
 from interp.credit.trainer import CreditTrainer
 from interp.data.examples import Question
 from interp.errors import UserError, nearest
+from interp.grading.reasoning_effect import accuracy
 from interp.grading.responses import graded
 from interp.model.decoding import plain_decoding
 from interp.model.generate import ends_of
@@ -38,7 +41,7 @@ from interp.model.lens import device_of, without_progress_bars
 from interp.organisms.decisions import decision_mask
 from interp.runs.training_state import last_checkpoint
 from interp.safety import no_pickles
-from interp.stats import binomial_estimate
+from interp.stats import rng_for
 from interp.text.prompts import render
 from interp.text.trace import decode_response
 
@@ -215,21 +218,23 @@ def _prompt(session: Session, question: Question) -> str:
 def held_out_accuracy(
     session: Session, options: CreditOptions, asked: Sequence[Question], step: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The row of training.parquet for a step, and the answers behind it."""
+    """The row of training.parquet for a step, and the answers behind it: `test_samples` to each question."""
     lens, condition = session.lens, condition_for(session, Needs.RESPONSE)
     was_training = lens.hf.training
     lens.hf.eval()
     rows: list[dict[str, Any]] = []
-    for first in range(0, len(asked), options.eval_batch):
+    for sample, first in product(range(options.test_samples), range(0, len(asked), options.eval_batch)):
         batch = asked[first : first + options.eval_batch]
         prompts = [_prompt(session, question) for question in batch]
-        responses = session.generator(prompts, session.generation, session.seed, "held out", first)
+        drawn = (first, sample) if sample else (first,)
+        responses = session.generator(prompts, session.generation, session.seed, "held out", *drawn)
         for question, response in zip(batch, responses, strict=True):
             text = decode_response(lens.tokenizer, response.ids)
-            row = graded(question, condition, text, session.grading, finished=response.finished)
+            row = graded(question, condition, text, session.grading, finished=response.finished, sample=sample)
             rows.append({**row, "n_tokens": len(response.ids), "writer": f"{lens.name} step {step}"})
     lens.hf.train(was_training)
-    estimate = binomial_estimate(sum(bool(row["correct"]) for row in rows), len(rows))
+    right = pd.DataFrame([{"example": row["example"], "correct": bool(row["correct"])} for row in rows])
+    estimate = accuracy(right, rng_for(session.seed, "held-out accuracy", step))
     return {"step": step, "measure": "accuracy", **asdict(estimate)}, rows
 
 

@@ -111,6 +111,8 @@ class Experiment(Generic[O, F]):
     """What else runs of it are compared by."""
     has_published: bool = False
     """Whether `compare` knows published numbers in a file."""
+    has_arms: bool = False
+    """Whether its runs are arms of a study, one of which may be named as the reference."""
     draw_compared: Callable[[Tables, Mapping[str, Tables], str], Drawings] | None = None
     """Figures of such a comparison, out of its tables, those of the runs by label, and what it is about."""
     smallest: Sequence[str] = ()

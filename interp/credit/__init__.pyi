@@ -1,6 +1,8 @@
+from .by_sentence import sentence_numbers_of as sentence_numbers_of
 from .function import credit as credit
 from .gamma import CreditRule as CreditRule
 from .gamma import Strategy as Strategy
+from .gamma import Unit as Unit
 from .grpo import AttentionCreditGRPOTrainer as AttentionCreditGRPOTrainer
 from .ranking import BatchRanking as BatchRanking
 from .ranking import rank_heads as rank_heads

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from interp.credit.by_sentence import sentence_numbers_of
 from interp.credit.gamma import CreditRule, Signals, applied, token_advantages
 from interp.credit.signals import BatchRhythm
 from interp.errors import UserError, nearest
@@ -23,7 +25,7 @@ COLUMNS = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
 PLAIN, GAMMA = "credit_plain_advantages", "credit_gamma"
 """Ours, which TRL shuffles and splits like its own: the advantages of the responses, (batch,), and the factor on each
 token's, (batch, token)."""
-GIVEN = {"noise": "credit_noise", "decisions": "credit_decisions"}
+GIVEN = {"noise": "credit_noise", "decisions": "credit_decisions", "sentences": "credit_sentences"}
 """Signals that no pass makes, (batch, token), by where they are kept."""
 Decisions = Callable[[Int[Tensor, "batch token"]], Bool[Tensor, "batch token"]]
 """Which tokens of responses decide."""
@@ -88,13 +90,22 @@ def nothing_logged(trainer: GRPOTrainer) -> Iterator[None]:
             setattr(trainer, name, value)
 
 
-def give(batch: dict[str, Any], needs: Sequence[str], decisions: Decisions | None, seed: int, *labels: object) -> None:
-    """Adds to a batch what a strategy needs and no pass makes."""
+def give(
+    batch: dict[str, Any],
+    needs: Sequence[str],
+    decisions: Decisions | None,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    *labels: object,
+) -> None:
+    """Adds to a batch what a rule needs and no pass makes."""
     ids = batch["completion_ids"]
     if "noise" in needs:
         batch[GIVEN["noise"]] = noise_for(ids, seed, *labels)
     if "decisions" in needs and decisions is not None:
         batch[GIVEN["decisions"]] = decisions(ids)
+    if "sentences" in needs:
+        batch[GIVEN["sentences"]] = sentence_numbers_of(ids, batch["completion_mask"], tokenizer)
 
 
 def noise_for(ids: Int[Tensor, "batch token"], seed: int, *labels: object) -> Float[Tensor, "batch token"]:

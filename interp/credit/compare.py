@@ -1,4 +1,4 @@
-"""Trainings with credit side by side: arms over seeds, each beside plain GRPO. (Paper B, section 5, Figs. 4-7)"""
+"""Trainings with credit side by side: arms over seeds, each beside plain GRPO or another arm. (Paper B, section 5)"""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from interp.credit.contrasts import contrast_line, contrast_rows, seed_rows
 from interp.credit.gamma import Strategy
 from interp.credit.gates import gates, power_lines
-from interp.credit.study import REFERENCE, Training, by_arm, curve_rows, over_both, over_seeds, study_rows
+from interp.credit.study import REFERENCE, Training, by_arm, called, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
 from interp.runs.compared import TIMING, Asked, Run, RunsCompared, differing, option
@@ -21,6 +21,7 @@ ARM_OPTIONS = frozenset(
     f"experiment.{name}"
     for name in (
         *("strategy", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "once", "signs", "preserve_mass"),
+        *("unit", "first_q"),
         *("heads", "layers", "share", "sinks", "window", "horizon", "ranking_traces", "rerank_every"),
     )
 )
@@ -29,13 +30,15 @@ IGNORED = frozenset(
     {"seed", "threads", "run", "runs", "experiment.eval_batch", "experiment.save_every", "experiment.cosine_every"}
 )
 
+LATER = {"unit": "token", "first_q": None, "test_samples": 1}
+"""Options that older runs lack, and what those did: an arm is not named by them where they are so."""
 BUILT_IN = "the model was built so that the rule is right"
 """Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
 
 
-def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
+def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     """Tables `study`, `study_curves`, `study_seeds`, `contrasts`, and `gates` where trainings with oracle credit are
-    among them. Raises UserError for runs that do not compare."""
+    among them. Raises UserError for runs that do not compare, and for a reference that is none of their arms."""
     names = arms([run.options for run in runs])
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
     twice = [place for place, n in places.items() if n > 1]
@@ -47,7 +50,13 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
     ]
     names_of_data = {run.options["data"]["name"] for run in runs}
     published = CREDIT if names_of_data == {"countdown"} else {}
-    rows, contrasts = study_rows(trainings, published), contrast_rows(trainings)
+    reference = asked.reference or REFERENCE
+    if asked.reference and asked.reference not in names:
+        raise UserError(
+            f"experiment.reference={asked.reference} is no arm of these trainings: there are "
+            + "; ".join(sorted({*names}))
+        )
+    rows, contrasts = study_rows(trainings, published, reference), contrast_rows(trainings, reference)
     treatments = [table for table in (run.table("treatment") for run in runs) if len(table)]
     passed = gates(treatments, trainings) if treatments else []
     headlines = [
@@ -60,13 +69,13 @@ def compare(runs: Sequence[Run], _: Asked) -> RunsCompared:
         for row in rows
     ]
     lines = [_line(row) for row in rows if row.get("difference") is not None]
-    if not any(row["arm"] == REFERENCE for row in rows):
+    if reference not in names:
         lines.append("no run of plain GRPO (experiment.strategy=uniform) among them: no differences")
     if passed:
         # What decides comes first: a screen has room for no more.
         passed = sorted(passed, key=lambda gate: gate.passed is None)
         lines = [gate.line for gate in passed] + power_lines(trainings) + lines
-    lines += [contrast_line(row) for row in contrasts if REFERENCE not in (row["arm"], row["other"]) or passed]
+    lines += [contrast_line(row) for row in contrasts if reference not in (row["arm"], row["other"]) or passed]
     model, data = (runs[0].options[group]["name"] for group in ("model", "data"))
     return RunsCompared(
         {
@@ -110,21 +119,31 @@ def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list
 def arms(options: Sequence[dict]) -> list[str]:
     """Each run's arm. Raises UserError for runs that differ in more than arms and seeds.
 
-    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it.
+    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it. Only `first` has
+    a share of its own.
     """
+    options = [{**one, "experiment": {**LATER, **one["experiment"]}} for one in options]
     names = [name for name in differing(options) if name not in IGNORED]
     foreign = [name for name in names if name not in ARM_OPTIONS]
     if foreign:
         raise UserError(f"these trainings do not compare: they differ in {', '.join(foreign)}")
-    found = []
-    for one in options:
-        strategy = str(option(one, "experiment.strategy"))
-        values = {name.removeprefix("experiment."): option(one, name) for name in names}
-        values.pop("strategy", None)
-        rest = [f"{name} {_text(value)}" for name, value in values.items()]
-        shown = [strategy] if "experiment.strategy" in names or not rest else []
-        found.append(REFERENCE if strategy == REFERENCE else ", ".join([*shown, *rest]))
-    return found
+    strategies = [str(option(one, "experiment.strategy")) for one in options]
+    rests = [_rest(one, strategy, names) for one, strategy in zip(options, strategies, strict=True)]
+    # The same strategy everywhere goes without saying, where something else is said of each.
+    told = "experiment.strategy" in names or not all(rests)
+    return [
+        REFERENCE if strategy == REFERENCE else ", ".join([*([strategy] if told else []), *rest])
+        for strategy, rest in zip(strategies, rests, strict=True)
+    ]
+
+
+def _rest(options: dict, strategy: str, names: Sequence[str]) -> list[str]:
+    """What an arm is told by beside its strategy."""
+    values = {name.removeprefix("experiment."): option(options, name) for name in names}
+    values.pop("strategy", None)
+    if strategy != Strategy.FIRST:
+        values.pop("first_q", None)
+    return [f"{name} {_text(value)}" for name, value in values.items() if name not in LATER or value != LATER[name]]
 
 
 def _text(value: object) -> str:
@@ -136,7 +155,7 @@ def _share(run: Run) -> float:
 
 
 def _line(row: dict) -> str:
-    gap = f"{row['arm']} minus plain GRPO: {row['difference']:+.3f}"
+    gap = f"{row['arm']} minus {called(row['reference'])}: {row['difference']:+.3f}"
     if row.get("difference_low") is not None:
         gap += f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
     if row.get("p_adjusted") is not None:

@@ -98,13 +98,23 @@ class Spread:
         return cls(sd, len(gap)) if sd > 0 else None
 
 
-def contrast_rows(trainings: Sequence[Training]) -> list[dict[str, Any]]:
-    """The rows of contrasts.parquet, for the pairs of CONTRASTS that were trained on common seeds."""
+def pairs_of(arms: Sequence[str], reference: str = REFERENCE) -> list[tuple[str, str]]:
+    """The pairs of arms that are compared: CONTRASTS, or where another reference is named, those of them that go
+    without plain GRPO, and every other arm against the reference."""
+    if reference == REFERENCE:
+        return [(str(arm), str(other)) for arm, other in CONTRASTS]
+    fixed = [(str(arm), str(other)) for arm, other in CONTRASTS if REFERENCE not in (arm, other)]
+    return list(dict.fromkeys([*fixed, *((arm, reference) for arm in arms if arm != reference)]))
+
+
+def contrast_rows(trainings: Sequence[Training], reference: str = REFERENCE) -> list[dict[str, Any]]:
+    """The rows of contrasts.parquet, for the pairs of arms that were trained on common seeds."""
     members = by_arm(trainings)
+    wanted = pairs_of(list(members), reference)
     rows: list[dict[str, Any]] = []
     for outcome in Outcome:
         here: list[dict[str, Any]] = []
-        for arm, other in CONTRASTS:
+        for arm, other in wanted:
             ours, theirs = ({one.seed: outcome.of(one) for one in members.get(name, [])} for name in (arm, other))
             compared = over_both(ours, theirs)
             if compared is None:

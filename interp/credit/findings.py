@@ -78,12 +78,12 @@ def _treatment(training: pd.DataFrame) -> list[str]:
 
 
 def _change(answers: pd.DataFrame) -> Estimate | None:
-    """Right after minus right before, paired by question."""
+    """Right after minus right before, paired by question, each the mean of its samples."""
     before, after = (
         answers[answers["writer"] == writer] for writer in (answers["writer"].iloc[0], answers["writer"].iloc[-1])
     )
     if before["writer"].iloc[0] == after["writer"].iloc[0]:
         return None
-    both = before.set_index("example")["correct"].astype(float), after.set_index("example")["correct"].astype(float)
+    both = [side["correct"].astype(float).groupby(side["example"], sort=False).mean() for side in (before, after)]
     difference = (both[1] - both[0]).to_numpy(dtype=float)
     return bootstrap_mean(np.asarray(difference), rng_for(int(answers["seed"].iloc[0]), "change"))

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from interp.credit.gamma import NEEDS, CreditRule, Signals, gamma_of
+from interp.credit.gamma import CreditRule, Signals, gamma_of
 from interp.credit.ranking import BatchRanking, rank_heads
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
 from interp.errors import UserError
@@ -36,6 +36,7 @@ def credit(
     entropy: Float[Tensor, "batch token"] | None = None,
     noise: Float[Tensor, "batch token"] | None = None,
     decisions: Bool[Tensor, "batch token"] | None = None,
+    sentences: Int[Tensor, "batch token"] | None = None,
 ) -> Float[Tensor, "batch token"]:
     """Gamma of every token of the completions, in float32: multiply the token's advantage by it.
 
@@ -47,7 +48,8 @@ def credit(
     attention weights of all its layers. Give `heads` that were ranked once (`rank_heads`), so that all batches of a
     training are measured alike: a `BatchRanking` ranks them on this batch. `entropy` (nats) is what the strategy
     `entropy` goes by; `noise` are independent uniform numbers for the random strategies, drawn by torch where none are
-    given. `decisions` are the tokens that decide, for the strategy `oracle`. Raises UserError for values out of range
+    given. `decisions` are the tokens that decide, for the strategy `oracle`; `sentences` the number of each
+    token's sentence, for `unit=sentence` (`sentence_numbers_of`). Raises UserError for values out of range
     and for attention that cannot be seen.
     """
     rule.check()
@@ -58,12 +60,19 @@ def credit(
     if ids.shape != mask.shape or len(ids) != len(completion_mask) or n_tokens > ids.shape[1]:
         shapes = ", ".join(str(tuple(x.shape)) for x in (ids, mask, completion_mask))
         raise UserError(f"ids, mask (batch, column) and completion_mask (batch, token) do not fit: {shapes}")
-    found: dict[str, Tensor | None] = {"entropy": entropy, "noise": noise, "decisions": decisions}
-    needs = NEEDS[rule.strategy]
+    found: dict[str, Tensor | None] = {
+        "entropy": entropy,
+        "noise": noise,
+        "decisions": decisions,
+        "sentences": sentences,
+    }
+    needs = rule.needs
     if "entropy" in needs and entropy is None:
         raise UserError("credit by entropy needs entropy=, of shape (batch, token)")
     if "decisions" in needs and decisions is None:
         raise UserError("oracle credit needs decisions=, of shape (batch, token)")
+    if "sentences" in needs and sentences is None:
+        raise UserError("credit by sentence needs sentences=, of shape (batch, token): see sentence_numbers_of")
     if "noise" in needs and noise is None:
         found["noise"] = torch.rand(completion_mask.shape, device=ids.device)
     if ATTENTION & set(needs):

@@ -6,6 +6,7 @@ A signal is NaN where it is undefined (no window) and on padding; such tokens ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -13,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.credit.by_sentence import first_tokens, whole_sentences
 from interp.errors import UserError
 
 
@@ -52,6 +54,14 @@ class End(StrEnum):
     BOTTOM = "bottom"
 
 
+class Unit(StrEnum):
+    """What is credited as a whole."""
+
+    TOKEN = "token"
+    SENTENCE = "sentence"
+    """Those whose tokens have the highest mean of the strategy's signal (for coupled credit: of its bonuses)."""
+
+
 class Signs(StrEnum):
     """Which advantages gamma applies to."""
 
@@ -78,6 +88,9 @@ class CreditRule:
     """Quantile of WAAD within the response, up to which an anchor looks locally."""
     tau_delta: float = 0.5
     """Quantile of the WAAD changes within the response, from which one opens a chunk."""
+    unit: Unit = Unit.TOKEN
+    first_q: float | None = None
+    """In place of q for the strategy `first`."""
     once: bool = False
     """A token that introduces several anchors, or is one itself, gets the largest of its bonuses and not their sum."""
     signs: Signs = Signs.BOTH
@@ -89,12 +102,29 @@ class CreditRule:
         """The bonus of an anchor."""
         return self.gamma_amp - 1
 
+    @property
+    def share(self) -> float:
+        """Of each response's tokens, that are chosen."""
+        return self.first_q if self.strategy is Strategy.FIRST and self.first_q is not None else self.q
+
+    @property
+    def by_sentence(self) -> bool:
+        return self.unit == Unit.SENTENCE and self.strategy != Strategy.UNIFORM
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the signals that gamma is made from."""
+        return (*NEEDS[self.strategy], *(("sentences",) if self.by_sentence else ()))
+
     def check(self) -> None:
         """Raises UserError for values out of range."""
-        for name in ("q", "alpha", "tau_waad", "tau_delta"):
-            if not 0 <= getattr(self, name) <= 1:
+        if self.by_sentence and self.strategy not in BY_SENTENCE:
+            known = ", ".join(BY_SENTENCE)
+            raise UserError(f"unit=sentence is not made for strategy={self.strategy}, but for {known}")
+        for name in ("q", "first_q", "alpha", "tau_waad", "tau_delta"):
+            if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie between 0 and 1")
-        if self.q == 0:
+        if 0 in (self.q, self.first_q):
             raise UserError("q=0 chooses no token: use strategy=uniform for plain GRPO")
         if self.k < 1:
             raise UserError(f"k={self.k} must be at least 1")
@@ -113,6 +143,8 @@ class Signals:
     """Independent uniform numbers."""
     decisions: Bool[Tensor, "batch token"] | None = None
     """The tokens that decide, where a task knows them."""
+    sentences: Int[Tensor, "batch token"] | None = None
+    """The number of each token's sentence in its response, from 0; -1 on padding (`sentence_numbers_of`)."""
 
 
 NEEDS: dict[Strategy, tuple[str, ...]] = {
@@ -129,6 +161,11 @@ NEEDS: dict[Strategy, tuple[str, ...]] = {
     Strategy.SOFT: ("fai",),
     Strategy.ORACLE: ("decisions",),
 }
+BY_SENTENCE = (
+    *(Strategy.RANDOM, Strategy.ENTROPY, Strategy.LOCAL_CHUNK, Strategy.GLOBAL_ANCHOR),
+    *(Strategy.COUPLED, Strategy.FIRST, Strategy.BOTTOM),
+)
+"""Strategies whose unit may be the sentence."""
 NEVER_1 = (Strategy.MASK, Strategy.SOFT)
 """Strategies that differ from plain GRPO also where gamma_amp is 1."""
 TENTHS = 10
@@ -141,18 +178,24 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
     """
     real = mask.bool()
     ones = torch.ones(mask.shape, device=mask.device)
-    named = {name: getattr(signals, name) for name in NEEDS[rule.strategy]}
+    named = {name: getattr(signals, name) for name in rule.needs}
     missing = [name for name, signal in named.items() if signal is None]
     if missing:
         raise ValueError(f"{rule.strategy} credit needs {', '.join(missing)}")
     with torch.no_grad():
         known = {name: signal.detach().float().masked_fill(~real, torch.nan) for name, signal in named.items()}
+        if rule.by_sentence:
+            assert signals.sentences is not None
+            signal = sentence_signal(rule, known, real)
+            if rule.strategy is Strategy.RANDOM:  # one number a sentence: means of more would favour short ones
+                signal = signal.masked_fill(~first_tokens(signals.sentences), torch.nan)
+            gamma = torch.where(whole_sentences(signal, signals.sentences, real, rule.share), rule.gamma_amp, ones)
+            return _scaled(rule, gamma, real)
         match rule.strategy:
             case Strategy.UNIFORM:
                 return ones
             case Strategy.FIRST:
-                places = torch.arange(mask.shape[1], device=mask.device).expand(mask.shape)
-                gamma = torch.where(chosen(-places.float(), real, rule.q, rule.end), rule.gamma_amp, ones)
+                gamma = torch.where(chosen(_earliness(real), real, rule.share, rule.end), rule.gamma_amp, ones)
             case Strategy.SOFT:
                 total = known["fai"].nansum(1, keepdim=True)
                 weights = known["fai"] * (~known["fai"].isnan()).sum(1, keepdim=True) / total
@@ -166,8 +209,7 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
                 tenths = torch.where(known["fai"].isnan(), TENTHS, tenths_of(real))
                 gamma = ones + rule.amount * exchanged(shares, tenths, known["noise"])
             case Strategy.BOTTOM:
-                other = replace(rule, end=End.TOP if rule.end is End.BOTTOM else End.BOTTOM)
-                gamma = ones + rule.amount * coupled_shares(other, known["waad"], known["fai"], real)
+                gamma = ones + rule.amount * coupled_shares(_turned(rule), known["waad"], known["fai"], real)
             case Strategy.MASK:
                 shares = coupled_shares(rule, known["waad"], known["fai"], real)
                 kept = (shares > 0) | ~real | ~(shares > 0).any(1, keepdim=True)
@@ -176,10 +218,41 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
                 (signal,) = known.values()
                 signal = waad_change(signal) if rule.strategy is Strategy.LOCAL_CHUNK else signal
                 gamma = torch.where(chosen(signal, real, rule.q, rule.end), rule.gamma_amp, ones)
-        if rule.preserve_mass:
-            total = (gamma * real).sum(1, keepdim=True)
-            gamma = torch.where(real, gamma * real.sum(1, keepdim=True) / total.clamp(min=1e-6), ones)
+        return _scaled(rule, gamma, real)
+
+
+def _scaled(rule: CreditRule, gamma: Float[Tensor, "batch token"], real: Bool[Tensor, "batch token"]) -> Tensor:
+    if not rule.preserve_mass:
         return gamma
+    total = (gamma * real).sum(1, keepdim=True)
+    return torch.where(real, gamma * real.sum(1, keepdim=True) / total.clamp(min=1e-6), torch.ones_like(gamma))
+
+
+def _turned(rule: CreditRule) -> CreditRule:
+    """The rule that chooses the other end."""
+    return replace(rule, end=End.TOP if rule.end is End.BOTTOM else End.BOTTOM)
+
+
+def _earliness(real: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
+    return -torch.arange(real.shape[1], device=real.device).expand(real.shape).float()
+
+
+def sentence_signal(
+    rule: CreditRule, known: Mapping[str, Tensor], real: Bool[Tensor, "batch token"]
+) -> Float[Tensor, "batch token"]:
+    """What sentences are ranked by the mean of: the higher, the sooner a sentence is credited."""
+    match rule.strategy:
+        case Strategy.COUPLED:
+            return coupled_shares(rule, known["waad"], known["fai"], real)
+        case Strategy.BOTTOM:
+            return coupled_shares(_turned(rule), known["waad"], known["fai"], real)
+        case Strategy.FIRST:
+            signal = _earliness(real)
+        case Strategy.LOCAL_CHUNK:
+            signal = waad_change(known["waad"])
+        case _:
+            signal = known[NEEDS[rule.strategy][0]]
+    return -signal if rule.end is End.BOTTOM else signal
 
 
 def waad_change(waad: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:

@@ -33,7 +33,7 @@ from interp.credit.batches import (
 )
 from interp.credit.checks import COSINE, GLOBAL_KEPT, LOCAL_KEPT, SECONDS, Stopwatch, Treatment, sums_of
 from interp.credit.function import ATTENTION, core_of, needed
-from interp.credit.gamma import NEEDS, CreditRule, Signals, Signs, Strategy, gamma_of
+from interp.credit.gamma import CreditRule, Signals, Signs, Strategy, gamma_of
 from interp.credit.hooks import check_hooks, check_state
 from interp.credit.ranking import BatchRanking, RankedHeads, rank_heads, shape_of
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
@@ -147,7 +147,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
 
     @property
     def _needs(self) -> tuple[str, ...]:
-        return NEEDS[self._rule.strategy]
+        return self._rule.needs
 
     def _place(self, extra_pass: bool) -> Where:
         """Where the signals are taken; says so where that is not the pass that TRL makes."""
@@ -183,7 +183,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
             return batch
         # TRL's count of batches begins anew where a training is resumed; that of optimizer steps does not.
         here = (self.state.global_step, self.accelerator.process_index)
-        give(batch, self._needs, self._decisions, self.args.seed, *here)
+        give(batch, self._needs, self._decisions, self._tokenizer, self.args.seed, *here)
         if self._where is Where.LOSS:
             self._rank_if_due(*whole(batch))
         elif self._where is Where.NOWHERE:

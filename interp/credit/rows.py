@@ -15,6 +15,7 @@ from interp.model.lens import Lens
 from interp.rhythm.waad_fai import measure_rhythm, response_of
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.stats import or_null, rng_for
+from interp.text.token_kinds import Boundary, boundary_positions, sentence_numbers
 from interp.text.trace import Trace
 
 CREDITED_TABLE = Table(
@@ -56,6 +57,9 @@ def gamma_on(
         **{name: torch.tensor(values[name])[None] for name in SHOWN},
         noise=torch.tensor(rng_for(seed, "credited").random(len(entropy)))[None],
         decisions=None if decisions is None else decisions[None],
+        sentences=torch.from_numpy(sentence_numbers(boundary_positions(trace, Boundary.SENTENCE, response_of(trace))))[
+            None
+        ],
     )
     return values, gamma_of(rule, signals, torch.ones(1, len(entropy), dtype=torch.long))[0]
 

@@ -1,4 +1,4 @@
-"""Many trainings side by side: learning curves over seeds, final accuracies, differences from plain GRPO."""
+"""Many trainings side by side: learning curves over seeds, final accuracies, differences from one of the arms."""
 
 from __future__ import annotations
 
@@ -29,10 +29,13 @@ STUDY_TABLE = Table(
     ),
     Column("start", FLOAT, "held-out accuracy before training"),
     Column("best", FLOAT, "highest held-out accuracy of each training, mean over seeds"),
-    Column("difference", FLOAT, "accuracy minus that of plain GRPO, paired by seed", null="plain GRPO, or no pair"),
+    Column("reference", TEXT, "the arm that it is compared with: plain GRPO, unless `experiment.reference` names one"),
+    Column(
+        "difference", FLOAT, "accuracy minus that of the reference, paired by seed", null="the reference, or no pair"
+    ),
     Column("difference_low", FLOAT, "lower end of its 95 % t interval over seeds", null="fewer than two pairs"),
     Column("difference_high", FLOAT, "upper end of it", null="fewer than two pairs"),
-    Column("pairs", INT, "number of seeds behind the difference", null="plain GRPO, or no pair"),
+    Column("pairs", INT, "number of seeds behind the difference", null="the reference, or no pair"),
     Column("p", FLOAT, "two-sided paired t test", null="fewer than two pairs, or all differences are equal"),
     Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the arms", null="as p"),
     Column(
@@ -57,7 +60,12 @@ STUDY_CURVES_TABLE = Table(
 
 
 REFERENCE = "uniform"
-"""Plain GRPO: what the other arms are compared with."""
+"""Plain GRPO: what the other arms are compared with, unless another one is named."""
+
+
+def called(arm: str) -> str:
+    """An arm, as a reader is told it."""
+    return "plain GRPO" if arm == REFERENCE else arm
 
 
 def running_peak_average(values: Float[np.ndarray, " step"], a: float = 0.5) -> Float[np.ndarray, " step"]:
@@ -123,14 +131,16 @@ def by_arm(trainings: Sequence[Training]) -> dict[str, list[Training]]:
     return arms
 
 
-def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) -> list[dict[str, Any]]:
-    """One row an arm: final accuracy over seeds, and its difference from the reference, paired by seed.
+def study_rows(
+    trainings: Sequence[Training], published: Mapping[str, float], reference: str = REFERENCE
+) -> list[dict[str, Any]]:
+    """One row an arm: final accuracy over seeds, and its difference from the reference arm, paired by seed.
 
     Seeds that the reference lacks do not enter the difference. p is that of a paired t test, adjusted after
     Benjamini-Hochberg over the arms.
     """
     arms = by_arm(trainings)
-    reference = {training.seed: training.final for training in arms.get(REFERENCE, [])}
+    theirs = {training.seed: training.final for training in arms.get(reference, [])}
     rows = []
     for arm, members in arms.items():
         final = over_seeds([training.final for training in members])
@@ -146,17 +156,16 @@ def study_rows(trainings: Sequence[Training], published: Mapping[str, float]) ->
             "start": start.value,
             "best": best.value,
             "gradient_cosine": or_null(_cosine(members)),
+            "reference": reference,
             "credit_share": float(np.mean([training.credit_share for training in members])),
             "published": published.get(arm),
         }
-        pairs = [(t.final, reference[t.seed]) for t in members if t.seed in reference]
-        if arm != REFERENCE and pairs:
-            gap = np.array([ours - theirs for ours, theirs in pairs])
-            estimate = over_seeds(gap.tolist())
-            row |= {"difference": estimate.value, "difference_low": estimate.low, "difference_high": estimate.high}
-            row["pairs"] = estimate.n
-            if len(gap) > 1 and np.ptp(gap) > 0:
-                row["p"] = float(stats.ttest_1samp(gap, 0).pvalue)
+        compared = over_both({one.seed: one.final for one in members}, theirs)
+        if arm != reference and compared is not None:
+            gap = compared.difference
+            row |= {"difference": gap.value, "difference_low": gap.low, "difference_high": gap.high, "pairs": gap.n}
+            if compared.p is not None:
+                row["p"] = compared.p
         rows.append(row)
     adjust(rows)
     return rows

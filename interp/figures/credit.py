@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from interp.credit.study import running_peak_average
+from interp.credit.study import called, running_peak_average
 from interp.figures import style
 
 SHOWN_TOKENS = 60
@@ -93,7 +93,7 @@ def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
 
 
 def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
-    """Each arm's final accuracy and its difference from plain GRPO, with 95 % intervals over seeds."""
+    """Each arm's final accuracy and its difference from the reference, with 95 % intervals over seeds."""
     figure, axes = style.subplots(1, 2, figsize=(8.4, 0.38 * len(study) + 1.4), sharey=True)
     places = range(len(study))[::-1]
     columns = (("accuracy", "low", "high"), ("difference", "difference_low", "difference_high"))
@@ -109,7 +109,7 @@ def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
     axes[1].axvline(0, color=style.GREY, linewidth=0.8)
     axes[0].set_yticks(list(places), [f"{arm} (n={n})" for arm, n in zip(study["arm"], study["seeds"], strict=True)])
     axes[0].set_xlabel("held-out accuracy after training")
-    axes[1].set_xlabel("minus plain GRPO, same seeds")
+    axes[1].set_xlabel(f"minus {called(study['reference'].iloc[0])}, same seeds")
     figure.suptitle(subject, fontsize=10)
     figure.tight_layout()
     return figure

@@ -153,15 +153,28 @@ def _measures(answers: pd.DataFrame, seed: int, *labels: object) -> Iterator[tup
     graded = answers.dropna(subset="correct")
     if graded.empty:
         return
-    by_question = graded.groupby("example", sort=False)["correct"].agg(["sum", "count"]).astype(int)
+    yield "accuracy", accuracy(graded, rng)
+    by_question = _by_question(graded)
     samples = int(by_question["count"].min())
     if (by_question["count"] == 1).all():
-        yield "accuracy", binomial_estimate(int(by_question["sum"].sum()), len(by_question))
         return
-    yield "accuracy", bootstrap_mean((by_question["sum"] / by_question["count"]).to_numpy(), rng)
     for k in (k for k in (1, 2, 4, 8, 16, 32, 64) if k <= samples):
         values = [pass_at_k(n, right, k) for right, n in by_question.to_numpy().tolist()]
         yield f"pass@{k}", bootstrap_mean(np.array(values), rng)
+
+
+def accuracy(graded: pd.DataFrame, rng: np.random.Generator) -> Estimate:
+    """Share of right answers, each question the mean of its samples. The interval is over questions: Wilson's where
+    each was answered once, else a bootstrap, since answers to one question are alike."""
+    by_question = _by_question(graded)
+    if (by_question["count"] == 1).all():
+        return binomial_estimate(int(by_question["sum"].sum()), len(by_question))
+    return bootstrap_mean((by_question["sum"] / by_question["count"]).to_numpy(), rng)
+
+
+def _by_question(graded: pd.DataFrame) -> pd.DataFrame:
+    """How many answers each question has (`count`), and how many of them are right (`sum`)."""
+    return graded.groupby("example", sort=False)["correct"].agg(["sum", "count"]).astype(int)
 
 
 def paired_rows(answers: pd.DataFrame, seed: int) -> list[dict[str, Any]]:

@@ -34,15 +34,17 @@ def effect_without(edges: Edges, removed: Iterable[Edge]) -> float:
     return _Run(edges, _by_reader(removed), without=True).change()
 
 
-def smallest_route(edges: Edges, ranked: Sequence[Edge], share: float, most: int) -> tuple[int, float]:
-    """How many of the first edges keep this share of the whole effect, and the change of LD by them alone; the numbers
-    that are tried grow by a half or a third. Where `most` are too few, all of these."""
+def smallest_route(edges: Edges, ranked: Sequence[Edge], share: float, most: int) -> list[tuple[int, float]]:
+    """Numbers of first edges, each larger by a half or a third, and the change of LD by so many alone; the last is the
+    first that keeps this share of the whole effect. Where `most` are too few, all of these."""
     whole, n = effect_without(edges, ()), 1
+    tried: list[tuple[int, float]] = []
     while True:
         n = min(n, most, len(ranked))
         alone = effect(edges, ranked[:n])
+        tried.append((n, alone))
         if n in (most, len(ranked)) or (whole and alone / whole >= share):
-            return n, alone
+            return tried
         n += max(1, n // 2)
 
 

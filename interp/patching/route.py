@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from scipy import stats
 
 from interp.model.lens import Lens
@@ -16,7 +17,7 @@ from interp.patching.edges import Edge, Edges
 from interp.patching.faithfulness import effect_without, smallest_route
 from interp.patching.pair import PairRuns
 from interp.patching.profiles import LEAST_NLD
-from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
+from interp.runs.columns import EXAMPLE, FLOAT, IDS, INT, TEXT, Column, Table
 from interp.runs.headlines import Headline
 from interp.stats import Comparison, Estimate, bootstrap_mean, or_null, rng_for
 
@@ -45,6 +46,8 @@ ROUTES_TABLE = Table(
     Column("whole", FLOAT, "NLD where the embeddings' change travels by all edges", null="NLD is not defined"),
     Column("alone", FLOAT, "share of that where it travels by the route alone", null="there is no effect"),
     Column("without", FLOAT, "share of that where it travels by all other edges", null="there is no effect"),
+    Column("tried", IDS, "numbers of strongest edges that were tried, up to `edges`", null="there is no effect"),
+    Column("kept", pa.list_(FLOAT), "share of `whole` that so many keep alone", null="there is no effect"),
 )
 
 
@@ -71,12 +74,14 @@ def route_rows(lens: Lens, runs: PairRuns, top: int) -> tuple[list[dict[str, Any
 
 def _route(edges: Edges, ranked: Sequence[Edge], scale: float) -> dict[str, Any]:
     """The smallest route: what it does alone, and what is left without it."""
-    n, alone = smallest_route(edges, ranked, SHARE, MOST)
+    tried = smallest_route(edges, ranked, SHARE, MOST)
+    n, alone = tried[-1]
     whole = effect_without(edges, ())
     found = {"edges": n, "of": len(ranked), "whole": _share(whole, scale)}
     if abs(found["whole"] or 0.0) < LEAST_NLD:
         return found
-    return {**found, "alone": alone / whole, "without": effect_without(edges, ranked[:n]) / whole}
+    curve = {"tried": [n for n, _ in tried], "kept": [one / whole for _, one in tried]}
+    return {**found, **curve, "alone": alone / whole, "without": effect_without(edges, ranked[:n]) / whole}
 
 
 def _share(value: float, scale: float) -> float | None:
@@ -85,12 +90,15 @@ def _share(value: float, scale: float) -> float | None:
 
 def names_of(edges: pd.DataFrame) -> list[str]:
     """Each edge in words, such as (0,2) -v-> (4,1)."""
-    senders = [_node(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)]
-    receivers = [_node(*place, ANSWER) for place in zip(edges["layer"], edges["head"], strict=True)]
+    senders = [
+        node_name(*place, "embeddings") for place in zip(edges["sender_layer"], edges["sender_head"], strict=True)
+    ]
+    receivers = [node_name(*place, ANSWER) for place in zip(edges["layer"], edges["head"], strict=True)]
     return [f"{a} -{by}-> {b}" for a, by, b in zip(senders, edges["through"], receivers, strict=True)]
 
 
-def _node(layer: float, head: float, otherwise: str) -> str:
+def node_name(layer: float, head: float, otherwise: str) -> str:
+    """A head or MLP in words; `otherwise` where there is no layer."""
     if pd.isna(layer):
         return otherwise
     return f"MLP {int(layer)}" if pd.isna(head) else f"({int(layer)},{int(head)})"

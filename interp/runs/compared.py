@@ -59,6 +59,8 @@ class Asked:
     """Of heads: a score or another kind."""
     published: str | None = None
     """A file of published numbers, for experiments that have some."""
+    reference: str | None = None
+    """Of trainings: the arm that the others are compared with."""
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import numpy as np
@@ -70,16 +70,23 @@ def boundary_positions(trace: Trace, boundary: Boundary, response: range) -> Boo
 
     The response's own first token does not count: every measure begins there.
     """
-    starts = [start for start, _ in trace.offsets]
-    text_start = trace.offsets[response.start][0]
+    return starts_in(trace.text, trace.offsets, boundary, response)
+
+
+def starts_in(
+    text: str, offsets: Sequence[tuple[int, int]], boundary: Boundary, response: range
+) -> Bool[np.ndarray, " token"]:
+    """The same of a text whose token i stands for the characters `offsets[i]`."""
+    starts = [start for start, _ in offsets]
+    text_start = offsets[response.start][0]
     marks = np.zeros(len(response), dtype=bool)
-    for end in _ends(trace.text, boundary, text_start):
-        first = _VISIBLE.search(trace.text, end.end())
+    for end in _ends(text, boundary, text_start):
+        first = _VISIBLE.search(text, end.end())
         if first is None:
             break
         # The last token that starts at or before the character and is not empty holds it.
         position = bisect_left(starts, first.start() + 1) - 1
-        while position > 0 and trace.offsets[position][1] <= first.start():
+        while position > 0 and offsets[position][1] <= first.start():
             position -= 1
         if position in response and position > response.start:
             marks[position - response.start] = True

@@ -104,19 +104,12 @@ function sentenceHere(one) {
 /** NLD by layer as bars, from 0 (nothing) to 1 (the clean answer is back). */
 function patchedHere(one) {
   const made = line("", `${ROLES[one.role] ?? one.role} patched back, after ${quoted(one.old)} → ${quoted(one.new)}: NLD by layer, at most `, bold(digits(Math.max(...one.nld.map(value => value ?? 0)))), ".");
-  const space = "http://www.w3.org/2000/svg", svg = document.createElementNS(space, "svg"), n = one.nld.length;
-  svg.setAttribute("class", "layers");
-  svg.setAttribute("viewBox", `0 0 ${10 * n} 32`);
-  svg.setAttribute("preserveAspectRatio", "none");
-  svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", one.nld.map((value, i) => `layer ${one.layers[i]}: ${value === null ? "undefined" : digits(value)}`).join(", "));
+  const n = one.nld.length, told = i => `layer ${one.layers[i]}: ${one.nld[i] === null ? "undefined" : digits(one.nld[i])}`;
+  const svg = drawn("svg", { class: "layers", viewBox: `0 0 ${10 * n} 32`, preserveAspectRatio: "none", role: "img", "aria-label": one.nld.map((_, i) => told(i)).join(", ") });
   one.nld.forEach((value, i) => {
-    const bar = document.createElementNS(space, "rect"), height = 30 * Math.min(1, Math.max(0, value ?? 0));
-    for (const [name, size] of Object.entries({ x: 10 * i + 1, y: 31 - height, width: 8, height: height + 1 })) bar.setAttribute(name, size);
-    bar.setAttribute("fill", colour("green"));
-    const title = document.createElementNS(space, "title");
-    title.textContent = `layer ${one.layers[i]}: ${value === null ? "undefined" : digits(value)}`;
-    bar.append(title);
+    const height = 30 * Math.min(1, Math.max(0, value ?? 0));
+    const bar = drawn("rect", { x: 10 * i + 1, y: 31 - height, width: 8, height: height + 1, fill: colour("green") });
+    bar.append(Object.assign(drawn("title", {}), { textContent: told(i) }));
     svg.append(bar);
   });
   made.append(svg);

@@ -16,7 +16,7 @@ from interp.text.trace import Trace
 
 PARTS = ("perturb", "key_tokens", "sentences")
 ELSEWHERE = {
-    "patching": "patching measured contrast pairs of its own, which are other texts: nothing of it is shown here",
+    "patching": "patching measured contrast pairs of its own, which are other texts: nothing of it belongs to this one",
     "ablate": "ablate cuts heads at all tokens at once: nothing of it belongs to one token",
 }
 DIGITS = 4

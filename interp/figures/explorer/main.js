@@ -158,6 +158,8 @@ function setTheme(dark) {
 }
 
 function redraw() {
+  if (route.shown) drawRoute(), mark(null);
+  if (!maps) return;
   drawCurves(trace());
   drawMasses(data.masses, data.sequential, data.maps, map => { state.map = map; show({ map: true }); });
   drawDiagonal(maps[state.map], data.sequential, trace().segments);
@@ -167,7 +169,8 @@ function redraw() {
 let written = "";
 function writeAddress() {
   const place = state.kind === "final" ? "" : `&${state.kind}=${state.at}`;
-  written = `#trace=${state.trace}${place}&head=${data.maps[state.map].id}`;
+  const chosen = data.traces.length ? `trace=${state.trace}${place}&head=${data.maps[state.map].id}` : "";
+  written = `#${[chosen, routeAddress()].filter(Boolean).join("&")}`;
   history.replaceState(null, "", written);
 }
 
@@ -175,6 +178,8 @@ function writeAddress() {
 function readAddress() {
   const asked = new Map(location.hash.slice(1).split("&").map(part => part.split("=")));
   const number = (name, n) => /^\d+$/.test(asked.get(name) ?? "") && +asked.get(name) < n ? +asked.get(name) : null;
+  if (data.routes) readRoute(number);
+  if (!data.traces.length) return;
   state.trace = number("trace", data.traces.length) ?? state.trace;
   const map = data.maps.findIndex(one => one.id === asked.get("head")?.replace("%2C", ","));
   if (map >= 0) state.map = map;
@@ -185,14 +190,15 @@ function readAddress() {
 }
 
 const turn = (value, by, n) => (value + by + n) % n;
-const KEYS = {
+const KEYS = { t: () => byId("theme").click(), "?": () => byId("keys").click(), r: () => byId("route-view")?.click() };
+const TEXT_KEYS = {
   ArrowDown: () => step("sentence", 1), ArrowUp: () => step("sentence", -1),
   ArrowRight: () => step("token", 1), ArrowLeft: () => step("token", -1),
   h: () => { state.map = turn(state.map, 1, data.maps.length); show({ map: true }); },
   H: () => { state.map = turn(state.map, -1, data.maps.length); show({ map: true }); },
   "[": () => openTrace(turn(state.trace, -1, data.traces.length)), "]": () => openTrace(turn(state.trace, 1, data.traces.length)),
   f: () => { const s = text.ofToken[range()[0]]; if (s >= 0) fold(s); }, F: foldAll,
-  a: () => choose("final", 0, true), t: () => byId("theme").click(), "?": () => byId("keys").click(),
+  a: () => choose("final", 0, true),
 };
 
 function step(kind, by) {
@@ -208,18 +214,35 @@ function openTrace(number) {
   return show({ trace: true });
 }
 
+/** What both the text and the route hear. */
 function listen() {
-  byId("trace").addEventListener("change", event => openTrace(+event.target.value));
-  byId("map").addEventListener("change", event => { state.map = +event.target.value; show({ map: true }); });
-  byId("mark").addEventListener("change", event => { state.mark = event.target.value; show({ mark: true }); });
-  byId("final").addEventListener("click", () => choose("final", 0, true));
-  byId("fold").addEventListener("click", foldAll);
   byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme !== "dark"));
   byId("keys").addEventListener("click", event => {
     byId("help").hidden = !byId("help").hidden;
     event.target.setAttribute("aria-expanded", String(!byId("help").hidden));
     redraw();
   });
+  document.addEventListener("keydown", event => {
+    const key = KEYS[event.key] ?? (text && TEXT_KEYS[event.key]);
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("select, input") || !key) return;
+    event.preventDefault();
+    key();
+  });
+  window.addEventListener("hashchange", () => {
+    if (location.hash === written) return;
+    const before = state.trace;
+    readAddress();
+    if (data.traces.length) show({ trace: state.trace !== before, map: true }).then(bringIntoView);
+  });
+  window.addEventListener("resize", redraw);
+}
+
+function listenToText() {
+  byId("trace").addEventListener("change", event => openTrace(+event.target.value));
+  byId("map").addEventListener("change", event => { state.map = +event.target.value; show({ map: true }); });
+  byId("mark").addEventListener("change", event => { state.mark = event.target.value; show({ mark: true }); });
+  byId("final").addEventListener("click", () => choose("final", 0, true));
+  byId("fold").addEventListener("click", foldAll);
   byId("text").addEventListener("click", event => {
     const { p, s } = event.target.dataset;
     if (p !== undefined) return choose("token", +p);
@@ -238,22 +261,8 @@ function listen() {
   byId("curves").addEventListener("mouseleave", () => hover(null));
   byId("curves").addEventListener("click", event => choose("token", position(under(event).x), true));
   byId("diagonal").addEventListener("click", event => choose("token", position(under(event).y), true));
-  document.addEventListener("keydown", event => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.tagName === "SELECT" || !text || !(event.key in KEYS)) return;
-    event.preventDefault();
-    KEYS[event.key]();
-  });
-  window.addEventListener("hashchange", () => {
-    if (location.hash === written) return;
-    const before = state.trace;
-    readAddress();
-    show({ trace: state.trace !== before, map: true }).then(bringIntoView);
-  });
-  window.addEventListener("resize", () => maps && redraw());
 }
 
-byId("trace").append(...data.traces.map((one, i) => new Option(`${i}: ${one.name}`, i)));
-byId("map").append(...data.maps.map((one, i) => new Option(one.heads?.length ? `${one.name} (${one.heads.length})` : one.name, i)));
 const SHOWN = 10;
 /** What was kept, and the first heads of every set. */
 function tellKept() {
@@ -265,8 +274,17 @@ function tellKept() {
   byId("kept").textContent = `Kept are the ${data.largest} largest weights of each token, none below .001, of ${data.traces.length} traces (data ${data.data})${cut}. Heads by layer and head: ${sets.join("; ")}.`;
 }
 
-tellKept();
+function startText() {
+  byId("trace").append(...data.traces.map((one, i) => new Option(`${i}: ${one.name}`, i)));
+  byId("map").append(...data.maps.map((one, i) => new Option(one.heads?.length ? `${one.name} (${one.heads.length})` : one.name, i)));
+  tellKept();
+  listenToText();
+  return show({ trace: true, map: true }).then(() => { redraw(); bringIntoView(); }, error => { byId("said").textContent = `This browser cannot show the page: ${error.message}`; });
+}
+
 setTheme(window.matchMedia("(prefers-color-scheme: dark)").matches);
+if (data.routes) startRoute();
 readAddress();
 listen();
-show({ trace: true, map: true }).then(() => { redraw(); bringIntoView(); }, error => { byId("said").textContent = `This browser cannot show the page: ${error.message}`; });
+if (data.traces.length) startText();
+else writeAddress(), document.documentElement.dataset.ready = "0";

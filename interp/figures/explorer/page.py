@@ -22,6 +22,7 @@ from interp.figures import style
 from interp.figures.drawing import Tables
 from interp.figures.explorer.effects import effects, missing, number
 from interp.figures.explorer.packing import Rows, packed
+from interp.figures.explorer.routes import model_of, pair_routes
 from interp.figures.tokens import deciding_positions
 from interp.grading.outcomes import extract_answer
 from interp.heads.scores import head_array
@@ -43,33 +44,56 @@ SETS = {
     "receiver": "receiver heads",
 }
 COLOURS = 32
-SCRIPTS = ("unpack.js", "text.js", "causes.js", "pictures.js", "main.js")
+SCRIPTS = ("unpack.js", "text.js", "causes.js", "pictures.js", "route.js", "main.js")
+ROUTES_SHARE = 0.25
+"""Of MAX_BYTES, for the routes of pairs and their texts: pairs beyond it are left away, and the page says so."""
 CURVES = {"waad": "waad_peak", "fai_to_end": "fai_peak", "entropy": None}
 """Columns of tokens.parquet, and which column marks their peaks."""
 
 
-def explorer(parts: Mapping[str, Tables], words: Sequence[str]) -> str | None:
+def explorer(parts: Mapping[str, Tables], words: Sequence[str], rfhs: Sequence[Sequence[int]] = ()) -> str | None:
     """The page's HTML out of the tables of `heads` and of whatever other parts of a report there are, by their names;
-    None where `heads` kept no attention. `words` are reflection words, which are underlined."""
+    None where `heads` kept no attention and `patching` no edges. `words` are reflection words, which are underlined;
+    `rfhs` the Reasoning-Focus Heads of `patching`, layer and head, which are ringed on the route."""
     parts = {name: cache(table) for name, table in parts.items()}
-    attention = parts["heads"]("attention")
-    if attention.empty:
+    attention = parts["heads"]("attention") if "heads" in parts else pd.DataFrame()
+    routes = _routes(parts["patching"], rfhs) if "patching" in parts else None
+    if attention.empty and routes is None:
         return None
+    about = parts["patching"]("edges") if attention.empty else attention
+    data: dict[str, Any] = {
+        "model": printable(str(about["model"].iloc[0])),
+        "data": printable(str(about["data"].iloc[0])),
+        "routes": routes,
+        "maps": [],
+        "traces": [],
+        "left_out": 0,
+    }
+    if attention.empty:
+        return _page(data)
     shown = set(attention["example"])
     traces = [Trace.from_row(row) for row in records(parts["heads"]("traces")) if row["example"] in shown]
     maps = _maps(attention, parts["heads"]("head_sets"))
-    data = {
-        "model": printable(str(attention["model"].iloc[0])),
-        "data": printable(str(attention["data"].iloc[0])),
+    data |= {
         "maps": maps,
         "masses": _masses(parts["heads"]("heads")),
         "sequential": [to_hex(c) for c in matplotlib.colormaps[style.SEQUENTIAL](np.linspace(0, 1, COLOURS))],
         "traces": [_trace(parts, trace, words) for trace in traces],
-        "left_out": 0,
     }
     groups = {example: rows for example, rows in attention.groupby("example", sort=False)}
     kept = [[_rows(groups[trace.example], one) for one in maps] for trace in traces]
     return _within_limit(data, kept)
+
+
+def _routes(part: Tables, rfhs: Sequence[Sequence[int]]) -> dict[str, Any] | None:
+    """The routes of as many pairs as there is room for, at least of one; None without edges."""
+    if part("edges").empty:
+        return None
+    pairs = pair_routes(part)
+    ends = np.cumsum([len(inside_script(pair)) for pair in pairs])
+    n = max(1, int((ends <= ROUTES_SHARE * MAX_BYTES).sum()))
+    heads = [[int(layer), int(head)] for layer, head in rfhs]
+    return {**model_of(part), "rfhs": heads, "pairs": pairs[:n], "left_out": len(pairs) - n}
 
 
 def _within_limit(data: dict[str, Any], kept: list[list[Rows]]) -> str:
@@ -107,6 +131,9 @@ def _page(data: Mapping[str, Any]) -> str:
         .get_template("page.html.j2")
         .render(
             model=data["model"],
+            traces=bool(data["traces"]),
+            routes=data["routes"] is not None,
+            rfhs=bool(data["routes"] and data["routes"]["rfhs"]),
             look=Markup(look),
             look_hash=_hash(look),
             script=Markup(script),

@@ -9,6 +9,13 @@ function element(name, className, text) {
   return made;
 }
 
+/** An element of a drawing. */
+function drawn(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
 /** A token as a label on one line. */
 const label = text => (text.trim() || text).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "·") || "∅";
 const digits = value => value === 0 ? "0" : Math.abs(value) < 0.0005 ? value.toExponential(0) : Math.abs(value) < 1 ? value.toFixed(3).replace(/^(-?)0/, "$1") : value.toFixed(2);
