@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -57,6 +57,12 @@ class LayerAttention:
             mask = (torch.arange(n_keys, device=self.query.device)[None] <= self.places[:, None])[None, None]
         seen = mask if mask.dtype == torch.bool else mask >= 0
         return seen[..., :n_keys].expand(self.query.shape[0], self.query.shape[1], self.query.shape[2], n_keys)
+
+    def rows(self, first: int, stop: int) -> LayerAttention:
+        """The queries at positions first..stop-1 alone, with the keys up to the last; of a pass without a cache."""
+        mask = None if self.mask is None else self.mask[:, :, first:stop, :stop]
+        query = self.query[:, :, first:stop]
+        return replace(self, query=query, key=self.key[:, :, :stop], value=self.value[:, :, :stop], mask=mask)
 
     def output(self, mask: Tensor | None) -> Float[Tensor, "row q head d"]:
         """The layer's output under a mask, by fused attention."""
@@ -129,9 +135,9 @@ def attention_rows(
     rows, heads, n, d = query.shape
     kv_heads, n_keys = key.shape[1], key.shape[2]
     work = torch.float64 if query.dtype == torch.float64 else torch.float32
-    q = query.to(work).reshape(rows * kv_heads, heads // kv_heads * n, d)
+    q = (query.to(work) * scale).reshape(rows * kv_heads, heads // kv_heads * n, d)
     k = key.to(work).reshape(rows * kv_heads, n_keys, d)
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(rows, heads, n, n_keys)
+    scores = torch.bmm(q, k.transpose(1, 2)).view(rows, heads, n, n_keys)
     places = torch.arange(first, first + n, device=query.device)[:, None]
     # Only keys from `first` on can lie in the future of one of these rows.
     future = torch.arange(first, n_keys, device=query.device)[None] > places
