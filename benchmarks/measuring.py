@@ -94,45 +94,48 @@ def layer(tokens: int, heads: int, kv_heads: int, d: int) -> dict[str, float]:
     import torch
     from torch.nn.functional import pad
 
-    from interp.model.attention import attention_rows
-    from interp.model.streaming import BLOCK_BYTES
+    from interp.heads.reductions import ReceivedAttention, SegmentMasses
+    from interp.model.attention import LayerAttention
+    from interp.model.streaming import BLOCK_BYTES, Output, _Pass
+    from interp.text.trace import Segment
 
     generator = torch.Generator().manual_seed(0)
     query, key, value = (torch.randn(1, n, tokens, d, generator=generator) for n in (heads, kv_heads, kv_heads))
-    columns = torch.eye(8).repeat_interleave(tokens // 8, 0)
-    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    module: Any = torch.nn.Identity()
+    module.num_key_value_groups = heads // kv_heads
+    call = LayerAttention(module, 0, query, key, value, None, None)
+    trace = make_trace(tokens, 1000)
     repeated = [one.repeat_interleave(heads // kv_heads, 1) for one in (key, value)]
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    columns = torch.zeros(tokens, 8)
+    for i, span in enumerate(trace.spans):
+        columns[span.start : span.end, i] = 1
 
     def fused() -> Any:
-        return attend(query, *repeated, 0.0, True)
+        return call.output(None)
 
     def blocks() -> tuple[Any, Any]:
-        output, masses, sums = torch.empty(heads, tokens, d), torch.zeros(heads, 8, 8), torch.zeros(heads, tokens)
-        step = max(1, BLOCK_BYTES["cpu"] // (heads * tokens * 4))
-        for first in range(0, tokens, step):
-            stop = min(tokens, first + step)
-            rows = attention_rows(query[:, :, first:stop], key[:, :, :stop], first, d**-0.5)[0]
-            grouped = torch.bmm(rows.view(kv_heads, -1, stop), value[0, :, :stop])
-            output[:, first:stop] = grouped.view(heads, stop - first, d)
-            masses += columns[first:stop].T @ rows @ columns[:stop]
-            sums[:, :stop] += rows.sum(1)
-        return masses, sums
+        masses = SegmentMasses(trace, 1, heads, list(Segment))
+        received = ReceivedAttention(range(tokens), range(tokens), 1, heads, gap=0)
+        _Pass([masses, received], BLOCK_BYTES["cpu"], heads, Output.WEIGHTS).attend(call)
+        return masses.mass[0], received.received[0] * received.n_queries
 
     def with_columns() -> Any:
         beside = columns.expand(1, heads, tokens, 8)
         wide = [pad(one, (0, 8)) for one in (query, repeated[0])]
         weighted = attend(*wide, torch.cat([repeated[1], beside], -1), 0.0, True, scale=d**-0.5)[0]
-        return torch.einsum("hrc,rs->hsc", weighted[0, :, :, d:], columns)
+        means = [weighted[0, :, span.start : span.end, d : d + len(trace.spans)].mean(1) for span in trace.spans]
+        return torch.stack(means, 1).double()
 
-    normaliser = fused()[1]
+    normaliser = attend(query, *repeated, 0.0, True)[1]
 
     def exchanged() -> Any:
         queries = torch.cat([query, -normaliser[..., None] * d**0.5], -1).flip(2)
         keys = torch.cat([repeated[0], torch.ones(1, heads, tokens, 1)], -1).flip(2)
-        return attend(keys, queries, queries, 0.0, True, scale=d**-0.5)[1][0].flip(1).exp()
+        return attend(keys, queries, queries, 0.0, True, scale=d**-0.5)[1][0].flip(1).exp().double()
 
     masses, sums = blocks()
-    torch.testing.assert_close(with_columns(), masses, atol=1e-2, rtol=1e-5)
+    torch.testing.assert_close(with_columns(), masses, atol=1e-5, rtol=0)
     torch.testing.assert_close(exchanged(), sums, atol=1e-4, rtol=1e-4)
     ways: list[Callable[[], Any]] = [fused, blocks, with_columns, exchanged]
     return {way.__name__: min(_seconds(way) for _ in range(2)) for way in ways}

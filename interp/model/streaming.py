@@ -8,6 +8,7 @@ O(heads x block x T). TransformerLens' `hook_pattern` is the reference that this
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,7 +28,8 @@ from interp.model.unembedding import trunk_of
 MASSES = "attention masses"
 CHECKED_ROWS = 8
 """So many rows of every layer are compared with the layer's output, in every pass."""
-WEIGHT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4}
+WEIGHT_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-4}
+"""Eager attention has its softmax in float32 even in float64."""
 OUTPUT_TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 HALF_TOLERANCE = 0.05
 BLOCK_BYTES = {"cpu": 8 * 2**20, "cuda": 512 * 2**20}
@@ -41,7 +43,10 @@ class Reduction(Protocol):
     """The query positions that it needs."""
 
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
-        """Rows first_row, first_row + 1, ... of a layer's pattern over keys 0..key-1; later keys have weight 0."""
+        """Rows first_row, first_row + 1, ... of a layer's pattern over keys 0..key-1; later keys have weight 0.
+
+        The block's memory is used again for the next one: what is kept must be a copy.
+        """
         ...
 
 
@@ -99,16 +104,24 @@ class _Pass:
     def _blocks(self, call: LayerAttention, start: int) -> Iterator[Float[Tensor, "head row key"]]:
         """Gives the weights block by block to the reductions that need them, and out: all rows from `start` on, and
         those before it that a reduction needs."""
+        n, work = call.query.shape[2], torch.promote_types(call.query.dtype, torch.float32)
+        memory = call.query.new_empty(max(self.block_bytes // 4, self.n_heads * n), dtype=work)
         edges = {edge for reduction in self.reductions for edge in (reduction.rows.start, reduction.rows.stop)}
-        for low, high in pairwise(sorted(edges | {start, call.query.shape[2]})):
+        for low, high in pairwise(sorted(edges | {start, n})):
             takers = [r for r in self.reductions if r.rows.start <= low and high <= r.rows.stop]
             if takers or low >= start:
-                block = max(1, self.block_bytes // (self.n_heads * high * 4))
-                for first in range(low, high, block):
-                    pattern = _pattern(call, first, min(first + block, high))
+                while low < high:
+                    stop = min(high, low + self._most_rows(low))
+                    pattern = _pattern(call, low, stop, memory)
                     for reduction in takers:
-                        reduction.add(call.layer, first, pattern)
+                        reduction.add(call.layer, low, pattern)
                     yield pattern
+                    low = stop
+
+    def _most_rows(self, first: int) -> int:
+        """How many rows from `first` on fit into a block: n rows have first + n keys."""
+        weights = self.block_bytes // (4 * self.n_heads)
+        return max(1, (math.isqrt(first**2 + 4 * weights) - first) // 2)
 
 
 @torch.no_grad()
@@ -219,10 +232,12 @@ def eager_weights(lens: Lens, token_ids: Sequence[int]) -> list[Float[Tensor, "h
     return [one[0] for one in weights]
 
 
-def _pattern(call: LayerAttention, first: int, stop: int) -> Float[Tensor, "head row key"]:
+def _pattern(
+    call: LayerAttention, first: int, stop: int, memory: Float[Tensor, " number"] | None = None
+) -> Float[Tensor, "head row key"]:
     """Attention weights of query rows first..stop-1 over keys 0..stop-1."""
     part = call.rows(first, stop)
-    return attention_rows(part.query, part.key, first, part.scale, part.mask)[0]
+    return attention_rows(part.query, part.key, first, part.scale, part.mask, memory=memory)[0]
 
 
 def _times(
