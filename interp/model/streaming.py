@@ -54,14 +54,13 @@ class Output(StrEnum):
     """What makes a layer's output in a pass that measures."""
 
     WEIGHTS = "weights"
-    """The blocks of weights from the first measured row on: on a CPU as fast as fused attention, which computes the
-    scores again (benchmarks/fused.py)."""
+    """The blocks of weights from the first measured row on, and fused attention before it."""
     FUSED = "fused"
     """Fused attention beside the blocks."""
 
     @classmethod
     def on(cls, device: torch.device) -> Output:
-        """The faster one: a GPU's fused attention costs little beside blocks in float32."""
+        """Weights on a CPU, where they cost less than fused attention beside the blocks (benchmarks/measuring.py)."""
         return cls.WEIGHTS if device.type == "cpu" else cls.FUSED
 
 
@@ -105,7 +104,8 @@ class _Pass:
         """Gives the weights block by block to the reductions that need them, and out: all rows from `start` on, and
         those before it that a reduction needs."""
         n, work = call.query.shape[2], torch.promote_types(call.query.dtype, torch.float32)
-        memory = call.query.new_empty(max(self.block_bytes // 4, self.n_heads * n), dtype=work)
+        most = min(n * n, max(n, self._weights))
+        memory = call.query.new_empty(self.n_heads * most, dtype=work)
         edges = {edge for reduction in self.reductions for edge in (reduction.rows.start, reduction.rows.stop)}
         for low, high in pairwise(sorted(edges | {start, n})):
             takers = [r for r in self.reductions if r.rows.start <= low and high <= r.rows.stop]
@@ -118,10 +118,14 @@ class _Pass:
                     yield pattern
                     low = stop
 
+    @property
+    def _weights(self) -> int:
+        """How many weights of each head a block may hold."""
+        return self.block_bytes // (4 * self.n_heads)
+
     def _most_rows(self, first: int) -> int:
         """How many rows from `first` on fit into a block: n rows have first + n keys."""
-        weights = self.block_bytes // (4 * self.n_heads)
-        return max(1, (math.isqrt(first**2 + 4 * weights) - first) // 2)
+        return max(1, (math.isqrt(first**2 + 4 * self._weights) - first) // 2)
 
 
 @torch.no_grad()
