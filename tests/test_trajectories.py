@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -202,10 +204,12 @@ def test_focus_by_hand() -> None:
     np.testing.assert_allclose(look.focus[0, 0].numpy(), [1.0, 0.0, 0.5, np.nan], atol=1e-6)
 
 
-def test_receivers_by_sentence_equal_the_blocks() -> None:
+@pytest.mark.parametrize("gap", [0, 1], ids=["side by side", "with a token between"])
+def test_receivers_by_sentence_equal_the_blocks(gap: int) -> None:
     """Against the sentence x sentence matrix, written out."""
     rng = np.random.default_rng(0)
-    sentences = [(2, 5), (5, 6), (6, 9), (9, 13), (13, 14), (14, 17), (17, 19), (19, 22), (22, 23), (23, 26)]
+    ends = [5, 7, 9, 13, 15, 17, 19, 22, 24, 26]
+    sentences = [(start + gap, end) for start, end in pairwise([2, *ends])]
     pattern = torch.tensor(np.tril(rng.random((2, 30, 30))), dtype=torch.float32)
     pattern = pattern / pattern.sum(-1, keepdim=True)
     found = ReceivedBySentences(sentences, 1, 2)

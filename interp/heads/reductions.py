@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from bisect import bisect_right
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,14 +37,14 @@ class SegmentMasses:
         self.sources = tuple(sources)
         spans = [trace[source] for source in self.sources]
         self.rows = range(min(s.start for s in spans), max(s.end for s in spans))
-        # All are linear functionals of a row, taken in one product: the segments, the sink, the mean key position.
+        # All are linear in a row, and taken in one product: the segments, the sink, the mean key position.
         n = len(Segment)
-        self._functionals = torch.zeros(trace.n_measured, n + 2)
+        self._columns: Float[Tensor, "key column"] = torch.zeros(trace.n_measured, n + 2, dtype=torch.float64)
         self._row_weights = torch.zeros(trace.n_measured, len(spans))
         for j, span in enumerate(trace.spans):
-            self._functionals[span.start : span.end, j] = 1
-        self._functionals[:FIRST_TOKENS, n] = 1
-        self._functionals[:, n + 1] = torch.arange(trace.n_measured)
+            self._columns[span.start : span.end, j] = 1
+        self._columns[:FIRST_TOKENS, n] = 1
+        self._columns[:, n + 1] = torch.arange(trace.n_measured)
         for i, span in enumerate(spans):
             self._row_weights[span.start : span.end, i] = 1 / len(span)
         self._lengths = torch.tensor([len(span) for span in trace.spans], dtype=torch.float64)
@@ -51,10 +52,11 @@ class SegmentMasses:
         self._sums = torch.zeros(n_layers, n_heads, len(spans), n + 2, dtype=torch.float64)
 
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
-        _, rows, keys = pattern.shape
-        functionals = self._functionals[:keys].to(pattern)
-        weights = self._row_weights[first_row : first_row + rows].to(pattern)
-        self._sums[layer] += torch.einsum("hrc,rs->hsc", pattern @ functionals, weights).double().cpu()
+        weights = self._row_weights[first_row : first_row + pattern.shape[1]]
+        sources = weights.any(0)
+        means = weights[:, sources].T.to(pattern) @ pattern  # first over rows: one row a source is left
+        columns = self._columns[: pattern.shape[2]].to(pattern.device)
+        self._sums[layer][:, sources] += (means.double() @ columns).cpu()
 
     @property
     def mass(self) -> Float[Tensor, "layer head source segment"]:
@@ -133,39 +135,35 @@ class ReceivedAttention:
 class ReceivedBySentences:
     """How much each sentence receives from later ones (thought-anchors, Bogdan et al. 2025).
 
-    For sentences i and j the mean of their block of the pattern; a sentence's value is the mean of these over all i at
-    least `apart` sentences behind it. Only that is kept: the blocks are linear in the pattern.
+    For sentences i and j, in the order of the text, the mean of their block of the pattern; a sentence's value is the
+    mean of these over all i at least `apart` sentences behind it. Only its sums by key are kept: the blocks are linear
+    in the pattern.
     """
 
     def __init__(self, sentences: Sequence[tuple[int, int]], n_layers: int, n_heads: int, apart: int = 4) -> None:
-        self.n = len(sentences)
         self.rows = range(sentences[0][0], sentences[-1][1]) if sentences else range(0)
-        stop = sentences[-1][1] if sentences else 0
-        self._mean: Float[Tensor, "key sentence"] = torch.zeros(stop, self.n)
-        self._number = torch.full((stop,), -1)
-        for j, (start, end) in enumerate(sentences):
-            self._mean[start:end, j] = 1 / (end - start)
-            self._number[start:end] = j
-        self.counts = torch.tensor([max(0, self.n - j - apart) for j in range(self.n)])
-        self._apart = apart
-        self.sums: Float[Tensor, "layer head sentence"] = torch.zeros(n_layers, n_heads, self.n)
+        self.counts = torch.tensor([max(0, len(sentences) - j - apart) for j in range(len(sentences))])
+        self._sentences, self._apart = list(sentences), apart
+        self._ends = [end for _, end in sentences]
+        self._sums = torch.zeros(n_layers, n_heads, self.rows.stop, dtype=torch.float64)
 
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
-        last = min(first_row + pattern.shape[1], len(self._number))
-        if last <= first_row or not self.n:
-            return
-        rows = torch.arange(first_row, last)
-        number = self._number[rows]
-        weight = torch.where(number >= 0, self._mean[rows, number.clamp(min=0)], 0.0)
-        counted = weight[:, None] * (number[:, None] - torch.arange(self.n)[None] >= self._apart)
-        n_keys = min(pattern.shape[2], len(self._number))
-        received = pattern[:, : len(rows), :n_keys] @ self._mean[:n_keys].to(pattern)
-        self.sums[layer] += (received * counted.to(pattern)).sum(1).float().cpu()
+        last = first_row + pattern.shape[1]
+        i = max(self._apart, bisect_right(self._ends, first_row))
+        while i < len(self._sentences) and self._sentences[i][0] < last:
+            start, end = self._sentences[i]
+            before = self._ends[i - self._apart]
+            rows = pattern[:, max(start - first_row, 0) : end - first_row, :before]
+            self._sums[layer, :, :before] += rows.sum(1).double().cpu() / (end - start)
+            i += 1
 
     @property
     def received(self) -> Float[Tensor, "layer head sentence"]:
         """The mean over blocks; NaN for sentences without one far enough behind them."""
-        return self.sums / torch.where(self.counts > 0, self.counts, torch.nan)
+        found = self._sums.new_full((*self._sums.shape[:2], len(self._sentences)), torch.nan)
+        for j, (start, end) in enumerate(self._sentences[: max(0, len(self._sentences) - self._apart)]):
+            found[..., j] = self._sums[..., start:end].mean(-1) / self.counts[j]
+        return found
 
     def kurtosis(self) -> Float[np.ndarray, "layer head"]:
         """Excess kurtosis over the sentences that have a later one far enough; NaN for fewer than four of them."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -57,6 +57,12 @@ class LayerAttention:
             mask = (torch.arange(n_keys, device=self.query.device)[None] <= self.places[:, None])[None, None]
         seen = mask if mask.dtype == torch.bool else mask >= 0
         return seen[..., :n_keys].expand(self.query.shape[0], self.query.shape[1], self.query.shape[2], n_keys)
+
+    def rows(self, first: int, stop: int) -> LayerAttention:
+        """The queries at positions first..stop-1 alone, with the keys up to the last; of a pass without a cache."""
+        mask = None if self.mask is None else self.mask[:, :, first:stop, :stop]
+        query = self.query[:, :, first:stop]
+        return replace(self, query=query, key=self.key[:, :, :stop], value=self.value[:, :, :stop], mask=mask)
 
     def output(self, mask: Tensor | None) -> Float[Tensor, "row q head d"]:
         """The layer's output under a mask, by fused attention."""
@@ -119,24 +125,26 @@ def attention_rows(
     mask: Bool[Tensor, "#row #head q key"] | None = None,
     *,
     padded: bool = False,
+    memory: Float[Tensor, " number"] | None = None,
 ) -> Float[Tensor, "row head q key"]:
     """Attention weights of the queries at positions first, first + 1, ... over keys 0..key-1.
 
     The softmax is in float32 (float64 stays float64). `mask` is true where a key is seen, beside the future being
     hidden. Grouped-query attention: query head h reads key head h // (heads / kv_heads). With `padded`, rows that see
-    nothing are 0 instead of NaN.
+    nothing are 0 instead of NaN. With `memory` the weights are written there, without gradients.
     """
     rows, heads, n, d = query.shape
     kv_heads, n_keys = key.shape[1], key.shape[2]
     work = torch.float64 if query.dtype == torch.float64 else torch.float32
-    q = query.to(work).reshape(rows * kv_heads, heads // kv_heads * n, d)
+    q = (query.to(work) * scale).reshape(rows * kv_heads, heads // kv_heads * n, d)
     k = key.to(work).reshape(rows * kv_heads, n_keys, d)
-    scores = torch.bmm(q, k.transpose(1, 2)).mul_(scale).view(rows, heads, n, n_keys)
+    place = None if memory is None else memory[: rows * heads * n * n_keys].view(len(q), -1, n_keys)
+    scores = torch.bmm(q, k.transpose(1, 2), out=place).view(rows, heads, n, n_keys)
     places = torch.arange(first, first + n, device=query.device)[:, None]
     # Only keys from `first` on can lie in the future of one of these rows.
     future = torch.arange(first, n_keys, device=query.device)[None] > places
     scores[..., first:].masked_fill_(future, float("-inf"))
     if mask is not None:
         scores.masked_fill_(~mask, float("-inf"))
-    weights = scores.softmax(-1)
+    weights = torch.softmax(scores, -1, out=None if memory is None else scores)
     return weights.nan_to_num_(0.0) if padded else weights
