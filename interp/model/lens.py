@@ -53,6 +53,7 @@ __all__ = [
     "without_progress_bars",
 ]
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 FINGERPRINT_VALUES = 4096
 """How many evenly spaced values of each weight enter the fingerprint."""
 
@@ -133,12 +134,14 @@ class Lens:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration and evenly spaced values of every weight: changes with any training step."""
+        """SHA-256 over the configuration, evenly spaced values of every weight and the sum of the bits of all: changes
+        with any training step, and with any single value."""
         digest = hashlib.sha256(self.hf.config.to_json_string(use_diff=False).encode())
         for name, weight in sorted(self.hf.named_parameters()):
             flat = weight.detach().flatten()
             values = flat[:: max(1, flat.numel() // FINGERPRINT_VALUES)].float().cpu().numpy()
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
+            bits = int(flat.view(BITS[weight.element_size()]).sum(dtype=torch.int64))
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}".encode() + values.tobytes())
         return digest.hexdigest()
 
 
