@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.trial import some_ids, tried
 from interp.model.unembedding import trunk_of
 
@@ -101,7 +102,7 @@ def _stream(
 ) -> Float[Tensor, "position d"]:
     ids = torch.tensor([list(token_ids)], device=lens.device)
     this = _Pass(reductions, block_bytes or BLOCK_BYTES.get(lens.device.type, BLOCK_BYTES["cpu"]), lens.n_heads)
-    with attending(lens.hf, this.attend):
+    with in_pieces(lens, ids), attending(lens.hf, this.attend):
         output: Tensor = trunk_of(lens)(ids, use_cache=False).last_hidden_state[0]
     if sorted(this.seen) != list(range(lens.n_layers)):
         seen = f"in {len(set(this.seen))} of {lens.n_layers} layers, {len(this.seen)} times in all"
