@@ -33,6 +33,7 @@ from interp.data.input_check import InputNotes
 from interp.errors import UserError
 from interp.front.models import check
 from interp.grading.responses import Grading
+from interp.model.checkpoints import quantized_by
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.kept import KeptGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
@@ -104,11 +105,23 @@ class Session:
     @cached_property
     def lens(self) -> Lens:
         self.input  # noqa: B018 - wrong input is refused before the weights are loaded
+        self._check_quantized()
         log.info("loading %s", self.model_spec.name)
         lens = load_lens(self.model_spec)
         if self.model_options.untrained is not None or looks_untrained(lens.hf):
             log.warning("%s", UNTRAINED)
         return lens
+
+    def _check_quantized(self) -> None:
+        """Raises UserError for a quantized model that is to be trained."""
+        if self._changes_model and (how := quantized_by(load_config(self.model_spec))) is not None:
+            raise UserError(f"model {self.model_spec.name} is quantized ({how}): it can be measured, not trained")
+
+    @property
+    def _changes_model(self) -> bool:
+        # By its name: the records of experiments need the session.
+        record = import_module("experiments.base.experiment").experiment(self.cfg.experiment.name)
+        return bool(record.changes_model)
 
     @cached_property
     def shape(self) -> Shape:
@@ -154,9 +167,7 @@ class Session:
         what is no folder.
         """
         chosen = self.run_options.generated
-        # By its name: the records of experiments need the session.
-        record = import_module("experiments.base.experiment").experiment(self.cfg.experiment.name)
-        if chosen is None or self.run_options.dry_run or record.changes_model:
+        if chosen is None or self.run_options.dry_run or self._changes_model:
             return None
         outputs = Path(OUTPUTS)
         if chosen == "auto":

@@ -29,7 +29,10 @@ from interp.model.checkpoints import (
     ModelSpec,
     first_line,
     locate,
+    missing_library,
+    quantized_by,
     require_all_weights,
+    require_known_quantization,
     require_safetensors,
     without_progress_bars,
 )
@@ -160,25 +163,36 @@ def load_lens(spec: ModelSpec) -> Lens:
     with _loading(spec, directory):
         require_safetensors(spec.name, directory, spec.revision)
         config = AutoConfig.from_pretrained(directory, **_loading_options(spec))
+        quantized = quantized_by(config)
+        if spec.untrained is not None and quantized is not None:
+            quantized = None
+            del config.quantization_config
+        require_known_quantization(spec.name, config)
         empty = _without_weights(config, spec)
-        _require_memory(spec.name, empty, dtype, device)
+        if quantized is None:
+            _require_memory(spec.name, empty, dtype, device)
         if spec.untrained is not None:
             fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
             return _ready(spec.name, fresh, tokenizer, spec.markers, device)
-        placement = {"device_map": spec.device_map} if spec.device_map else {}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=empty.config._attn_implementation,
-            ignore_mismatched_sizes=True,  # refused below, with their names
-            output_loading_info=True,
-            **_loading_options(spec),
-            **placement,
-        )
+        # Quantized weights are put where they belong as they are read, and many cannot be moved again.
+        where = spec.device_map or ({"": device} if quantized is not None else None)
+        placement = {} if where is None else {"device_map": where}
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation=empty.config._attn_implementation,
+                ignore_mismatched_sizes=True,  # refused below, with their names
+                output_loading_info=True,
+                **_loading_options(spec),
+                **placement,
+            )
+        except ImportError as error:
+            raise (error if quantized is None else missing_library(spec.name, config, error)) from error
         model, info = loaded  # asked for both
         require_all_weights(spec.name, info)
-    return _ready(spec.name, model, tokenizer, spec.markers, None if spec.device_map else device)
+    return _ready(spec.name, model, tokenizer, spec.markers, None if placement else device)
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
