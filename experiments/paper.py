@@ -242,7 +242,7 @@ def _config(
     cfg = compose("config", [f"experiment={name}"])
     ours = session.cfg
     with open_dict(cfg):
-        for key in ("seed", "model", "grading", "progress", "figures", "threads"):
+        for key in ("seed", "model", "grading", "progress", "figures", "threads", "generated", "dry_run"):
             cfg[key] = ours[key]
         cfg.shards = ours.shards if experiment(name).splits else 1
         cfg.generation.backend, cfg.generation.max_new_tokens = ours.generation.backend, ours.generation.max_new_tokens

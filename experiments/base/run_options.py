@@ -129,6 +129,7 @@ class RunOptions(Options):
     figures: bool
     track: Annotated[Tracker, Lax] | None
     project: Annotated[Text, Field(min_length=1)]
+    generated: Annotated[Text, Field(min_length=1)] | None
     shards: Shards
     threads: Threads | None
 

@@ -11,7 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -33,7 +33,9 @@ from interp.data.input_check import InputNotes
 from interp.errors import UserError
 from interp.front.models import check
 from interp.grading.responses import Grading
+from interp.model.checkpoints import quantized_by
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
+from interp.model.kept import KeptGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.model.untrained import UNTRAINED, looks_untrained
 from interp.runs.directory import ENVIRONMENT
@@ -55,8 +57,10 @@ PACKAGES = (
 )
 PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
-RESUMABLE = ("resume", "go_on", "dry_run", "progress", "figures", "track", "project", "shards")
+RESUMABLE = ("resume", "go_on", "dry_run", "progress", "figures", "track", "project", "shards", "generated")
 """Options that may differ between a run and its continuation."""
+OUTPUTS = "outputs"
+"""Where runs lie that were not given a directory."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
 
@@ -101,11 +105,23 @@ class Session:
     @cached_property
     def lens(self) -> Lens:
         self.input  # noqa: B018 - wrong input is refused before the weights are loaded
+        self._check_quantized()
         log.info("loading %s", self.model_spec.name)
         lens = load_lens(self.model_spec)
         if self.model_options.untrained is not None or looks_untrained(lens.hf):
             log.warning("%s", UNTRAINED)
         return lens
+
+    def _check_quantized(self) -> None:
+        """Raises UserError for a quantized model that is to be trained."""
+        if self._changes_model and (how := quantized_by(load_config(self.model_spec))) is not None:
+            raise UserError(f"model {self.model_spec.name} is quantized ({how}): it can be measured, not trained")
+
+    @property
+    def _changes_model(self) -> bool:
+        # By its name: the records of experiments need the session.
+        record = import_module("experiments.base.experiment").experiment(self.cfg.experiment.name)
+        return bool(record.changes_model)
 
     @cached_property
     def shape(self) -> Shape:
@@ -134,7 +150,10 @@ class Session:
     def generator(self) -> Generator:
         """What continues prompts."""
         if self.backend is Backend.HUGGING_FACE:
-            return HuggingFaceGenerator(self.lens)
+            if self.generated is None:
+                return HuggingFaceGenerator(self.lens)
+            by = {name: self.store.environment().get(name) for name in ("command", "run", "git_commit")}
+            return KeptGenerator(self.lens, self.generated, asdict(self.identity), by)
         self.input  # noqa: B018 - as before loading a lens
         from interp.model.vllm import VllmGenerator  # an optional package
 
@@ -144,6 +163,24 @@ class Session:
     def engine(self) -> Generator | None:
         """What writes rollouts in place of the model that is measured; None = that model, on shared keys and values."""
         return None if self.backend is Backend.HUGGING_FACE else self.generator
+
+    @cached_property
+    def generated(self) -> Path | None:
+        """The folder in which responses are kept for other runs too; None = they are not.
+
+        A run that was given a directory of its own writes nowhere else unless it is told where. Raises UserError for
+        what is no folder.
+        """
+        chosen = self.run_options.generated
+        if chosen is None or self.run_options.dry_run or self._changes_model:
+            return None
+        outputs = Path(OUTPUTS)
+        if chosen == "auto":
+            return outputs / ".generated" if self.directory.resolve().is_relative_to(outputs.resolve()) else None
+        folder = Path(chosen).expanduser()
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"generated={chosen} is no folder: name another, or null")
+        return folder
 
     @cached_property
     def grading(self) -> Grading:
@@ -187,7 +224,7 @@ class Session:
         if self.run_options.track is not None:
             require_tracker(self.run_options.track)
         self.options_of(kind)
-        _ = self.model_spec, self.generation, self.grading
+        _ = self.model_spec, self.generation, self.grading, self.generated
         if self.cfg.data.get("kind") == CONTRAST:
             typed(ContrastOptions, self.cfg.data, "data")
         else:

@@ -58,7 +58,8 @@ def gather(session: Session, stage: str, units: Sequence[int], most: int, parts:
         folder.mkdir()
         store.claim.made(folder)
     shares = [list(units[number::n]) for number in range(n)]
-    write_json(folder / DEALT, {"stage": stage, "directory": str(Path.cwd()), "shares": shares})
+    kept = None if session.generated is None else str(session.generated.resolve())
+    write_json(folder / DEALT, {"stage": stage, "directory": str(Path.cwd()), "generated": kept, "shares": shares})
     store.claim.made(folder / DEALT, *(file(run, number) for number in range(n) for file in (log_of, outcome_of)))
     log.info("%s: %d workers", stage, n)
     crew = crew_of(session)

@@ -72,7 +72,8 @@ def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
     from interp.runs.store import RunStore, read_json
 
     environment = read_json(run / ENVIRONMENT)
-    cfg = OmegaConf.create({**_as_they_stand(environment["options"]), **WITHOUT, "shards": 1})
+    given = {**WITHOUT, "shards": 1, "generated": _as_they_stand(dealt["generated"])}
+    cfg = OmegaConf.create({**_as_they_stand(environment["options"]), **given})
     torch.set_num_threads(environment["threads"])
     torch.manual_seed(environment["seed"])
     session = Session(cfg, share_of(run, number), share=Share(dealt["stage"], frozenset(dealt["shares"][number])))

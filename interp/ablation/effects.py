@@ -23,6 +23,7 @@ from interp.errors import UserError
 from interp.grading.outcomes import Outcome, extract_answer, outcome
 from interp.model.generate import Sampling, Written, continue_ids
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.prefixes import batches_are_right
 from interp.model.shared import KeysValues
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
@@ -125,7 +126,9 @@ class Subjects:
             return
         alone = []
         for trace in self.traces:
-            logits = trunk_of(lens)(torch.tensor([trace.measured_ids], device=lens.device)).last_hidden_state[0]
+            ids = torch.tensor([trace.measured_ids], device=lens.device)
+            with in_pieces(lens, ids):
+                logits = trunk_of(lens)(ids).last_hidden_state[0]
             answer = trace[Segment.ANSWER]
             alone.append(logits_of(lens, logits[answer.start - 1 : answer.end - 1]).float().log_softmax(-1).cpu())
 
@@ -149,9 +152,10 @@ class Subjects:
     ) -> list[Float[Tensor, "token vocab"]]:
         lens, batch = self.lens, self.batch
         start, cache = self._before(batch, interventions)
-        with intervened(lens, batch, interventions, reference, seed):
+        ids = batch.ids[:, start:]
+        with intervened(lens, batch, interventions, reference, seed), in_pieces(lens, ids):
             hidden = trunk_of(lens)(
-                batch.ids[:, start:],
+                ids,
                 attention_mask=batch.mask,
                 position_ids=batch.position_ids[:, start:],
                 past_key_values=cache,
@@ -286,9 +290,10 @@ def _right(written: Written, gold: str) -> bool:
 def _computed(lens: Lens, batch: Batch, stop: int) -> KeysValues:
     """Of positions 0 to stop - 1, by the attention function that the interventions use."""
     cache = DynamicCache()
-    with intervened(lens, batch, ()):
+    ids = batch.ids[:, :stop]
+    with intervened(lens, batch, ()), in_pieces(lens, ids):
         trunk_of(lens)(
-            batch.ids[:, :stop],
+            ids,
             attention_mask=batch.mask[:, :stop],
             position_ids=batch.position_ids[:, :stop],
             past_key_values=cache,

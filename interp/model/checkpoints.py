@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from huggingface_hub import is_offline_mode, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils.hub import cached_file
 
 from interp.errors import UserError, nearest
@@ -215,6 +216,31 @@ def require_safetensors(name: str, directory: str, revision: str | None = None) 
     for shard in shards:
         if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != ".safetensors":
             raise UserError(f"model {name}: {INDEX} names {shard!r}: only safetensors files beside it are read")
+
+
+def quantized_by(config: Any) -> str | None:
+    """How a checkpoint's weights are quantized, by the name in its config.json; None = they are not."""
+    said = getattr(config, "quantization_config", None)
+    if said is None:
+        return None
+    found = said if isinstance(said, Mapping) else said.to_dict()
+    method = found.get("quant_method") or "bitsandbytes"
+    return str(getattr(method, "value", method))
+
+
+def require_known_quantization(name: str, config: Any) -> None:
+    """Raises UserError for a way of quantizing that transformers would pass over: numbers would be read as others."""
+    if quantized_by(config) is not None and not AutoHfQuantizer.supports_quant_method(config.quantization_config):
+        raise UserError(
+            f"model {name} is quantized ({quantized_by(config)}), which this version of transformers does not know"
+        )
+
+
+def missing_library(name: str, config: Any, error: ImportError) -> UserError:
+    """What to install for a quantized checkpoint, in one line."""
+    said = first_line(error)
+    install = "" if "install" in said else f": pip install {error.name}"
+    return UserError(f"model {name} is quantized ({quantized_by(config)}): {said}{install}")
 
 
 def require_all_weights(name: str, info: Mapping[str, Any]) -> None:

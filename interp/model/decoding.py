@@ -10,6 +10,7 @@ import torch
 from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 
 
 @torch.no_grad()
@@ -25,7 +26,7 @@ def decoded(
     batch = lens.tokenizer.pad({"input_ids": [list(row) for row in rows]}, padding_side="left", return_tensors="pt")
     ids, mask = batch["input_ids"].to(lens.device), batch["attention_mask"].to(lens.device)
     cache = {} if past_key_values is None else {"past_key_values": past_key_values}
-    with plain_decoding(lens.hf):
+    with plain_decoding(lens.hf), in_pieces(lens, ids):
         return lens.hf.generate(  # type: ignore[operator]
             input_ids=ids,
             attention_mask=mask,

@@ -14,7 +14,7 @@ from interp.data.input_check import positions_of
 from interp.grading.outcomes import extract_answer
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
-from interp.model.prefixes import batches_are_right, what_they_share
+from interp.model.prefixes import batches_are_right, prompt_piece, what_they_share
 from interp.model.thoughts import ThoughtCloser, ThoughtRule
 from interp.stats import seed_for
 from interp.text.trace import decode_response, end_ids
@@ -151,6 +151,8 @@ def continue_ids(
             ]
             return [one for (one,) in alone]
         past_key_values = what_they_share(lens, rows)
+    done = 0 if past_key_values is None else past_key_values.get_seq_length()
+    piece = prompt_piece(lens, rows, done)
     ends, positions = ends_of(lens), positions_of(lens.hf.config)
     room = sampling.max_new_tokens if positions is None else positions - max(map(len, rows))
     if room < 1:
@@ -160,6 +162,7 @@ def continue_ids(
         do_sample=sampling.temperature > 0,
         eos_token_id=sorted(ends),
         pad_token_id=lens.tokenizer.pad_token_id,
+        prefill_chunk_size=piece,
         **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
     )
     width = max(map(len, rows))

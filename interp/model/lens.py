@@ -29,7 +29,10 @@ from interp.model.checkpoints import (
     ModelSpec,
     first_line,
     locate,
+    missing_library,
+    quantized_by,
     require_all_weights,
+    require_known_quantization,
     require_safetensors,
     without_progress_bars,
 )
@@ -53,6 +56,7 @@ __all__ = [
     "without_progress_bars",
 ]
 
+BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 FINGERPRINT_VALUES = 4096
 """How many evenly spaced values of each weight enter the fingerprint."""
 
@@ -133,12 +137,14 @@ class Lens:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration and evenly spaced values of every weight: changes with any training step."""
+        """SHA-256 over the configuration, evenly spaced values of every weight and the sum of the bits of all: changes
+        with any training step, and with any single value."""
         digest = hashlib.sha256(self.hf.config.to_json_string(use_diff=False).encode())
         for name, weight in sorted(self.hf.named_parameters()):
             flat = weight.detach().flatten()
             values = flat[:: max(1, flat.numel() // FINGERPRINT_VALUES)].float().cpu().numpy()
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + values.tobytes())
+            bits = int(flat.view(BITS[weight.element_size()]).sum(dtype=torch.int64))
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}".encode() + values.tobytes())
         return digest.hexdigest()
 
 
@@ -157,25 +163,36 @@ def load_lens(spec: ModelSpec) -> Lens:
     with _loading(spec, directory):
         require_safetensors(spec.name, directory, spec.revision)
         config = AutoConfig.from_pretrained(directory, **_loading_options(spec))
+        quantized = quantized_by(config)
+        if spec.untrained is not None and quantized is not None:
+            quantized = None
+            del config.quantization_config
+        require_known_quantization(spec.name, config)
         empty = _without_weights(config, spec)
-        _require_memory(spec.name, empty, dtype, device)
+        if quantized is None:
+            _require_memory(spec.name, empty, dtype, device)
         if spec.untrained is not None:
             fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
             return _ready(spec.name, fresh, tokenizer, spec.markers, device)
-        placement = {"device_map": spec.device_map} if spec.device_map else {}
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype=dtype,
-            use_safetensors=True,
-            attn_implementation=empty.config._attn_implementation,
-            ignore_mismatched_sizes=True,  # refused below, with their names
-            output_loading_info=True,
-            **_loading_options(spec),
-            **placement,
-        )
+        # Quantized weights are put where they belong as they are read, and many cannot be moved again.
+        where = spec.device_map or ({"": device} if quantized is not None else None)
+        placement = {} if where is None else {"device_map": where}
+        try:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                directory,
+                dtype=dtype,
+                use_safetensors=True,
+                attn_implementation=empty.config._attn_implementation,
+                ignore_mismatched_sizes=True,  # refused below, with their names
+                output_loading_info=True,
+                **_loading_options(spec),
+                **placement,
+            )
+        except ImportError as error:
+            raise (error if quantized is None else missing_library(spec.name, config, error)) from error
         model, info = loaded  # asked for both
         require_all_weights(spec.name, info)
-    return _ready(spec.name, model, tokenizer, spec.markers, None if spec.device_map else device)
+    return _ready(spec.name, model, tokenizer, spec.markers, None if placement else device)
 
 
 def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:

@@ -19,6 +19,7 @@ from transformers import Cache, DynamicCache, GenerationConfig
 from interp.model.checkpoints import first_line
 from interp.model.decoding import decoded
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.shared import KeysValues
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
 from interp.model.trial import some_ids
@@ -29,8 +30,16 @@ log = logging.getLogger(__name__)
 SHARED_SHARE = 0.25
 """Rows that have less than this of their length in common begin from nothing."""
 BATCHES, PREFIXES, BEGINNINGS = "rows side by side", "shared keys and values", "shared beginnings"
+PROMPTS = "prompts in pieces"
 
-INSTEAD = {BEGINNINGS: "every text is computed from its beginning"}
+INSTEAD = {
+    BEGINNINGS: "every text is computed from its beginning",
+    PROMPTS: "long prompts are computed whole, which takes more memory",
+}
+WHOLE_TOKENS = 4096
+"""Prompts up to this length go through the model whole."""
+PROMPT_TOKENS = 1024
+"""Of longer ones so many tokens of all rows go through it at a time."""
 
 
 @dataclass
@@ -62,6 +71,21 @@ def prefixes_are_right(
     return length <= known.right_up_to or _compare(lens, what, rows, cache)
 
 
+def prompt_piece(lens: Lens, rows: Sequence[Sequence[int]], done: int = 0) -> int | None:
+    """How many tokens of each row go through the model at a time, where keys and values of the first `done` are there;
+    None = all. Beside what the layers hold inside, this bounds the mask that padding needs, of tokens by tokens."""
+    width = max(map(len, rows)) - done
+    if width <= WHOLE_TOKENS:
+        return None
+    known: _Known = lens.memo.setdefault(PROMPTS, _Known())
+    ends = [max(rows, key=len)] if len(rows) == 1 else [max(rows, key=len), min(rows, key=len)]
+    length = len(ends[0])
+    if known.wrong_from is not None and length >= known.wrong_from:
+        return None
+    piece = max(1, PROMPT_TOKENS // len(rows))
+    return piece if length <= known.right_up_to or _compare(lens, PROMPTS, ends, lambda: None, piece) else None
+
+
 @torch.no_grad()
 def what_they_share(lens: Lens, rows: Sequence[Sequence[int]]) -> Cache | None:
     """Keys and values of the tokens with which all rows begin, such as worked examples, computed once; None where they
@@ -71,11 +95,10 @@ def what_they_share(lens: Lens, rows: Sequence[Sequence[int]]) -> Cache | None:
     width = max(map(len, rows))
     if shared < SHARED_SHARE * width:
         return None
-    cache = DynamicCache()
+    cache, ids = DynamicCache(), torch.tensor([list(rows[0][:shared])], device=lens.device)
     try:
-        trunk_of(lens)(
-            torch.tensor([list(rows[0][:shared])], device=lens.device), past_key_values=cache, use_cache=True
-        )
+        with in_pieces(lens, ids):
+            trunk_of(lens)(ids, past_key_values=cache, use_cache=True)
         prefix = KeysValues.of(cache)
     except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
         return None
@@ -90,12 +113,18 @@ def what_they_share(lens: Lens, rows: Sequence[Sequence[int]]) -> Cache | None:
 
 
 @torch.no_grad()
-def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callable[[], Cache | None]) -> bool:
+def _compare(
+    lens: Lens,
+    what: str,
+    rows: Sequence[Sequence[int]],
+    cache: Callable[[], Cache | None],
+    piece: int | None = None,
+) -> bool:
     known: _Known = lens.memo[what]
     length = max(map(len, rows))
     alone = torch.cat([last_logits(lens, torch.tensor([list(row)], device=lens.device)) for row in rows]).float()
     try:
-        together = next_logits(lens, rows, cache()).float()
+        together = next_logits(lens, rows, cache(), piece).float()
         difference, why = float((together - alone).abs().max()), None
     except Exception as error:  # an architecture whose cache or mask is of another kind
         difference, why = float("nan"), first_line(error)
@@ -115,14 +144,18 @@ def _compare(lens: Lens, what: str, rows: Sequence[Sequence[int]], cache: Callab
     return right
 
 
-def next_logits(lens: Lens, rows: Sequence[Sequence[int]], cache: Cache | None) -> Float[Tensor, "row vocab"]:
-    """Logits of the next token of each row, by the way that generation takes; `cache` holds the rows' first tokens."""
+def next_logits(
+    lens: Lens, rows: Sequence[Sequence[int]], cache: Cache | None, piece: int | None = None
+) -> Float[Tensor, "row vocab"]:
+    """Logits of the next token of each row, by the way that generation takes; `cache` holds the rows' first tokens, and
+    of the others `piece` go through the model at a time."""
     config = GenerationConfig(
         max_new_tokens=1,
         do_sample=False,
         pad_token_id=lens.tokenizer.pad_token_id,
         output_logits=True,
         return_dict_in_generate=True,
+        prefill_chunk_size=piece,
     )
     with exact_head(lens):
         logits: Tensor = decoded(lens, rows, config, cache).logits[0]

@@ -22,6 +22,7 @@ from torch import Tensor
 from interp.errors import UserError
 from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.trial import some_ids, tried
 from interp.model.unembedding import trunk_of
 
@@ -164,7 +165,7 @@ def _stream(
     ids = torch.tensor([list(token_ids)], device=lens.device)
     block = block_bytes or BLOCK_BYTES.get(lens.device.type, BLOCK_BYTES["cpu"])
     this = _Pass(reductions, block, lens.n_heads, output or Output.on(lens.device))
-    with attending(lens.hf, this.attend):
+    with in_pieces(lens, ids), attending(lens.hf, this.attend):
         hidden: Tensor = trunk_of(lens)(ids, use_cache=False).last_hidden_state[0]
     if sorted(this.seen) != list(range(lens.n_layers)):
         seen = f"in {len(set(this.seen))} of {lens.n_layers} layers, {len(this.seen)} times in all"

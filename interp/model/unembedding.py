@@ -14,6 +14,7 @@ from torch import Tensor
 
 from interp.errors import UserError
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 
 HALF = (torch.float16, torch.bfloat16)
 VOCABULARY_PART = 16384
@@ -83,7 +84,7 @@ def parameters(lens: Lens) -> set[str]:
 def last_logits(lens: Lens, ids: Tensor, **inputs: Any) -> Float[Tensor, "row vocab"]:
     """Logits at the last position from the model's own full forward pass, float32 or better."""
     keep = {"logits_to_keep": 1} if "logits_to_keep" in parameters(lens) else {}
-    with exact_head(lens):
+    with exact_head(lens), in_pieces(lens, ids):
         logits: Tensor = lens.hf(input_ids=ids, **_without_cache(lens), **keep, **inputs).logits[:, -1]
     return logits
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import UserError
 from interp.model.attention import Attend, LayerAttention, attending
 from interp.model.lens import Lens
 from interp.model.sites import Edit, Site
 from interp.model.structure import edited, require_sites
+from interp.model.trial import some_ids, tried
 from interp.model.unembedding import last_logits
 from interp.patching.nld import Answers
 from interp.patching.patches import Run
 
 Place = tuple[Site, int]
 """A site of one layer."""
+GRADIENTS = "gradients"
 
 
 @dataclass
@@ -52,6 +56,7 @@ def trace(
     The earliest of them are the leaves of the graph: nothing before them is kept. `attend` makes the layers' attention,
     else the model's own does. Raises UserError for a site that the model does not have.
     """
+    require_gradients(lens)
     changes = edits or {}
     wanted = {*places, *changes}
     require_sites(lens, sorted({site for site, _ in wanted}))
@@ -80,6 +85,36 @@ def trace(
             stack.enter_context(attending(lens.hf, noting(attend)))
         traced.ld = answers.ld(last_logits(lens, ids))
     return traced
+
+
+def require_gradients(lens: Lens) -> None:
+    """Raises UserError where gradients stop on the way, as in kernels for quantized weights that know no derivative:
+    what remains, the way round them, would be no estimate of anything."""
+    tried(lens, GRADIENTS, lambda: _trial(lens))
+
+
+def _trial(lens: Lens) -> dict[str, int]:
+    """One pass from embeddings that want gradients, and what each module makes of those that do."""
+    names = {module: name for name, module in lens.hf.base_model.named_modules()}
+    stopped: list[str] = []
+
+    def watch(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        first = output[0] if isinstance(output, tuple) else output
+        asked = any(isinstance(one, Tensor) and one.requires_grad for one in inputs)
+        if asked and isinstance(first, Tensor) and first.is_floating_point() and not first.requires_grad:
+            stopped.append(names[module])
+
+    ids = torch.tensor([some_ids(lens)], device=lens.device)
+    with torch.enable_grad(), ExitStack() as stack:
+        embeddings = lens.hf.get_input_embeddings()
+        wanting = embeddings.register_forward_hook(lambda *call: call[-1].detach().requires_grad_(True))
+        stack.callback(wanting.remove)
+        for module in (one for one in names if list(one.state_dict())):  # those that have weights
+            stack.callback(module.register_forward_hook(watch).remove)
+        last_logits(lens, ids).float().sum().backward()
+    if stopped:
+        raise UserError(f"gradients stop at {stopped[0]} of {lens.name}: attribution cannot be trusted, patch exactly")
+    return {"modules": len(names)}
 
 
 def gradients(lens: Lens, run: Run, answers: Answers, sites: Sequence[Site]) -> dict[Site, Tensor]:

@@ -30,6 +30,8 @@ from interp.patching.nld import Answers
 READ = (Site.Q, Site.K, Site.V)
 NEEDED = (Site.RESID_PRE, Site.ATTN_OUT, Site.MLP_OUT, Site.Z, *READ)
 """The sites that both runs must have been recorded with."""
+MULTIPLIED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""Weights that can be multiplied as they are: what a head sends is split by the output projection's."""
 Node = tuple[int, int | None]
 """Layer and head, for k and v of a receiver the key-value head; None for the layer's MLP."""
 
@@ -38,6 +40,10 @@ def require_edges(lens: Lens) -> None:
     """Raises UserError for a model whose edges cannot be told apart here."""
     if not like_llama(lens):
         raise UserError(f"edges of {lens.name} cannot be patched: its layers are not built as Llama's")
+    model: Any = lens.hf.base_model
+    weights = [getattr(layer.self_attn.o_proj, "weight", None) for layer in model.layers]
+    if any(not isinstance(one, Tensor) or one.dtype not in MULTIPLIED for one in weights):
+        raise UserError(f"edges of {lens.name} cannot be patched: its matrices are quantized")
 
 
 @dataclass(frozen=True)

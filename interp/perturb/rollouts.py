@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from interp.model.generate import Generator, Sampling, continue_ids, ends_of
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.prefixes import prefixes_are_right
 from interp.model.shared import KeysValues
 from interp.model.unembedding import logits_of, trunk_of
@@ -54,7 +55,8 @@ def trunk(lens: Lens, ids: Sequence[int]) -> Trunk:
     below = trunk_of(lens)
     try:
         cache = DynamicCache()
-        hidden = below(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0]
+        with in_pieces(lens, tokens):
+            hidden = below(tokens, past_key_values=cache, use_cache=True).last_hidden_state[0]
         shared = KeysValues.of(cache)
     except (AttributeError, IndexError, TypeError, ValueError):  # layers that keep something else
         hidden, shared = below(tokens).last_hidden_state[0], None

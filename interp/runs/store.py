@@ -6,7 +6,6 @@ parts become the tables. The same parts give the same tables, bit for bit, howev
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -19,14 +18,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from interp.errors import UserError
-from interp.runs.columns import COMMON, TABLES, table_of
+from interp.runs.columns import table_of
 from interp.runs.directory import ENVIRONMENT, LOCK, PARTS, SUMMARY, RunDirectory
+from interp.runs.parts import STATUS, Row, fill_part, read_json, read_rows, read_status, write_json
 
-STATUS = "status.json"
+__all__ = [
+    "Identity",
+    "RunStore",
+    "of_part",
+    "read_json",
+    "read_table",
+    "records",
+    "tables_of",
+    "write_json",
+    "written_tables",
+]
+
 CLOSING = "closing-"
 """Parts of steps after the examples; they sort behind the examples' numbers."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,7 @@ class RunStore:
             for unfinished in self._parts.glob("*.tmp"):
                 shutil.rmtree(unfinished)
             self._workers_instrument: dict[str, Any] = {}
-            self._status = {part.name: _read_status(part) for part in sorted(self._parts.iterdir())}
+            self._status = {part.name: read_status(part) for part in sorted(self._parts.iterdir())}
         except BaseException:
             self.claim.close()
             raise
@@ -128,7 +137,7 @@ class RunStore:
     def look_into(self, run: Path) -> None:
         """Also reads the parts of the run that this one is a worker of; what is written goes into its own directory."""
         for part in sorted((run / PARTS).iterdir()):
-            self._status[part.name] = _read_status(part)
+            self._status[part.name] = read_status(part)
             self._elsewhere[part.name] = part
 
     def take(self, share: Path) -> None:
@@ -161,11 +170,7 @@ class RunStore:
     def _write_part(self, part: Path, about: Row, tables: Mapping[str, Sequence[Row]]) -> None:
         unfinished = part.with_suffix(".tmp")
         unfinished.mkdir()
-        status = {**about, "tables": {name: len(rows) for name, rows in tables.items() if rows}}
-        for name in status["tables"]:
-            full = [{**row, **asdict(self.identity)} for row in tables[name]]
-            pq.write_table(_checked_table(name, full), unfinished / f"{name}.parquet")
-        write_json(unfinished / STATUS, status)
+        status = fill_part(unfinished, about, tables, asdict(self.identity))
         unfinished.rename(part)
         self._keep(part, status)
 
@@ -214,25 +219,11 @@ class RunStore:
         for part, folder in folders.items():
             rows = self._status[part]["tables"].get(name)
             if rows is not None:
-                piece = _read_rows(folder / f"{name}.parquet", name)
+                piece = read_rows(folder / f"{name}.parquet", name)
                 if piece.num_rows != rows:
                     raise UserError(f"{folder} has lost rows of table {name}: remove this folder and resume the run")
                 pieces.append(piece)
         return pieces
-
-
-def _read_status(part: Path) -> Row:
-    """A part's status.json. Raises UserError for what is no whole part."""
-    remedy = f"remove {part} and resume the run to measure it again"
-    if not (part / STATUS).is_file():
-        raise UserError(f"{part} is not a part of this run, or has lost its {STATUS}: {remedy}")
-    status = read_json(part / STATUS)
-    if not isinstance(status.get("tables"), dict) or "skipped" not in status:
-        raise UserError(f"{part / STATUS} does not say which tables there are: {remedy}")
-    for name in status["tables"]:
-        if not (part / f"{name}.parquet").is_file():
-            raise UserError(f"{part} has lost its table {name}: {remedy}")
-    return status
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -245,7 +236,7 @@ def read_table(directory: Path, name: str) -> pd.DataFrame:
     file = directory / f"{name}.parquet"
     if not file.is_file():
         raise UserError(f"{directory} has no table {name}: is the run finished?")
-    return _read_rows(file, name).to_pandas()
+    return read_rows(file, name).to_pandas()
 
 
 def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
@@ -261,7 +252,7 @@ def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
 
     def read(name: str) -> pd.DataFrame:
         file, name = directory / f"{name}.parquet", name.rpartition("/")[2]
-        return (_read_rows(file, name) if file.is_file() else table_of(name).schema.empty_table()).to_pandas()
+        return (read_rows(file, name) if file.is_file() else table_of(name).schema.empty_table()).to_pandas()
 
     return read
 
@@ -274,42 +265,3 @@ def of_part(table: Callable[[str], pd.DataFrame], part: str) -> Callable[[str], 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError for anything else."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"cannot read {file}: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"cannot read {file}: it holds no JSON object")
-    return content
-
-
-def _read_rows(file: Path, name: str) -> pa.Table:
-    try:
-        return pq.read_table(file, schema=TABLES[name].schema if name in TABLES else None)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read table {name} in {file.parent}: {str(error).splitlines()[0]}") from error
-
-
-def _checked_table(name: str, rows: Sequence[Row]) -> pa.Table:
-    """The rows as the schema says. Raises ValueError for an unknown column or a null where none may be."""
-    declared = table_of(name)
-    schema = declared.schema
-    for row in rows:
-        if unknown := row.keys() - set(schema.names):
-            raise ValueError(f"table {name} has no column {', '.join(sorted(unknown))}")
-    found = pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    for column in (*COMMON, *declared.columns):
-        if not column.null and found[column.name].null_count:
-            raise ValueError(f"column {column.name} of table {name} must not be null")
-    return found
-
-
-def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """In one step: a reader sees the old file or the new one."""
-    unfinished = file.with_suffix(".json.tmp")
-    unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(file)

@@ -18,6 +18,7 @@ from torch import Tensor
 from interp.ablation.interventions import require_interventions
 from interp.model.attention import LayerAttention, attending
 from interp.model.lens import Lens
+from interp.model.pieces import in_pieces
 from interp.model.shared import KeysValues
 from interp.model.unembedding import logits_of, trunk_of
 
@@ -57,7 +58,7 @@ def suppressed(
     Raises UserError where attention is more than a masked softmax."""
     require_interventions(lens)
     tokens = torch.tensor([list(ids)], device=lens.device)
-    with attending(lens.hf, lambda call: call.output(call.mask)):
+    with attending(lens.hf, lambda call: call.output(call.mask)), in_pieces(lens, tokens):
         hidden = trunk_of(lens)(tokens, use_cache=False).last_hidden_state[0]
     clean, entropy = _of_tokens(lens, hidden[:-1], tokens[0, 1:])
     change = np.full((len(sentences), len(ids)), np.nan)
@@ -70,9 +71,10 @@ def suppressed(
         if start >= len(ids) - 1:
             continue
         before = None if prefix is None else prefix.before([start] * len(part))
-        with attending(lens.hf, _Cut(part, lens).attend):
+        rows = tokens[:, start:].expand(len(part), -1)
+        with attending(lens.hf, _Cut(part, lens).attend), in_pieces(lens, rows):
             found = trunk_of(lens)(
-                tokens[:, start:].expand(len(part), -1),
+                rows,
                 past_key_values=before,
                 position_ids=torch.arange(start, len(ids), device=lens.device)[None].expand(len(part), -1),
                 use_cache=before is not None,
