@@ -158,6 +158,7 @@ def forced(rng: np.random.Generator, effect: float) -> list[Verdict]:
     tables = {
         "perturbed": frame("perturbed", group_rows(problems, ["fai"], 6, 0)),
         "predictors": frame("predictors", []),
+        "thirds": frame("thirds", []),
     }
     return perturb.findings(tables.__getitem__, 6, ["fai"]).verdicts
 

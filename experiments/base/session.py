@@ -24,6 +24,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
+from experiments.base.generated import folder_of
 from experiments.base.options import Options, plain, typed
 from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
 from experiments.base.share import Batches, Share
@@ -59,8 +60,6 @@ PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
 RESUMABLE = ("resume", "go_on", "dry_run", "progress", "figures", "track", "project", "shards", "generated")
 """Options that may differ between a run and its continuation."""
-OUTPUTS = "outputs"
-"""Where runs lie that were not given a directory."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
 
@@ -166,21 +165,10 @@ class Session:
 
     @cached_property
     def generated(self) -> Path | None:
-        """The folder in which responses are kept for other runs too; None = they are not.
-
-        A run that was given a directory of its own writes nowhere else unless it is told where. Raises UserError for
-        what is no folder.
-        """
-        chosen = self.run_options.generated
-        if chosen is None or self.run_options.dry_run or self._changes_model:
+        """The folder in which responses are kept for other runs too; None = they are not."""
+        if self.run_options.dry_run or self._changes_model:
             return None
-        outputs = Path(OUTPUTS)
-        if chosen == "auto":
-            return outputs / ".generated" if self.directory.resolve().is_relative_to(outputs.resolve()) else None
-        folder = Path(chosen).expanduser()
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"generated={chosen} is no folder: name another, or null")
-        return folder
+        return folder_of(self.run_options.generated, self.directory)
 
     @cached_property
     def grading(self) -> Grading:

@@ -60,9 +60,11 @@ class Output(StrEnum):
     """Fused attention beside the blocks."""
 
     @classmethod
-    def on(cls, device: torch.device) -> Output:
-        """Weights on a CPU, where they cost less than fused attention beside the blocks (benchmarks/measuring.py)."""
-        return cls.WEIGHTS if device.type == "cpu" else cls.FUSED
+    def of(cls, lens: Lens) -> Output:
+        """Weights on a CPU, where they cost less than fused attention beside the blocks (benchmarks/measuring.py). A
+        model in half precision keeps its own rounding of them."""
+        whole = lens.hf.dtype in (torch.float32, torch.float64)
+        return cls.WEIGHTS if lens.device.type == "cpu" and whole else cls.FUSED
 
 
 @dataclass
@@ -164,7 +166,7 @@ def _stream(
 ) -> Float[Tensor, "position d"]:
     ids = torch.tensor([list(token_ids)], device=lens.device)
     block = block_bytes or BLOCK_BYTES.get(lens.device.type, BLOCK_BYTES["cpu"])
-    this = _Pass(reductions, block, lens.n_heads, output or Output.on(lens.device))
+    this = _Pass(reductions, block, lens.n_heads, output or Output.of(lens))
     with in_pieces(lens, ids), attending(lens.hf, this.attend):
         hidden: Tensor = trunk_of(lens)(ids, use_cache=False).last_hidden_state[0]
     if sorted(this.seen) != list(range(lens.n_layers)):
@@ -194,7 +196,7 @@ def _trial(lens: Lens) -> dict[str, Any]:
     difference = max(float((ours[layer] - own[layer].to(ours[layer])).abs().max()) for layer in ours)
     if not difference <= WEIGHT_TOLERANCE.get(lens.hf.dtype, HALF_TOLERANCE):
         raise UserError(f"attention of {lens.name} is not what its own eager attention gives: off by {difference:.2g}")
-    made_of = Output.on(lens.device).value
+    made_of = Output.of(lens).value
     return {"tokens": len(ids), "largest_difference_from_eager": difference, "output_made_of": made_of}
 
 
