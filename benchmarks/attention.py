@@ -1,7 +1,7 @@
 """Streaming attention measures against keeping full patterns: time and peak memory, both sides in one run.
 
-    python benchmarks/attention.py                          # smollm2-135m: make smollm2
-    python benchmarks/attention.py --lengths 1024 2048 --alone 4096
+    python -m benchmarks.attention                          # smollm2-135m: make smollm2
+    python -m benchmarks.attention --lengths 1024 2048 --alone 4096
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Three ways to the same masses:
 
@@ -18,14 +18,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import resource
-import subprocess
-import sys
 import time
 from typing import Any
 
 import numpy as np
+
+from benchmarks.processes import in_a_process, peak_resident
 
 WAYS = ("streamed", "hooks", "kept")
 
@@ -147,18 +145,7 @@ def peak(lens: Any) -> float:
 
     if lens.device.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def in_a_process(way: str, tokens: int) -> dict[str, float] | None:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", way, str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{way} at {tokens} tokens did not finish (exit {done.returncode}): {last}", flush=True)
-        return None
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return peak_resident()
 
 
 def main() -> None:

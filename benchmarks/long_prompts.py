@@ -1,9 +1,9 @@
 """Long prompts and traces in pieces against whole: seconds and peak memory, both sides in one run.
 
-    python benchmarks/long_prompts.py                                       # qwen2.5-coder-0.5b, 8,192 tokens
-    python benchmarks/long_prompts.py --lengths 16384 32752 --threads 1     # minutes to hours on a CPU
-    python benchmarks/long_prompts.py --layers 2 --lengths 8192 32752       # its widths, two layers, random weights
-    python benchmarks/long_prompts.py --dtype bfloat16 --tasks generate --rows 4
+    python -m benchmarks.long_prompts                                       # qwen2.5-coder-0.5b, 8,192 tokens
+    python -m benchmarks.long_prompts --lengths 16384 32752 --threads 1     # minutes to hours on a CPU
+    python -m benchmarks.long_prompts --layers 2 --lengths 8192 32752       # its widths, two layers, random weights
+    python -m benchmarks.long_prompts --dtype bfloat16 --tasks generate --rows 4
 
 A text that is repeated, three tasks on it, each in a process of its own, so that its peak memory is its own:
 
@@ -21,14 +21,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from benchmarks.processes import in_a_process, peak_resident
 
 TASKS = ("generate", "probability", "measure")
 WAYS = ("whole", "pieces")
@@ -79,7 +79,7 @@ def measure(task: str, way: str, tokens: int, options: argparse.Namespace) -> di
         found = logits.log_softmax(-1).topk(8).values.tolist()
     else:
         found = measured(lens, ids)
-    return {"seconds": time.perf_counter() - started, "before": before, "peak": peak(), "found": found}
+    return {"seconds": time.perf_counter() - started, "before": before, "peak": peak_resident(), "found": found}
 
 
 def shallow(spec: Any, layers: int) -> Any:
@@ -125,21 +125,6 @@ def resident() -> float:
 def reset_peak() -> None:
     """Linux forgets the highest resident size so far."""
     Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-
-
-def in_a_process(task: str, way: str, tokens: int) -> dict[str, Any] | None:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", task, way, str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        print(f"{task}, {way}, {tokens} tokens did not finish (exit {done.returncode}): {last}", flush=True)
-        return None
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
 
 
 def main() -> None:

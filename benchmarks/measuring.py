@@ -1,7 +1,7 @@
 """What measuring attention costs beside a plain forward pass: CPU time and peak memory, all in one run.
 
-    python benchmarks/measuring.py --hidden 512                              # a random Qwen2: 4 layers, 8 heads of 64
-    python benchmarks/measuring.py --hidden 512 --lengths 2048 4096 --layer
+    python -m benchmarks.measuring --hidden 512                              # a random Qwen2: 4 layers, 8 heads of 64
+    python -m benchmarks.measuring --hidden 512 --lengths 2048 4096 --layer
 
 Each measurement runs in a process of its own, so that its peak memory is its own. Three ways of one pass:
 
@@ -20,15 +20,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from attention import add_model_options, load, make_trace, peak
+
+from benchmarks.attention import add_model_options, load, make_trace, peak
+from benchmarks.processes import in_a_process
 
 WAYS = ("plain", "weights", "fused")
 SENTENCE = 20
@@ -147,15 +146,6 @@ def _seconds(way: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def in_a_process(way: str, tokens: int) -> dict[str, float]:
-    command = [sys.executable, __file__, *sys.argv[1:], "--one", way, str(tokens)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "HF_HUB_OFFLINE": "1"})
-    if done.returncode:
-        sys.exit(f"{way} at {tokens} tokens did not finish (exit {done.returncode}): {done.stderr[-300:]}")
-    found: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
-
-
 def main() -> None:
     options = parse()
     if options.one:
@@ -177,8 +167,10 @@ def main() -> None:
     above = []
     for tokens in options.lengths:
         results = {way: in_a_process(way, tokens) for way in WAYS}
+        if (plain := results["plain"]) is None or None in results.values():
+            continue
         for way, found in results.items():
-            ratio = found["seconds"] / results["plain"]["seconds"]
+            ratio = found["seconds"] / plain["seconds"]
             cells = f"{found['seconds']:.2f} | {ratio:.2f} | {found['above']:.3f} | {found['mass']:.6f}"
             print(f"| {tokens} | {way} | {cells} |", flush=True)
         above.append(results["weights"]["above"])
