@@ -124,8 +124,9 @@ class CreditRule:
         for name in ("q", "first_q", "alpha", "tau_waad", "tau_delta"):
             if not 0 <= (getattr(self, name) or 0) <= 1:
                 raise UserError(f"{name}={getattr(self, name)} must lie between 0 and 1")
-        if 0 in (self.q, self.first_q):
-            raise UserError("q=0 chooses no token: use strategy=uniform for plain GRPO")
+        for name in ("q", "first_q"):
+            if getattr(self, name) == 0:
+                raise UserError(f"{name}=0 chooses no token: use strategy=uniform for plain GRPO")
         if self.k < 1:
             raise UserError(f"k={self.k} must be at least 1")
         if self.gamma_amp < 0:

@@ -42,7 +42,7 @@ RESPONSES_TABLE = Table(
     Column("forced_end", INT, "place after the last one; the same where nothing was forced"),
 )
 VERSIONS = ("torch", "transformers", "tokenizers")
-CODE = ("model/*.py", "text/trace.py", "stats.py")
+CODE = ("model/*.py", "text/trace.py", "data/input_check.py", "stats.py")
 """Files of this package that decide what is generated."""
 
 
