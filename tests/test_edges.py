@@ -193,6 +193,8 @@ def test_the_route_is_a_table_and_a_figure(tmp_path: Path) -> None:
     assert [list(one) for one in routes["kept"]] == [pytest.approx([0, 1], abs=1e-3)] * 2
     assert routes["alone"].to_numpy() == pytest.approx(1, abs=1e-3)
     assert routes["without"].to_numpy() == pytest.approx(0, abs=1e-3)
+    lines = json.loads((tmp_path / "summary.json").read_text())["lines"]
+    assert any(line.endswith("(median over pairs); 90% of the effect is kept in 2 of 2 pairs") for line in lines)
     figure = route_figure(edges, (4, 4), "planted")
     assert sum(isinstance(text, Annotation) for text in figure.axes[0].texts) == 2
     nothing = edges.assign(value=0.0)

@@ -187,6 +187,17 @@ def test_a_head_of_the_route_is_chosen_on_the_map(browser: Browser, both: Path) 
     assert browser.said == []
 
 
+def test_edges_that_keep_too_little_are_called_no_route(browser: Browser, patched: Path, tmp_path: Path) -> None:
+    tables = tables_of(patched)
+    little = changed(tables, "routes", tables("routes").assign(alone=0.63))
+    file = tmp_path / "explore.html"
+    file.write_text(explorer({"patching": little}, []))
+    browser.open(file)
+    said = browser.run("document.querySelector('#route-said').textContent")
+    assert said.startswith("No route that keeps 90\u00a0% was found: the 2 strongest of")
+    assert "63\u00a0% of the effect alone" in said
+
+
 def test_a_run_without_edges_has_no_panel(browser: Browser, patched: Path, tmp_path: Path) -> None:
     tables = tables_of(patched)
     without = changed(tables, "edges", tables("edges").iloc[:0])

@@ -38,7 +38,7 @@ function tellRoute() {
   const pieces = [];
   if (alone === null) pieces.push("The embeddings' change has next to no effect on this answer: there is no share to keep. ");
   else {
-    pieces.push("The route: the ", bold(count(edges)), ` strongest of ${count(of)} edges keep `, bold(part(alone)), " of the effect alone; without them ", bold(part(without)), " is left. ");
+    pieces.push(alone < data.routes.share ? `No route that keeps ${part(data.routes.share)} was found: the ` : "The route: the ", bold(count(edges)), ` strongest of ${count(of)} edges keep `, bold(part(alone)), " of the effect alone; without them ", bold(part(without)), " is left. ");
     const i = (tried ?? []).findLastIndex(n => n <= route.top);
     if (i >= 0 && tried[i] !== edges) pieces.push(`The first ${tried[i]} alone keep `, bold(part(kept[i])), ". ");
     if (edges > patched) pieces.push(`Only the first ${patched} were patched one by one. `);
@@ -49,7 +49,7 @@ function tellRoute() {
 /** Where nodes stand: heads in columns, MLPs in one of their own and a little higher, layers upwards. */
 function layout(width, height) {
   const [layers, heads] = data.routes.shape, left = 40, top = 22, bottom = 40;
-  const column = (width - left - 46) / (heads + 0.9), row = (height - top - bottom) / (layers + 1);
+  const column = (width - left - 54) / (heads + 0.9), row = (height - top - bottom) / (layers + 1);
   const x = head => left + (head + 0.5) * column, y = layer => height - bottom - (layer + 1) * row;
   const middle = x((heads - 1) / 2), mlps = x(heads + 0.4);
   const at = name => {

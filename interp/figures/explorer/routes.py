@@ -9,7 +9,7 @@ from interp.errors import printable
 from interp.figures.drawing import Tables
 from interp.figures.explorer.effects import number
 from interp.patching.align import ContrastPair, Part, Side
-from interp.patching.route import ANSWER, node_name
+from interp.patching.route import ANSWER, SHARE, node_name
 from interp.patching.stored import pair_of
 from interp.runs.store import records
 
@@ -23,11 +23,13 @@ PARTS = {
 
 
 def model_of(part: Tables) -> dict[str, Any]:
-    """How many layers and heads the model has, and how many query heads read one key-value head."""
+    """How many layers and heads the model has, how many query heads read one key-value head, and the share of the
+    effect that a route keeps."""
     heads, edges = part("heads"), part("edges")
     grouped = edges[edges["head"] > 0]
     wide = (grouped["query_head"] / grouped["head"]).max() if len(grouped) else 1
-    return {"shape": [int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1], "group": int(wide)}
+    shape = [int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1]
+    return {"shape": shape, "group": int(wide), "share": SHARE}
 
 
 def pair_routes(part: Tables) -> list[dict[str, Any]]:
