@@ -109,6 +109,9 @@ def test_real_traces_on_a_real_language_model(tmp_path: Path, smollm2: Lens, r1_
     out = tmp_path / "run"
     data = [f"data.path={r1_traces}", "+data.where.condition=with_reasoning", "data.limit=2", "data.max_tokens=1050"]
     probes = ["experiment.induction_prompts=1", "experiment.haystack.lengths=[80]", "experiment.haystack.depths=[0.5]"]
+    # What else a run measures is not looked at here.
+    less = ["explore.traces=0", "unrelated=false", "shuffled=false", "random_sets=3", "resamples=20"]
+    probes += [f"experiment.{option}" for option in less]
     ok("model=smollm2-135m", "data=traces", *data, *probes, "experiment.maps=1", f"hydra.run.dir={out}")
     table = read_table(out, "heads")
     assert len(table) == 2 * 30 * 9
