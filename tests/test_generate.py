@@ -10,6 +10,7 @@ from transformers import GenerationConfig
 from interp.model.generate import Sampling, continue_ids, generate
 from interp.model.lens import Lens
 from interp.model.prefixes import BEGINNINGS, what_they_share
+from interp.perturb.rollouts import Fork, rollouts, trunk
 
 PROMPTS = [
     "<bos> look red here . <think>",
@@ -48,6 +49,23 @@ def test_prompts_that_begin_too_differently_share_nothing(small_lens: Lens, rows
 def test_cut_off_responses_are_not_finished(planted: Lens) -> None:
     response = generate(planted, PROMPTS[:1], Sampling(max_new_tokens=3), 0)[0]
     assert (len(response.ids), response.finished) == (3, False)
+
+
+def test_a_long_prompt_takes_no_room_from_those_beside_it(small_lens: Lens, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each row is written as if alone, up to the model's last position; where it has none, nothing is."""
+    monkeypatch.setattr(small_lens.hf.config, "max_position_embeddings", 40)
+    rows = [[7 + i % 23 for i in range(length)] for length in (10, 38, 45, 36, 12)]
+    together = continue_ids(small_lens, rows, Sampling(max_new_tokens=12))
+    assert together == [continue_ids(small_lens, [row], Sampling(max_new_tokens=12))[0] for row in rows]
+    assert [len(one.ids) for one in together[1:4]] == [2, 0, 4]
+    assert not any(one.finished for one in together[1:4])
+    assert together[0].finished or len(together[0].ids) == 12
+    forks = [Fork(place, rows[1][place]) for place in (9, 36, 37, 20)]
+    found = rollouts(small_lens, trunk(small_lens, rows[1]), forks, Sampling(max_new_tokens=12), 0)
+    assert [len(new) for new, _ in found[1:3]] == [3, 2]
+    assert [new for new, _ in found] == [
+        rollouts(small_lens, trunk(small_lens, rows[1]), [fork], Sampling(max_new_tokens=12), 0)[0][0] for fork in forks
+    ]
 
 
 def test_sampling_depends_on_seed_and_labels_alone(small_lens: Lens) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -158,17 +157,21 @@ def test_prediction_finds_what_foretells_and_nothing_where_nothing_does() -> Non
     assert found.loc["together", "value"] > 0.9
     assert (found.loc["best", "chosen"], found.loc["best", "value"]) == ("rfh_mass", pytest.approx(1, abs=0.01))
     assert found.loc["together", "over_place_low"] > 0.5
-    assert found.loc["together", "over_place_p"] == pytest.approx(1 / 200)
+    few = pd.DataFrame(prediction_rows(made_table(9, "rfh_mass"), 0, 19)).set_index("by")
+    assert few.loc["together", "over_place"] > 0.5
+    assert few[["over_place_low", "over_place_high"]].isna().all(axis=None), "too few for an interval of two fits"
     places = pd.DataFrame(prediction_rows(made_table(12, "sentence"), 0)).set_index("by")
     assert places.loc["place", "value"] > 0.95
+    assert places.loc["best", "chosen"] != "sentence", "place is a way of its own"
     ends = pd.DataFrame(prediction_rows(made_table(12, "ends"), 0)).set_index("by")
     assert ends.loc["place", "value"] > 0.6, "the last sentence and the first, which no straight line is"
     assert ends.loc["together", "over_place"] < 0.1
     for effect in ("nothing", "neighbours"):
         draws = (made_table(12, effect, seed) for seed in range(20))
         nulls = [pd.DataFrame(prediction_rows(draw, 0, 39)).set_index("by") for draw in draws]
-        for by, p in product(("together", "best"), ("p", "over_place_p")):
-            assert np.mean([null.loc[by, p] <= 0.05 for null in nulls]) <= 0.2, (effect, by, p)
+        for by in ("together", "best"):
+            assert np.mean([null.loc[by, "p"] <= 0.05 for null in nulls]) <= 0.2, (effect, by)
+            assert np.mean([null.loc[by, "over_place_low"] > 0 for null in nulls]) <= 0.2, (effect, by)
     assert prediction_rows(made_table(3, "rfh_mass"), 0) == [], "nothing to fit on"
 
 
@@ -199,13 +202,16 @@ def test_columns_of_rollouts_by_hand() -> None:
     ]
     behind = [rolled(True, "Done."), rolled(True, "Done."), rolled(True, "Done."), rolled(False, finished=False)]
     found = resampled_columns(before, behind, step)
-    assert (found["same"], found["resampled"]) == (0.75, 0.25)
+    assert found["same"] == 1, "of those that finished: what the cut one would have said is not known"
+    assert found["resampled"] == pytest.approx(1 - 2 / 3)
     assert found["unfinished"] == 0.25
     assert (found["different"], found["drawn"]) == (0.75, 4)
-    assert found["counterfactual"] == pytest.approx(0.75 - 1 / 3)
+    assert found["counterfactual"] == pytest.approx(1 - 1 / 2)
     assert found["returned"] == pytest.approx(1 / 3)
-    assert found["resampled_low"] == pytest.approx(-0.3196, abs=1e-3), "3/4 (.301 to .954), 2/4 (.15 to .85)"
-    assert found["resampled_high"] == pytest.approx(0.6553, abs=1e-3)
+    assert found["resampled_low"] == pytest.approx(-0.2905, abs=1e-3), "3/3 (.439 to 1), 2/3 (.208 to .939)"
+    assert found["resampled_high"] == pytest.approx(0.7923, abs=1e-3)
+    cut = [rolled(False, finished=False)]
+    assert resampled_columns(cut, behind, step)["resampled"] is None, "nothing is known of what they would say"
     stopped = resampled_columns(before, behind, step, stopped=True)
     assert stopped["resampled_low"] < found["resampled_low"], "looking after every draw has its price"
     assert set(resampled_columns([], [], step).values()) == {None}

@@ -92,6 +92,25 @@ def test_rollouts_close_thoughts_that_a_fork_leaves_open(word_reasoner: Lens, pr
     assert [close in new for new, _ in found] == [True, True, True, False, False]
 
 
+@pytest.mark.parametrize("end", [None, r"= \d+\s*\."])
+def test_forks_anywhere_in_a_trace_close_its_thought_where_it_closed(
+    word_reasoner: Lens, prompts: list[str], end: str | None
+) -> None:
+    """Also one right before the first token of the thought, inside the words that end it, and at its closing tag."""
+    close = word_reasoner.tokenizer.convert_tokens_to_ids("</think>")
+    sampling = Sampling(max_new_tokens=200, thought=rule(40, end))
+    own = generate(word_reasoner, prompts[:1], sampling, 0)[0]
+    start, ids = len(own.prompt_ids), [*own.prompt_ids, *own.ids]
+    reasoning = range(start, start + own.ids.index(close))
+    forks = [Fork(place, ids[place]) for place in range(start - 1, reasoning.stop + 2)]
+    found = rollouts(word_reasoner, trunk(word_reasoner, ids), forks, sampling, 0, reasoning=reasoning)
+    assert [list(new) for new, _ in found] == [ids[fork.position + 1 :] for fork in forks]
+    ((new, _),) = rollouts(
+        word_reasoner, trunk(word_reasoner, ids), [Fork(start + 3, close)], sampling, 0, reasoning=reasoning
+    )
+    assert close not in new, "closed by the fork: nothing is left to close"
+
+
 def test_prompts_that_open_no_thought_know_no_rule(word_reasoner: Lens, prompts: list[str]) -> None:
     closed = [f"{prompt} </think>" for prompt in prompts]
     sampling = Sampling(max_new_tokens=60, thought=rule(1))

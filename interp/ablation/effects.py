@@ -20,7 +20,8 @@ from transformers import DynamicCache
 from interp.ablation.interventions import Ablation, Batch, Knockout, Reference, acts_on_answers, batch_of, intervened
 from interp.ablation.roles import AnswerRole, answer_roles
 from interp.errors import UserError
-from interp.grading.outcomes import Outcome, extract_answer, outcome
+from interp.grading.extraction import answer_span
+from interp.grading.outcomes import Outcome, outcome
 from interp.model.generate import Sampling, Written, continue_ids
 from interp.model.lens import Lens
 from interp.model.pieces import in_pieces
@@ -64,11 +65,10 @@ def answer_position(trace: Trace) -> int | None:
     """Position of the first token of the answer that the answer segment gives; None if it gives none."""
     span = trace[Segment.ANSWER]
     begin = trace.offsets[span.start][0]
-    text = trace.text[begin:]
-    found = extract_answer(text)
-    if not found or not found.strip():
+    found = answer_span(trace.text[begin:])
+    if found is None:
         return None
-    place = begin + text.rfind(found) + len(found) - len(found.lstrip())
+    place = begin + found[0]
     return next((p for p in span.positions if trace.offsets[p][0] <= place < trace.offsets[p][1]), None)
 
 

@@ -208,7 +208,7 @@ def record_reference(lens: Lens, traces: Sequence[Trace], samples: int = 512, se
         with attending(lens.hf, active.attend):
             trunk_of(lens)(batch.ids, use_cache=False)
         assert active.record is not None
-        z = torch.stack([active.record[layer][0] for layer in range(lens.n_layers)])
+        z = torch.stack([active.record[layer][0].to(lens.device) for layer in range(lens.n_layers)])
         pools[Rows.ALL].append(z)
         pools[Rows.ANSWER].append(z[:, batch.predicting(0) :])
     drawn = {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-from interp.grading.outcomes import extract_answer
+from interp.grading.extraction import answer_span
 from interp.text.trace import Segment, Trace
 
 _WORD = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?")
@@ -41,7 +41,7 @@ def answer_roles(trace: Trace) -> list[AnswerRole]:
     prompt = _words(trace.segment_text(Segment.PROMPT))
     reasoning = _words(trace.segment_text(Segment.REASONING))
     names = {word for word in prompt if word[:1].isupper() and (word[1:].islower() or len(word) == 1)}
-    final = _place(text)
+    final = answer_span(text)
     known: list[tuple[int, int, AnswerRole]] = []
     for found in _WORD.finditer(text):
         word = _digits(found.group())
@@ -68,11 +68,3 @@ def _words(text: str) -> set[str]:
 
 def _digits(word: str) -> str:
     return str(_SPELT.index(word.lower())) if word.lower() in _SPELT else word
-
-
-def _place(text: str) -> tuple[int, int] | None:
-    found = extract_answer(text)
-    if not found or not found.strip():
-        return None
-    start = text.rfind(found)
-    return start, start + len(found)

@@ -16,7 +16,7 @@ from matplotlib.patches import Rectangle
 
 from interp.figures import style
 from interp.figures.maps import dense, mapped_heads
-from interp.grading.outcomes import extract_answer
+from interp.grading.extraction import answer_span
 from interp.heads.scores import Head
 from interp.text.trace import Segment, Trace
 
@@ -32,13 +32,12 @@ def deciding_positions(trace: Trace) -> range:
     answer = trace[Segment.ANSWER]
     text = trace.segment_text(Segment.ANSWER)
     start = trace.offsets[answer.start][0]
-    found = extract_answer(text)
+    found = answer_span(text)
     if found:
-        at = start + text.rfind(found)
+        begin, end = start + found[0], start + found[1]
         inside = [
-            i for i in range(answer.start, answer.end)
-            if trace.offsets[i][0] < at + len(found) and trace.offsets[i][1] > at
-        ]  # fmt: skip
+            i for i in range(answer.start, answer.end) if trace.offsets[i][0] < end and trace.offsets[i][1] > begin
+        ]
         first = max(inside[0] - 1, answer.start)
         return range(first, max(first + 1, inside[-1]))
     return range(max(answer.start, answer.end - 2), max(answer.start, answer.end - 2) + 1)

@@ -46,6 +46,24 @@ def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str 
     return numbers[-1].replace(",", "") if numbers else None
 
 
+def answer_span(text: str) -> tuple[int, int] | None:
+    """Where the answer that `extract_answer` finds in a text begins and ends in it; None if there is none."""
+    if boxes := _boxes(text):
+        parts = _side_by_side(text, boxes)
+        start, end = (text.index(content, opening) for opening, _, content in (parts[0], parts[-1]))
+        start, end = start + len(parts[0][2]) - len(parts[0][2].lstrip()), end + len(parts[-1][2].rstrip())
+        return (start, end) if start < end else None
+    one_line = _on_one_line(text)
+    said = list(_SAID.finditer(one_line))
+    if not said or not (bare := _bare(said[-1][1])):
+        return None
+    place = said[-1].start(1) + said[-1][1].index(bare)
+    # Drawing lines together changes white space alone.
+    before, own = (len("".join(part.split())) for part in (one_line[:place], bare))
+    marks = [i for i, mark in enumerate(text) if not mark.isspace()]
+    return marks[before], marks[before + own - 1] + 1
+
+
 def _on_one_line(text: str) -> str:
     """Display mathematics behind "the answer is" drawn onto its line."""
     return re.sub(r"(answer\s+(?:is|equals):?)\s*\n+\s*(?=\\\[|\$\$)", r"\1 ", text, flags=re.IGNORECASE)
@@ -63,12 +81,16 @@ def _bare(said: str) -> str:
 
 def _joined(text: str, boxes: list[tuple[int, int, str]]) -> str:
     """What stands in the last box, and in those before it where nothing but a comma or "and" parts them."""
+    return ", ".join(content for _, _, content in _side_by_side(text, boxes))
+
+
+def _side_by_side(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     found = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         if not _BETWEEN.fullmatch(text[box[1] : found[0][0]]) or "\n\n" in text[box[1] : found[0][0]]:
             break
         found.insert(0, box)
-    return ", ".join(content for _, _, content in found)
+    return found
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:

@@ -132,24 +132,29 @@ def continue_ids(
     seed: int = 0,
     *labels: object,
     past_key_values: Cache | None = None,
-    spent: Sequence[int | None] | None = None,
+    begun: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Continuation]:
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
     labels) alone. Models that padding disturbs continue one at a time.
 
-    Nothing is written beyond the positions that the model is made for: what is cut off there is not finished.
-    `past_key_values` holds what comes before the last token of the padded rows. `spent`, with a thought rule: how many
-    tokens the open thought of each row has by then, None for a row without one; not given, all begin one. What
-    `generation_config.json` of the weights asks for (penalties, beams, lengths, sampling) is not done.
+    Nothing is written beyond the positions that the model is made for: what is cut off there is not finished, and rows
+    that come near them go apart from the others. `past_key_values` holds what comes before the last token of the padded
+    rows, which then have as much room (`by_room`). `begun`, with a thought rule: what each row has of its open thought,
+    None for a row without one; not given, all begin one. What `generation_config.json` of the weights asks for
+    (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None:
+        parts: list[list[int]] = by_room(lens, [len(row) for row in rows], sampling.max_new_tokens)
         if not batches_are_right(lens):
-            each = spent or [0] * len(rows)
-            alone = [
-                continue_ids(lens, [row], sampling, seed, *labels, "row", i, spent=[each[i]])
-                for i, row in enumerate(rows)
-            ]
-            return [one for (one,) in alone]
+            parts = [[i] for i in range(len(rows))]
+        if len(parts) > 1:
+            found_of: dict[int, Continuation] = {}
+            for part in parts:
+                theirs = None if begun is None else [begun[i] for i in part]
+                mine = [rows[i] for i in part]
+                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], begun=theirs)
+                found_of |= dict(zip(part, new, strict=True))
+            return [found_of[i] for i in range(len(rows))]
         past_key_values = what_they_share(lens, rows)
     done = 0 if past_key_values is None else past_key_values.get_seq_length()
     piece = prompt_piece(lens, rows, done)
@@ -168,7 +173,7 @@ def continue_ids(
     width = max(map(len, rows))
     closer = None
     if sampling.thought is not None:
-        closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width, spent or [0] * len(rows))
+        closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width, begun or [()] * len(rows))
     with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
         out = decoded(lens, rows, config, past_key_values, [closer] if closer else [])
@@ -180,6 +185,17 @@ def continue_ids(
             forced = range(closer.forced[i], min(closer.forced[i] + len(closer.text), len(ids)))
         found.append(Continuation(ids, stop is not None, forced))
     return found
+
+
+def by_room(lens: Lens, lengths: Sequence[int], new_tokens: int) -> list[list[int]]:
+    """Rows that may go side by side: all that have room for `new_tokens` within the model's positions, and those that
+    have not by their length, since the longest row of a batch decides how much is written in it."""
+    positions = positions_of(lens.hf.config)
+    groups: dict[int, list[int]] = {}
+    for row, length in enumerate(lengths):
+        room = new_tokens if positions is None else min(new_tokens, positions - length)
+        groups.setdefault(room, []).append(row)
+    return [groups[room] for room in sorted(groups, reverse=True)]
 
 
 def ends_of(lens: Lens) -> set[int]:

@@ -37,8 +37,8 @@ class ThoughtRule:
 class ThoughtCloser(LogitsProcessor):
     """Forces the closing text, token by token, in each row whose thought is over and not closed.
 
-    `spent`: how many tokens of its thought a row has before what is written now; None = it has no open thought. A
-    thought is over after `rule.tokens` tokens, where `rule.end` matches, or where the model would end its response.
+    `begun`: what a row has of its thought before what is written now; None = it has no open thought. A thought is over
+    after `rule.tokens` tokens, where `rule.end` matches, or where the model would end its response.
     While it is open, end tokens are never sampled: they are cut out, or start the closing where they are likeliest.
     """
 
@@ -48,14 +48,14 @@ class ThoughtCloser(LogitsProcessor):
         tokenizer: PreTrainedTokenizerBase,
         ends: set[int],
         width: int,
-        spent: Sequence[int | None],
+        begun: Sequence[Sequence[int] | None],
     ) -> None:
-        self.rule, self.tokenizer, self.width, self.spent = rule, tokenizer, width, spent
+        self.rule, self.tokenizer, self.width, self.begun = rule, tokenizer, width, begun
         self.ends = sorted(ends)
         self.text: list[int] = tokenizer(rule.text, add_special_tokens=False)["input_ids"]
         self.forced: dict[int, int] = {}
         """By row: the place in the response of its first forced token."""
-        self._closed = {row for row, tokens in enumerate(spent) if tokens is None}
+        self._closed = {row for row, thought in enumerate(begun) if thought is None}
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         for row in range(len(input_ids)):
@@ -71,12 +71,12 @@ class ThoughtCloser(LogitsProcessor):
 
     def _look(self, row: int, written: list[int], scores: torch.Tensor) -> None:
         """Whether the thought of a row is closed, is to be closed now, or goes on."""
-        tail = str(self.tokenizer.decode(written[-TAIL:], skip_special_tokens=False))
+        thought = [*(self.begun[row] or ()), *written]
+        tail = str(self.tokenizer.decode(thought[-TAIL:], skip_special_tokens=False))
         if self.rule.closed in tail:
             self._closed.add(row)
             return
-        tokens = (self.spent[row] or 0) + len(written)
-        over = tokens >= self.rule.tokens or (self.rule.end is not None and bool(re.search(self.rule.end, tail)))
+        over = len(thought) >= self.rule.tokens or (self.rule.end is not None and bool(re.search(self.rule.end, tail)))
         if over or int(scores.argmax()) in self.ends:
             self.forced[row] = len(written)
         else:

@@ -156,7 +156,7 @@ class _Case:
     def by_site(self, found: Sequence[Tensor]) -> dict[Site, Tensor]:
         """One tensor a place, in the order of `places`, stacked over layers."""
         rest = iter(found)
-        return {site: torch.stack([next(rest) for _ in self.layers]) for site in self.sites}
+        return {site: torch.stack([next(rest).to(self.lens.device) for _ in self.layers]) for site in self.sites}
 
     def on_the_way(self, site: Site, layer: int, shares: Tensor) -> Edit:
         """Row i has the activation of the given positions moved by shares[i] from target to source."""
@@ -166,7 +166,7 @@ class _Case:
             own = activation[:, at]
             share = shares.to(own).view(-1, *[1] * (own.dim() - 1))
             moved = activation.clone()
-            moved[:, at] = own + share * (self.source.sites[site][layer, list(self.sources)] - own)
+            moved[:, at] = own + share * (self.source.sites[site][layer, list(self.sources)].to(own) - own)
             return moved
 
         return edit
@@ -191,7 +191,7 @@ def _integrated(case: _Case, steps: int) -> dict[Site, Tensor]:
             edits = {place: case.on_the_way(*place, shares)}
             traced = trace(case.lens, case.ids(len(shares)), case.answers, [], edits)
             total = total + traced.gradients([traced.kept[place]])[0].sum(0).cpu()
-        means.append((total / steps).to(case.lens.device))
+        means.append(total / steps)
     return case.estimates(case.by_site(means))
 
 
@@ -243,7 +243,7 @@ def _estimates(case: _Case, traced: Traced, fixes: Sequence[QueryKey], more_to_c
     if fixes:
         exact = [fix.effects(g[0]) for fix, g in zip(fixes, found[len(case.places) :], strict=True)]
         for site in {Site.Q, Site.K} & {*case.sites}:
-            values[site] = torch.stack([layer[site] for layer in exact]).to(values[site])
+            values[site] = torch.stack([layer[site].to(values[site]) for layer in exact])
     return values
 
 

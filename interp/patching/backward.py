@@ -38,7 +38,9 @@ class Traced:
 
     def gradients(self, wanted: Sequence[Tensor], more_to_come: bool = False) -> list[Tensor]:
         """d (sum of LD over rows) / d each of them. `more_to_come` keeps the graph."""
-        found = torch.autograd.grad(self.ld.sum(), list(wanted), allow_unused=True, retain_graph=more_to_come)
+        found = torch.autograd.grad(
+            self.ld, list(wanted), torch.ones_like(self.ld), allow_unused=True, retain_graph=more_to_come
+        )
         # Behind the last layer's attention, positions before the last have no way to the logits: a gradient of zero.
         return [torch.zeros_like(w) if g is None else g.detach() for g, w in zip(found, wanted, strict=True)]
 
@@ -125,4 +127,4 @@ def gradients(lens: Lens, run: Run, answers: Answers, sites: Sequence[Site]) -> 
     places = [(site, layer) for site in sites for layer in range(lens.n_layers)]
     traced = trace(lens, torch.tensor([run.ids], device=lens.device), answers, places)
     found = iter(traced.gradients([traced.kept[place] for place in places]))
-    return {site: torch.stack([next(found)[0] for _ in range(lens.n_layers)]) for site in sites}
+    return {site: torch.stack([next(found)[0].to(lens.device) for _ in range(lens.n_layers)]) for site in sites}

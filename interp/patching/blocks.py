@@ -99,10 +99,12 @@ class Blocks:
         layer = self.lens.n_layers - 1
         if not self.fused or edits.keys() - {Site.RESID_PRE}:
             out = self.run(layer, tokens, cache, edits)
-            return self.logits(out.reshape(self.layout.entries, -1, out.shape[-1])[:, self.last].flatten(0, 1))
+            return self.logits(
+                out.reshape(self.layout.entries, -1, out.shape[-1])[:, self.last.to(out.device)].flatten(0, 1)
+            )
         model: Any = self.lens.hf.base_model
         module = model.layers[layer]
-        resid = tokens.reshape(self.layout.entries, -1, tokens.shape[-1])
+        resid = tokens.reshape(self.layout.entries, -1, tokens.shape[-1]).to(self.lens.device)
         if Site.RESID_PRE in edits:
             resid = flat(edits[Site.RESID_PRE])(resid)
         caught = _Catch()

@@ -127,7 +127,8 @@ class Edges:
     def written(self, layer: int, z: Float[Tensor, "pos head d_head"]) -> Float[Tensor, "head pos d"]:
         """What each head adds to the residual stream."""
         heads, size = z.shape[1:]
-        return torch.einsum("phd,mhd->hpm", z, self._layer(layer).self_attn.o_proj.weight.view(-1, heads, size))
+        weight = self._layer(layer).self_attn.o_proj.weight.view(-1, heads, size)
+        return torch.einsum("phd,mhd->hpm", z.to(weight.device), weight).to(self.lens.device)
 
     def _layer(self, layer: int) -> Any:
         model: Any = self.lens.hf.base_model
@@ -137,11 +138,15 @@ class Edges:
         """What a layer's heads make of the target's residual stream at some positions with each change added: (change,
         pos, head, d_head)."""
         module = self._layer(layer)
-        normed = module.input_layernorm(self.target.sites[Site.RESID_PRE][layer, list(at)] + changes)
+        resid = self.target.sites[Site.RESID_PRE][layer, list(at)] + changes
+        normed = module.input_layernorm(resid.to(module.input_layernorm.weight.device))
         attention = module.self_attn
         made = {Site.Q: attention.q_proj, Site.K: attention.k_proj, Site.V: attention.v_proj}
         # `forward` leaves out hooks: a pass that is edited calls this from one.
-        return {site: made[site].forward(normed).unflatten(-1, (-1, attention.head_dim)) for site in READ}
+        return {
+            site: made[site].forward(normed).unflatten(-1, (-1, attention.head_dim)).to(self.lens.device)
+            for site in READ
+        }
 
     def read_by_mlp(
         self, layer: int, changes: Float[Tensor, "change pos d"], at: Sequence[int]
@@ -149,8 +154,9 @@ class Edges:
         """What a layer's MLP makes of the same."""
         module = self._layer(layer)
         middle = self.target.sites[Site.RESID_PRE][layer, list(at)] + self.target.sites[Site.ATTN_OUT][layer, list(at)]
-        found: Tensor = module.mlp.forward(module.post_attention_layernorm(middle + changes))
-        return found
+        norm = module.post_attention_layernorm
+        found: Tensor = module.mlp.forward(norm((middle + changes).to(norm.weight.device)))
+        return found.to(self.lens.device)
 
     def read_by_answer(self, changes: Float[Tensor, "change d"]) -> Float[Tensor, " change"]:
         """The LD of the target's last residual stream with each change added."""

@@ -115,7 +115,8 @@ class _Run:
 
     def _heads(self, layer: int) -> Edit:
         def edit(z: Float[Tensor, "row pos head d"]) -> Tensor:
-            written = self.edges.written(layer, z[0] - self.edges.target.sites[Site.Z][layer])
+            own = self.edges.target.sites[Site.Z][layer]
+            written = self.edges.written(layer, z[0].to(own) - own)
             self.changes |= {(layer, head): one for head, one in enumerate(written)}
             return z
 

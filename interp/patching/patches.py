@@ -47,7 +47,10 @@ class Patch:
 
 @dataclass
 class Run:
-    """What one unpatched pass leaves: enough to start again at any layer and position."""
+    """What one unpatched pass leaves: enough to start again at any layer and position.
+
+    What is kept by layer in one tensor lies on the model's first device; keys and values lie where their layer does.
+    """
 
     engine: Engine
     ids: tuple[int, ...]
@@ -153,7 +156,7 @@ def edits_of(source: Run, joining: Sequence[Patch], offsets: Sequence[int]) -> d
             edited = activation.clone()
             for offset, patch in chosen:
                 at = [offset + p - start_of(patch) for p in patch.positions]
-                values = source.sites[site][patch.layer, list(patch.sources or patch.positions)]
+                values = source.sites[site][patch.layer, list(patch.sources or patch.positions)].to(edited)
                 if patch.head is None:
                     edited[at] = values
                 else:
@@ -171,7 +174,7 @@ def frozen(target: Run, freeze: Freeze, layout: Layout, last: Sequence[int], lay
     frozen = torch.tensor([(layer, head) not in freeze.heads for head in range(base.shape[1])], device=base.device)
     ends = torch.repeat_interleave(torch.tensor(last), torch.tensor(layout.widths)).to(base.device)
     held = (positions > ends)[:, None, None] & frozen[None, :, None]
-    return lambda z: torch.where(held, base, z)
+    return lambda z: torch.where(held.to(z.device), base.to(z), z)
 
 
 def both(first: Edit | None, second: Edit) -> Edit:

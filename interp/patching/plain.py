@@ -33,7 +33,7 @@ def record(lens: Lens, ids: Sequence[int], sites: Sequence[Site], hooks: Sequenc
     for site, into in kept.items():
         if len(into) != lens.n_layers:
             raise UserError(f"{site} of {lens.name} cannot be recorded: {len(into)} of {lens.n_layers} layers have it")
-    stacked = {site: torch.stack([one.flatten(0, 1) for one in into]) for site, into in kept.items()}
+    stacked = {site: torch.stack([one.flatten(0, 1).to(lens.device) for one in into]) for site, into in kept.items()}
     return Run(Engine.PLAIN, tuple(ids), stacked[Site.RESID_PRE], [], [], stacked, logits)
 
 

@@ -97,7 +97,7 @@ def source_queries_keys(
     def write(site: Site, layer: int) -> Edit:
         def edit(activation: Tensor) -> Tensor:
             changed = activation.clone()
-            changed[:, at] = source.sites[site][layer, list(sources)]
+            changed[:, at] = source.sites[site][layer, list(sources)].to(changed)
             return changed
 
         return edit

@@ -66,7 +66,7 @@ def record(lens: Lens, ids: Sequence[int], sites: Sequence[Site], hooks: Sequenc
     tokens = blocks.embed(ids)[0]
     for layer in range(lens.n_layers):
         tokens = blocks.run(layer, tokens, cache, {site: keep(into) for site, into in kept.items()})
-    stacked = {site: torch.stack(into) for site, into in kept.items()}
+    stacked = {site: torch.stack([one.to(lens.device) for one in into]) for site, into in kept.items()}
     logits = blocks.logits(tokens[-1:])[0]
     return Run(Engine.FAST, tuple(ids), stacked[Site.RESID_PRE], cache.keys, cache.values, stacked, logits)
 
@@ -159,7 +159,9 @@ def _run_batch(
     for layer in range(patches[0].layer, lens.n_layers):
         joining = [patch for patch in patches[n_rows:] if patch.layer == layer]
         if joining or blocks is None:
-            tokens = torch.cat([tokens, *(target.resid[layer, start_of(patch) :] for patch in joining)])
+            tokens = torch.cat(
+                [tokens.to(target.resid.device), *(target.resid[layer, start_of(patch) :] for patch in joining)]
+            )
             n_rows += len(joining)
             starts = tuple(start_of(patch) for patch in patches[:n_rows])
             blocks = Blocks(lens, Layout(starts, stop, 1 if packed else n_rows), hooks, bridged)

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from interp.model.generate import Generator, Sampling, continue_ids, ends_of
+from interp.model.generate import Generator, Sampling, by_room, continue_ids, ends_of
 from interp.model.lens import Lens
 from interp.model.pieces import in_pieces
 from interp.model.prefixes import prefixes_are_right
@@ -88,8 +88,8 @@ def rollouts(
 
     Forks that force an end token end there. `sampling.max_new_tokens` counts from the fork. `cached=False` computes
     every prefix again: the reference that the tests compare with. `engine`: what writes in place of the model at hand,
-    all at once; it has its own way of sharing prefixes. `reasoning`: the positions at which a fork leaves a thought
-    open, which `sampling.thought` closes as it closed the trace's own.
+    all at once; it has its own way of sharing prefixes. `reasoning`: the positions of the trace's thought; one that a
+    fork leaves open `sampling.thought` closes as it closed the trace's own.
     """
     ends = ends_of(lens)
     found: dict[int, tuple[tuple[int, ...], bool]] = {i: ((), True) for i, f in enumerate(forks) if f.token in ends}
@@ -100,14 +100,24 @@ def rollouts(
         written = engine.continued(rows, sampling, seed, "rollouts", *labels)
         found |= {i: (one.ids, one.finished) for i, one in zip(order, written, strict=True)}
         return [found[i] for i in range(len(forks))]
-    for first in range(0, len(order), batch):
-        chosen = order[first : first + batch]
+    near = by_room(lens, [forks[i].position + 1 for i in order], sampling.max_new_tokens)
+    groups = [[order[i] for i in group] for group in near]
+    first = 0
+    for chosen in [group[at : at + batch] for group in groups for at in range(0, len(group), batch)]:
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
         cache = shared.prefix.before([fork.position for fork in part]) if cached and shared.prefix else None
-        spent = [fork.position + 1 - reasoning.start if fork.position in reasoning else None for fork in part]
+        begun = [_begun(shared.ids, fork, reasoning) for fork in part]
         written = continue_ids(
-            lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache, spent=spent
+            lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache, begun=begun
         )
         found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
+        first += len(chosen)
     return [found[i] for i in range(len(forks))]
+
+
+def _begun(ids: Sequence[int], fork: Fork, reasoning: range) -> list[int] | None:
+    """What a fork has of an open thought; None where none is open. One at the token before the first leaves it open."""
+    if not reasoning or not reasoning.start - 1 <= fork.position < reasoning.stop:
+        return None
+    return [*ids[reasoning.start : fork.position], fork.token][: fork.position + 1 - reasoning.start]

@@ -47,7 +47,12 @@ SENTENCE_SIGNALS_TABLE = Table(
     Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n < 2"),
     Column("n", INT, "number of traces"),
-    Column("first", FLOAT, "share of all traces in which both put the same sentence first", null="a place is given"),
+    Column(
+        "first",
+        FLOAT,
+        "share of these traces in which both put the same sentence first; of equals each counts as a part",
+        null="a place is given",
+    ),
     Column("first_chance", FLOAT, "the same of a sentence at random", null="a place is given"),
 )
 
@@ -89,8 +94,12 @@ def _same_first(sentences: pd.DataFrame, causal: str, other: str) -> dict[str, f
         known = of.dropna(subset=[causal, other])
         if len(known) >= LEAST:
             x, y = rounded(known, causal), rounded(known, other)
-            best = y == y.max()  # of equals each counts as a part
-            found.append((float(best[x.argmax()] / best.sum()), 1 / len(known)))
+            if np.ptp(x) == 0 or np.ptp(y) == 0:
+                continue
+            first, best = x == x.max(), y == y.max()  # of equals each counts as a part
+            found.append((float((first & best).sum() / (first.sum() * best.sum())), 1 / len(known)))
+    if not found:
+        return {}
     own, chance = np.array(found).mean(0)
     return {"first": float(own), "first_chance": float(chance)}
 
@@ -128,6 +137,12 @@ def findings(sentences: pd.DataFrame, signals: pd.DataFrame, prediction: pd.Data
             )
     facts = SentencesFacts(int(sentences["example"].nunique()), len(sentences))
     lines.insert(0, f"{facts.n_sentences} sentences of {facts.n_traces} traces")
+    if sentences["unfinished"].max() > 0:
+        share = sentences["unfinished"].mean()
+        lines.append(
+            f"{share:.0%} of the rollouts were cut off by their limit: they count in no share of answers "
+            "(experiment.max_new_tokens)"
+        )
     return Findings(headlines, facts, lines)
 
 
@@ -159,13 +174,13 @@ def _beside_zero(row: dict[str, Any], name: str) -> Headline:
 
 def _foretold(causal: str, foretold: dict[str, dict[str, Any]]) -> Headline:
     """Does what is cheap to see say more than a sentence's place?"""
-    beside = Comparison.of(foretold[TOGETHER], "over_place", p="over_place_p")
+    beside = Comparison.of(foretold[TOGETHER], "over_place")
     return Headline(
         f"{SPOKEN[causal]} foretold by all that is cheap to see, rank correlation on held-out traces",
         Estimate.of(foretold[TOGETHER]),
         "by its place alone",
         Estimate.of(foretold[PLACE]),
-        replace(beside, p=None) if beside else None,  # its p is of signals that say nothing, not of no difference
+        replace(beside, p=None) if beside else None,  # the row's p is of a correlation of 0
     )
 
 

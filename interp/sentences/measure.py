@@ -19,6 +19,7 @@ from interp.text.trace import Segment, Trace
 
 NOT_PUBLISHED = "experiment.published does not have it"
 NO_ROLLOUTS = "no rollouts, or the trace gives no answer"
+NONE_FINISHED = f"{NO_ROLLOUTS}, or none of them finished"
 SENTENCES_TABLE = Table(
     "sentences",
     EXAMPLE,
@@ -33,17 +34,17 @@ SENTENCES_TABLE = Table(
     Column(
         "same",
         FLOAT,
-        "share of rollouts from behind it with the trace's answer, 0..1 (stopping early: docs/sentences.md)",
-        null=NO_ROLLOUTS,
+        "of the rollouts from behind it that finished the share with the trace's answer, 0..1 (docs/sentences.md)",
+        null=NONE_FINISHED,
     ),
-    Column("resampled", FLOAT, "`same` minus the same before the sentence", null=NO_ROLLOUTS),
+    Column("resampled", FLOAT, "`same` minus the same before the sentence", null=NONE_FINISHED),
     Column(
         "resampled_low",
         FLOAT,
         "lower end of its 95 % interval, also where rollouts stop early",
-        null=NO_ROLLOUTS,
+        null=NONE_FINISHED,
     ),
-    Column("resampled_high", FLOAT, "upper end of it", null=NO_ROLLOUTS),
+    Column("resampled_high", FLOAT, "upper end of it", null=NONE_FINISHED),
     Column("drawn", INT, "number of rollouts from behind it", null=NO_ROLLOUTS),
     Column("written", INT, "tokens that these wrote", null=NO_ROLLOUTS),
     Column("unfinished", FLOAT, "share of rollouts from behind it that the limit cuts off, 0..1", null=NO_ROLLOUTS),
@@ -52,7 +53,7 @@ SENTENCES_TABLE = Table(
         "counterfactual",
         FLOAT,
         "`same` minus that of the rollouts with another sentence in its place",
-        null=f"{NO_ROLLOUTS}, or no other sentence was written",
+        null=f"{NONE_FINISHED}, or no other sentence was written",
     ),
     Column(
         "returned",

@@ -20,19 +20,15 @@ LEAST = 5
 """Reasonings with fewer sentences give no correlation."""
 LEAST_TRACES = 4
 """With fewer, there is nothing to fit on."""
+LEAST_FOR_INTERVAL = 10
+"""With fewer, intervals of a difference of two fits lie above 0 by chance several times as often as they say."""
 DIGITS, SIGNAL_DIGITS = 4, 8
 """Effects and signals are rounded to so many: what rounding leaves of nothing has no rank."""
 PENALTY = 1.0
 """Of the ridge, in rows: a coefficient needs more than that many sentences' evidence."""
 SHIFTS = 199
 """Neither signs of held-out correlations nor single sentences are fair coins: a fit on all other traces errs against
-the one left out, and neighbours resemble one another. So one side is shifted along the trace and all fitted anew."""
-DIGITS, SIGNAL_DIGITS = 4, 8
-"""Effects and signals are rounded to so many: what rounding leaves of nothing has no rank."""
-PENALTY = 1.0
-"""Of the ridge, in rows: a coefficient needs more than that many sentences' evidence."""
-PERMUTATIONS = 199
-"""A fit on all other traces errs against the one left out, so that signs of correlations are no fair coin."""
+the one left out, and neighbours resemble one another. So effects are shifted along the trace and all fitted anew."""
 TOGETHER, PLACE, BEST = "together", "place", "best"
 SENTENCE_PREDICTION_TABLE = Table(
     "sentence_prediction",
@@ -41,19 +37,14 @@ SENTENCE_PREDICTION_TABLE = Table(
         "by",
         TEXT,
         f"`{TOGETHER}`: all cheap signals and place, a ridge on their ranks; `{PLACE}`: place alone, bent, with its "
-        f"ends apart; `{BEST}`: the single signal that foretells it best on the other traces",
+        f"ends apart; `{BEST}`: the single signal but place that foretells it best on the other traces",
     ),
     Column("value", FLOAT, "mean over held-out traces of the rank correlation of prediction and effect, -1..1"),
     *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
-    Column(
-        "p", FLOAT, f"share of {PERMUTATIONS} shuffles of the effects within traces that, fitted anew, give as much"
-    ),
+    Column("p", FLOAT, f"share of {SHIFTS} shifts of the effects along each trace that, fitted anew, give as much"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table"),
     Column("over_place", FLOAT, "how far it exceeds place alone, mean over traces", null="place itself"),
-    *ends("over_place_", "its interval", null="place itself"),
-    Column(
-        "over_place_p", FLOAT, f"by {SHIFTS} shifts of the other signals within traces, one-sided", null="place itself"
-    ),
+    *ends("over_place_", "its interval", null=f"place itself, or n < {LEAST_FOR_INTERVAL}"),
     Column("chosen", TEXT, f"the signal that is `{BEST}` most often", null=f"not `{BEST}`"),
     Column("n", INT, "number of traces"),
 )
@@ -71,11 +62,9 @@ class _Ranked:
     def together(self) -> Float[np.ndarray, "sentence feature"]:
         return np.concatenate([self.signals, self.place], axis=1)
 
-    def shifted(self, by: int, *, effect: bool) -> _Ranked:
-        """With its effects, or its signals, moved along the trace in a circle."""
-        if effect:
-            return replace(self, effect=np.roll(self.effect, by))
-        return replace(self, signals=np.roll(self.signals, by, axis=0))
+    def shifted(self, by: int) -> _Ranked:
+        """With its effects moved along the trace in a circle."""
+        return replace(self, effect=np.roll(self.effect, by))
 
 
 def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) -> list[dict[str, Any]]:
@@ -88,18 +77,18 @@ def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) ->
             continue
         found, chosen = _held_out(traces)
         rng = rng_for(seed, "prediction", causal)
-        of_effects, of_signals = (
-            [_by_chance(traces, rng, effect=effect) for _ in range(shifts)] for effect in (True, False)
-        )
+        by_chance = [_by_chance(traces, rng) for _ in range(shifts)]
         for by in (TOGETHER, PLACE, BEST):
             rng = rng_for(seed, "prediction", causal, by)
             value = bootstrap_mean(found[by], rng)
             row = {"causal": causal, "by": by, "value": value.value, "low": value.low, "high": value.high}
-            row["p"] = _p(value.value, [one[by] for one in of_effects])
+            row["p"] = _p(value.value, [one[by] for one in by_chance])
             if by != PLACE:
                 more = bootstrap_mean(found[by] - found[PLACE], rng)
-                row |= {"over_place": more.value, "over_place_low": more.low, "over_place_high": more.high}
-                row["over_place_p"] = _p(more.value, [one[by] - one[PLACE] for one in of_signals])
+                known = more.n >= LEAST_FOR_INTERVAL
+                row |= {"over_place": more.value}
+                ends_of = (more.low, more.high) if known else (None, None)
+                row |= dict(zip(("over_place_low", "over_place_high"), ends_of, strict=True))
             if by == BEST:
                 row["chosen"] = max(sorted(set(chosen)), key=chosen.count)
             rows.append({**row, "n": value.n})
@@ -107,9 +96,9 @@ def prediction_rows(sentences: pd.DataFrame, seed: int, shifts: int = SHIFTS) ->
     return rows
 
 
-def _by_chance(traces: Sequence[_Ranked], rng: np.random.Generator, *, effect: bool) -> dict[str, float]:
-    """The mean of each way where the effects, or the signals, are shifted along their traces."""
-    moved = [one.shifted(int(rng.integers(1, len(one.effect))), effect=effect) for one in traces]
+def _by_chance(traces: Sequence[_Ranked], rng: np.random.Generator) -> dict[str, float]:
+    """The mean of each way where the effects are shifted along their traces."""
+    moved = [one.shifted(int(rng.integers(1, len(one.effect)))) for one in traces]
     return {by: float(values.mean()) for by, values in _held_out(moved)[0].items()}
 
 
@@ -124,6 +113,7 @@ def _held_out(traces: Sequence[_Ranked]) -> tuple[dict[str, Float[np.ndarray, " 
     best, chosen = [], []
     for held in range(len(traces)):
         means = np.delete(single, held, axis=0).mean(0)
+        means[SIGNALS.index("sentence")] = 0.0  # place is a way of its own
         j = int(np.abs(means).argmax())
         chosen.append(SIGNALS[j])
         best.append(float(np.sign(means[j]) * single[held, j]))  # its sign is learnt from the others too

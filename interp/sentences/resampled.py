@@ -49,7 +49,7 @@ class Rollout:
     """What one of them came to."""
 
     same: bool
-    """It ended, in the trace's own answer."""
+    """In the trace's own answer, where it finished."""
     finished: bool
     steps: tuple[str, ...]
     """The sentences of its reasoning."""
@@ -107,7 +107,7 @@ def resample(
 def _decided(drawn: Sequence[Rollout], within: float | None) -> bool:
     if within is None or not drawn:
         return False
-    low, high = confidence_sequence(sum(one.same for one in drawn), len(drawn))
+    _, low, high = _share(drawn, stopped=True)
     return high - low <= 2 * within
 
 
@@ -115,7 +115,10 @@ def resampled_columns(
     before: Sequence[Rollout], behind: Sequence[Rollout], text: str, *, stopped: bool = False
 ) -> dict[str, Any]:
     """What rollouts from before and from behind a sentence say of it: columns of sentences.parquet. `stopped`: how many
-    there are was decided by what they came to, so that intervals must hold at every look."""
+    there are was decided by what they came to, so that intervals must hold at every look.
+
+    Shares are over rollouts that finished: what the others would have answered is not known, and those from an earlier
+    place have more left to write, so that counting them as another answer would make an effect of the limit."""
     if not before or not behind:
         return dict.fromkeys(RESAMPLED)
     (share, low_share, high_share), (base, low_base, high_base) = (_share(drawn, stopped) for drawn in (behind, before))
@@ -125,12 +128,12 @@ def resampled_columns(
     high = difference + float(np.hypot(high_share - share, base - low_base))
     others = [one for one in before if not one.steps or not says_the_same(one.steps[0], text)]
     returned = [any(says_the_same(step, text) for step in one.steps[1:]) for one in others]
-    instead = float(np.mean([one.same for one in others])) if others else float("nan")
+    instead = _share(others, stopped)[0]
     return {
-        "same": share,
-        "resampled": difference,
-        "resampled_low": low,
-        "resampled_high": high,
+        "same": or_null(share),
+        "resampled": or_null(difference),
+        "resampled_low": or_null(low),
+        "resampled_high": or_null(high),
         "drawn": len(behind),
         "written": sum(one.written for one in behind),
         "unfinished": float(np.mean([not one.finished for one in behind])),
@@ -141,8 +144,11 @@ def resampled_columns(
 
 
 def _share(drawn: Sequence[Rollout], stopped: bool) -> tuple[float, float, float]:
-    """The share with the trace's own answer and the ends of its 95 % interval."""
-    same, n = sum(one.same for one in drawn), len(drawn)
+    """Of those that finished the share with the trace's own answer, and the ends of its 95 % interval."""
+    ended = [one.same for one in drawn if one.finished]
+    same, n = sum(ended), len(ended)
+    if not ended:
+        return float("nan"), 0.0, 1.0
     if stopped:
         return same / n, *confidence_sequence(same, n)
     found = binomial_estimate(same, n)

@@ -103,11 +103,12 @@ class _Cut:
     """Hides a sentence of its own from everything behind it in each row of a batch."""
 
     def __init__(self, sentences: Sequence[Sentence], lens: Lens) -> None:
-        self._start, self._end = torch.tensor(sentences, device=lens.device).T[..., None, None]
+        self._borders = torch.tensor(sentences, device=lens.device).T[..., None, None]
 
     def attend(self, call: LayerAttention) -> Float[Tensor, "row q head d"]:
         keys = torch.arange(call.key.shape[2], device=call.key.device)
-        hidden = (call.places[:, None] >= self._end) & (keys >= self._start) & (keys < self._end)
+        start, end = self._borders.to(keys.device)
+        hidden = (call.places[:, None] >= end) & (keys >= start) & (keys < end)
         return call.output(call.allowed(call.mask) & ~hidden[:, None])
 
 
