@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import AfterValidator
 
 from experiments.base import runner
+from experiments.base.environment import check_same, check_same_data, check_same_model
 from experiments.base.experiment import Experiment, experiment, experiments
 from experiments.base.options import AtLeastOne, Options, Text, distinct, typed
 from experiments.base.plan import Plan
@@ -193,9 +194,10 @@ def _begin(session: Session, options: PaperOptions, name: str, directory: Path) 
     part = _session(session, options, name, directory)
     if (directory / ENVIRONMENT).is_file():
         before, cannot = read_json(directory / ENVIRONMENT), f"cannot go on with {directory}"
-        part.check_same(before, cannot)
+        check_same(part, before, cannot)
+        check_same_data(part, before, cannot)
         if not experiment(name).changes_model and before.get("model") is not None:
-            session.check_same_model(before, cannot)
+            check_same_model(session, before, cannot)
     return part
 
 

@@ -169,7 +169,9 @@ class _Run:
         if not (self.directory / SUMMARY).is_file():
             self.cfg.resume = str(self.directory)
             return False
-        session.check_same(json.loads((self.directory / ENVIRONMENT).read_text()), f"cannot keep {self.directory}")
+        from experiments.base.environment import check_same
+
+        check_same(session, json.loads((self.directory / ENVIRONMENT).read_text()), f"cannot keep {self.directory}")
         log.info("%s is finished", self.directory)
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from interp.errors import UserError, nearest
 from interp.model.bridge_check import check_bridge
 from interp.model.lens import CHECKPOINTS, Lens, ModelSource, ModelSpec, from_memory, load_lens
 from interp.model.untrained import looks_untrained
 from interp.organisms.planted import build_planted
-from tests.families import FAMILIES, config_of
+from tests.families import FAMILIES, config_of, lens_of
 
 REASONER = ModelSpec("reasoner", ModelSource.EMBEDDED, "reasoner")
 
@@ -79,6 +80,30 @@ def test_fingerprints_tell_weights_apart() -> None:
     third = from_memory("p", *build_planted())
     third.hf.lm_head.weight.data[3, 3] += 1e-3
     assert third.fingerprint != first.fingerprint
+
+
+def test_fingerprints_see_buffers_that_decide(words: PreTrainedTokenizerBase) -> None:
+    """Such as the bias by which DeepSeek's experts are chosen: in the checkpoint, and no parameter."""
+    lenses = [lens_of("llama", words) for _ in range(3)]
+    for lens, value in zip(lenses, (0.0, 0.0, 1e-3), strict=True):
+        lens.hf.get_decoder().register_buffer("bias", torch.tensor([value, 1.0]))
+    assert lenses[0].fingerprint == lenses[1].fingerprint != lenses[2].fingerprint
+
+
+def test_fingerprints_see_the_code_that_a_checkpoint_brings(planted: Lens, tmp_path: Path) -> None:
+    directory = tmp_path / "theirs"
+    planted.hf.save_pretrained(directory)
+    planted.tokenizer.save_pretrained(directory)
+    kind, config = type(planted.hf).__name__, json.loads((directory / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForCausalLM": "code_mine.Mine"}
+    (directory / "config.json").write_text(json.dumps(config))
+    code = f"from transformers import {kind}\n\n\nclass Mine({kind}):\n    sign = {{}}\n"
+    found = []
+    for sign in (1, -1):
+        (directory / "code_mine.py").write_text(code.format(sign))
+        spec = ModelSpec("theirs", ModelSource.PRETRAINED, str(directory), trust_remote_code=True)
+        found.append(load_lens(spec).fingerprint)
+    assert found[0] != found[1]
 
 
 def test_bfloat16(small_lens: Lens) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from experiments.base.environment import describe_environment
 from experiments.heads import EXPERIMENT
 from interp.errors import UserError
 from interp.runs.directory import RunDirectory
@@ -167,7 +168,7 @@ def test_a_sweep_wants_an_empty_directory_and_leaves_none_where_nothing_ran(tmp_
 
 def test_a_foreign_folder_of_checkpoints_is_neither_used_nor_removed(tmp_path: Path) -> None:
     session = make_session(tmp_path, "experiment=train_reasoner", *SMALLEST["train_reasoner"])
-    session.describe_environment(with_model=False)
+    describe_environment(session, with_model=False)
     (tmp_path / "checkpoints" / "checkpoint-2").mkdir(parents=True)
     with pytest.raises(UserError, match="was not made by this run"):
         session.own_folder("checkpoints")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,46 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
     assert list(out.glob("parts/*"))
 
 
+def interrupted_after(parts: int, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    written = 0
+    write_part = RunStore._write_part
+
+    def interrupted(self: RunStore, *arguments: Any) -> None:
+        nonlocal written
+        if written == parts:
+            raise KeyboardInterrupt
+        written += 1
+        write_part(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_write_part", interrupted)
+        assert run(*options).returncode == 130
+
+
+def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts are told by their place: other questions in the file would be answered twice, or never."""
+    rows = [
+        {"id": f"q{i}", "question": f"look {word} here .", "gold": "red"}
+        for i, word in enumerate(["red", "blue", "pink", "old"])
+    ]
+    file, out = tmp_path / "questions.jsonl", tmp_path / "run"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ["experiment=evaluate", "model=planted", "data=questions", f"data.path={file}", "progress=false"]
+    interrupted_after(2, monkeypatch, *options, "generation.batch=1", f"hydra.run.dir={out}")
+    whole = file.read_text()
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows[1:], rows[0]]))
+    done = run(*options, "generation.batch=1", f"resume={out}")
+    assert done.returncode == 2
+    assert "the questions or traces of data=questions have changed" in done.stderr
+    file.write_text(whole)
+    environment = json.loads((out / "environment.json").read_text())
+    (out / "environment.json").write_text(json.dumps(environment | {"git_commit": "another"}))
+    done = ok(*options, "generation.batch=1", f"resume={out}")
+    assert "what is left is measured with another git_commit than before" in done.stderr
+    assert len(json.loads((out / "environment.json").read_text())["resumed"]) == 1
+    assert read_table(out, "answers")["example"].unique().tolist() == [f"q{i}" for i in range(4)]
+
+
 @pytest.mark.parametrize(
     ("experiment", "model"),
     [
@@ -101,19 +142,7 @@ def test_interrupted_while_writing_a_part_and_resumed(
     options = [f"experiment={experiment}", f"model={model}", *SMALLEST[experiment], "data.limit=2", "progress=false"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     ok(*options, f"hydra.run.dir={whole}")
-    written = 0
-    write_part = RunStore._write_part
-
-    def interrupted(self: RunStore, *arguments: Any) -> None:
-        nonlocal written
-        if written == 2:
-            raise KeyboardInterrupt
-        written += 1
-        write_part(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_write_part", interrupted)
-        assert run(*options, f"hydra.run.dir={cut}").returncode == 130
+    interrupted_after(2, monkeypatch, *options, f"hydra.run.dir={cut}")
     assert not (cut / "summary.json").exists()
     ok(*options, f"resume={cut}")
     names = {p.name for p in whole.glob("*.parquet")}

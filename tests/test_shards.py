@@ -194,6 +194,30 @@ def test_a_share_that_is_always_lost_ends_the_run_with_what_is_done(
     equal(tmp_path / "serial", out)
 
 
+def test_what_a_lost_share_would_have_left_out_is_left_out_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the examples behind it have reached the limit already."""
+    ok("model=planted", "data.limit=3", *NO_PROBES, "experiment.resamples=20", f"hydra.run.dir={tmp_path / 'made'}")
+    texts = [row["text"] for row in records(read_table(tmp_path / "made", "traces"))]
+    lines = [json.dumps({"id": f"t{i}", "text": text}) for i, text in enumerate([texts[0], "no tags", *texts[1:3]])]
+    (tmp_path / "given.jsonl").write_text("\n".join(lines) + "\n")
+    options = ["model=planted", "data=traces", f"data.path={tmp_path / 'given.jsonl'}", "data.limit=2", *NO_PROBES]
+    options += ["experiment.resamples=20", "experiment.unrelated=false", "progress=false"]
+
+    def lost(directory: str, number: int) -> None:
+        if number == 0:
+            work(directory, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "crew_of", lambda session: Here(session.directory.resolve(), lost))
+        assert run(*options, "shards=2", f"hydra.run.dir={tmp_path / 'shards'}").returncode == 2
+    ok(*options, f"resume={tmp_path / 'shards'}")
+    ok(*options, f"hydra.run.dir={tmp_path / 'serial'}")
+    assert json.loads((tmp_path / "serial" / "summary.json").read_text())["skipped"]
+    equal(tmp_path / "serial", tmp_path / "shards")
+
+
 def test_what_is_wrong_for_a_worker_is_wrong_for_the_run(
     tmp_path: Path, crews: list[Here], monkeypatch: pytest.MonkeyPatch
 ) -> None:

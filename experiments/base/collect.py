@@ -50,12 +50,19 @@ def traces(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Example
 
 
 def _until_limit(session: Session, needs: Needs) -> Iterator[Example]:
-    limit, tried = session.data_options.limit, session.store.n_tried
-    for item in examples(session, needs, session.store.has):
-        if session.given is not None and limit is not None and tried >= limit:
+    if session.given is None:
+        yield from _generated(session, needs, session.store.has)
+        return
+    limit, tried = session.data_options.limit, 0
+    for index, text in enumerate(session.given):
+        if limit is not None and tried >= limit:
             return
+        if session.store.has(index):
+            tried += session.store.tried(index)
+            continue
+        item = given_trace(session, index, text, needs)
         tried += item.subject is not None
-        if session.given is not None and not session.owns(item.index):
+        if not session.owns(index):
             continue  # another worker's, looked at because it counts
         if item.subject is None:
             log.info("left out: %s: %s", item.name, item.reason)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
 
 from experiments.base.data import CONTRAST, ResponseFrom
 from experiments.base.experiment import experiment
@@ -13,6 +17,21 @@ from interp.model.lens import load_config, load_tokenizer
 from interp.text.prompts import Condition, render
 
 SCRAMBLED = "the tokens of prompt, reasoning and answer are in random order within each (data.scrambled)"
+
+
+def input_digest(session: Session) -> str | None:
+    """SHA-256 of the questions or traces that a run is given; None for experiments without data."""
+    if not experiment(session.cfg.experiment.name).needs_data:
+        return None
+    if session.cfg.data.kind == CONTRAST:
+        given: Sequence[Any] = pair_maker(session).questions
+    else:
+        given = session.questions if session.given is None else session.given
+    digest = hashlib.sha256()
+    for one in given:
+        known = {field.name: getattr(one, field.name) for field in fields(one) if field.name != "task"}  # code
+        digest.update(json.dumps(known, default=str).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def look_at_input(session: Session) -> InputNotes | None:

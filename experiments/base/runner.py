@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from experiments.base.crews import require_launcher
+from experiments.base.environment import describe_environment
 from experiments.base.experiment import Experiment, LeftOut, O, Rows
 from experiments.base.plan import Plan
 from experiments.base.session import Session, warned
@@ -32,7 +33,7 @@ def run(experiment: Experiment[Any, Any], session: Session) -> Findings[Any]:
     if session.run_options.shards > 1:
         require_launcher()
     store = session.store
-    session.describe_environment(experiment.needs_model(session))
+    describe_environment(session, experiment.needs_model(session))
     gather_left(session)
     experiment.prepare(session, options)
     if experiment.unit is not None and gather_examples(session, experiment.batches(session, options)):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import platform
-import shlex
-import subprocess
-import sys
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
+from experiments.base.environment import check_same
 from experiments.base.generated import folder_of
 from experiments.base.options import Options, plain, typed
 from experiments.base.run_options import GenerationOptions, GradingOptions, ModelOptions, RunOptions, SamplingOptions
@@ -32,34 +25,19 @@ from experiments.base.tracking import require_tracker
 from interp.data.examples import Question, TraceText
 from interp.data.input_check import InputNotes
 from interp.errors import UserError
-from interp.front.models import check
 from interp.grading.responses import Grading
 from interp.model.checkpoints import quantized_by
 from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.kept import KeptGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.model.untrained import UNTRAINED, looks_untrained
-from interp.runs.directory import ENVIRONMENT
 from interp.runs.store import Identity, RunStore
 from interp.text.prompts import PromptStyle
 
 log = logging.getLogger(__name__)
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "transformer_lens",
-    "numpy",
-    "scipy",
-    "pandas",
-    "pyarrow",
-    "matplotlib",
-    "hydra-core",
-)
 PARTS = ("generation", "grading")
 """Groups that every experiment has beside its experiment, model and data."""
-RESUMABLE = ("resume", "go_on", "dry_run", "progress", "figures", "track", "project", "shards", "generated")
-"""Options that may differ between a run and its continuation."""
 OWNER = ".run"
 """File in a folder that a library fills: which run made it."""
 
@@ -260,60 +238,17 @@ class Session:
         store = RunStore(self.directory, self.identity, resume=cfg.resume is not None)
         if cfg.resume is not None:
             try:
-                self.check_same(store.environment(), f"cannot resume {self.directory}")
+                check_same(self, store.environment(), f"cannot resume {self.directory}")
             except BaseException:
                 store.close()
                 raise
         return store
 
-    def check_same(self, before: Mapping[str, Any], cannot: str) -> None:
-        """Raises UserError if a run with this environment.json was made by other options or threads than this one's."""
-        if not isinstance(before.get("options"), dict) or not isinstance(before.get("threads"), int):
-            raise UserError(f"{cannot}: {self.directory / ENVIRONMENT} is not that of a run")
-        changed = sorted(_differences(_deciding(before["options"]), json.loads(json.dumps(_deciding(self._options())))))
-        if changed:
-            raise UserError(f"{cannot}: {', '.join(changed)} differs from the run's own options")
-        if before["threads"] != torch.get_num_threads():
-            raise UserError(
-                f"{cannot}: it ran with {before['threads']} CPU threads and this process has "
-                f"{torch.get_num_threads()}, which decides the last bits: add threads={before['threads']}"
-            )
-
-    def check_same_model(self, before: Mapping[str, Any], cannot: str) -> None:
-        """Raises UserError if a run with this environment.json measured other weights."""
-        if (before.get("model") or {}).get("fingerprint") != self.lens.fingerprint:
-            raise UserError(f"{cannot}: the weights of {self.lens.name} have changed")
-
-    def _options(self) -> dict[str, Any]:
-        """All options that decide the results."""
-        options = cast(dict[str, Any], OmegaConf.to_container(self.cfg, resolve=True))
-        return {name: value for name, value in options.items() if name not in RESUMABLE}
-
-    def describe_environment(self, with_model: bool = True) -> None:
-        """Writes environment.json; on resume, checks that the model is still the same one instead."""
-        if self.cfg.resume is not None:
-            if with_model:
-                self.check_same_model(self.store.environment(), f"cannot resume {self.directory}")
-            return
-        model = {"name": self.lens.name, "fingerprint": self.lens.fingerprint} if with_model else None
-        self.store.write_environment(
-            {
-                "command": shlex.join(["python", "-m", "experiments.run", *sys.argv[1:]]),
-                "run": uuid.uuid4().hex,
-                "options": self._options(),
-                "seed": self.seed,
-                "model": model,
-                "input": self.input.as_json() if with_model and self.input else None,
-                "instrument": check(self.lens) if with_model else None,
-                "device": str(self.lens.device) if with_model else None,
-                "dtype": str(self.lens.hf.dtype) if with_model else None,
-                "threads": torch.get_num_threads(),
-                "git_commit": git_commit(),
-                "python": platform.python_version(),
-                "platform": platform.platform(),
-                "versions": {name: _version(name) for name in PACKAGES},
-            }
-        )
+    @cached_property
+    def input_digest(self) -> str | None:
+        """What tells the run's questions or traces from others."""
+        found: str | None = import_module("experiments.base.input").input_digest(self)  # by its name, as above
+        return found
 
     def own_folder(self, name: str) -> Path:
         """A folder of the run's directory for files that a library writes, such as checkpoints.
@@ -354,39 +289,3 @@ def warned(what: str, remedy: str = "") -> Iterator[None]:
     except Exception as error:
         log.warning("could not %s (%s: %s)%s", what, type(error).__name__, error, remedy)
         log.debug("where it went wrong", exc_info=True)
-
-
-def git_commit() -> str | None:
-    """Commit of the code, with `+changes` if the working tree differs from it; None outside a repository."""
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(
-            ["git", "status", "--porcelain", "-uno"], cwd=here, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return commit.stdout.strip() + ("+changes" if status.stdout.strip() else "")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _deciding(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that decide the results, but for the number of threads, which is compared as it came out."""
-    decide = {name: value for name, value in options.items() if name not in (*RESUMABLE, "threads")}
-    if isinstance(decide.get("model"), Mapping):
-        decide["model"] = {name: value for name, value in decide["model"].items() if name != "threads"}
-    return decide
-
-
-def _differences(before: Any, now: Any, path: str = "") -> Iterator[str]:
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in before.keys() | now.keys():
-            yield from _differences(before.get(key), now.get(key), f"{path}.{key}".lstrip("."))
-    elif before != now:
-        yield path

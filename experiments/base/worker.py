@@ -67,6 +67,7 @@ def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
     from omegaconf import OmegaConf
 
     from experiments.base import runner
+    from experiments.base.environment import check_same_data, check_same_model
     from experiments.base.experiment import experiment
     from experiments.base.session import Session
     from interp.runs.store import RunStore, read_json
@@ -86,8 +87,9 @@ def _work(run: Path, number: int, dealt: Mapping[str, Any]) -> None:
         elif session.store.environment().get("run") != environment["run"]:
             raise UserError(f"{session.directory} was not made by this run: move it away to go on")
         session.store.look_into(run)
+        check_same_data(session, environment, f"worker {number}")
         if environment["model"] is not None:
-            session.check_same_model(environment, f"worker {number}")
+            check_same_model(session, environment, f"worker {number}")
         runner.work(experiment(cfg.experiment.name), session)
     finally:
         session.close()

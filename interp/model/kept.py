@@ -16,7 +16,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cache, cached_property
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -41,7 +41,8 @@ RESPONSES_TABLE = Table(
     Column("forced_start", INT, "first of the places in `ids` that the model did not choose"),
     Column("forced_end", INT, "place after the last one; the same where nothing was forced"),
 )
-VERSIONS = ("torch", "transformers", "tokenizers")
+VERSIONS = ("torch", "transformers", "tokenizers", "bitsandbytes", "torchao", "gptqmodel", "compressed-tensors")
+"""Libraries that compute, those for quantized checkpoints where they are installed."""
 CODE = ("model/*.py", "text/trace.py", "data/input_check.py", "stats.py")
 """Files of this package that decide what is generated."""
 
@@ -106,7 +107,7 @@ class KeptGenerator:
             "devices": sorted({torch.cuda.get_device_name(d) if d.type == "cuda" else d.type for d in devices}),
             "processor": [platform.machine(), torch.backends.cpu.get_cpu_capability()],
             "float32_matmul": torch.get_float32_matmul_precision(),
-            "versions": {name: version(name) for name in VERSIONS},
+            "versions": {name: installed_version(name) for name in VERSIONS},
             "code": _code_digest(),
         }
 
@@ -165,6 +166,14 @@ class KeptGenerator:
         if message not in self._told:
             self._told.add(message)
             log.log(level, "%s", message)
+
+
+def installed_version(name: str) -> str | None:
+    """The version of a package; None where it is not installed."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def _digest(texts: Sequence[str]) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -137,15 +139,27 @@ class Lens:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over the configuration, evenly spaced values of every weight and the sum of the bits of all: changes
-        with any training step, and with any single value."""
+        """SHA-256 over the configuration, the code that a checkpoint brings, and of every weight and kept buffer evenly
+        spaced values and the sum of all bits: changes with any training step, and with any single value."""
         digest = hashlib.sha256(self.hf.config.to_json_string(use_diff=False).encode())
-        for name, weight in sorted(self.hf.named_parameters()):
+        for code in _own_code(type(self.hf)):
+            digest.update(code)
+        parameters = dict(self.hf.named_parameters())
+        kept = {name for name in self.hf.state_dict() if name not in parameters}
+        buffers = {name: buffer for name, buffer in self.hf.named_buffers() if name in kept}  # packed weights, biases
+        for name, weight in [*sorted(parameters.items()), *sorted(buffers.items())]:
             flat = weight.detach().flatten()
             values = flat[:: max(1, flat.numel() // FINGERPRINT_VALUES)].float().cpu().numpy()
             bits = int(flat.view(BITS[weight.element_size()]).sum(dtype=torch.int64))
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}".encode() + values.tobytes())
         return digest.hexdigest()
+
+
+def _own_code(kind: type) -> Iterator[bytes]:
+    """The files of code that came with a checkpoint and not with transformers."""
+    if kind.__module__.startswith("transformers_modules"):
+        for file in sorted(Path(inspect.getfile(kind)).parent.glob("*.py")):
+            yield file.read_bytes()
 
 
 def load_lens(spec: ModelSpec) -> Lens:

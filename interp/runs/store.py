@@ -95,8 +95,11 @@ class RunStore:
     @property
     def n_tried(self) -> int:
         """Number of examples that were measured, those whose measures gave nothing included."""
-        examples = (status for name, status in self._status.items() if not name.startswith(CLOSING))
-        return sum(status["skipped"] is None or bool(status.get("tried")) for status in examples)
+        return sum(_tried(status) for name, status in self._status.items() if not name.startswith(CLOSING))
+
+    def tried(self, index: int) -> bool:
+        """Whether the index-th example, which is done, was measured, and not left out before."""
+        return _tried(self._status[self._part(index).name])
 
     def has(self, index: int) -> bool:
         """Whether the index-th example of the data is done."""
@@ -265,3 +268,7 @@ def of_part(table: Callable[[str], pd.DataFrame], part: str) -> Callable[[str], 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The rows of a table as dictionaries."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _tried(status: Mapping[str, Any]) -> bool:
+    return status["skipped"] is None or bool(status.get("tried"))
