@@ -21,7 +21,7 @@ from interp.errors import UserError
 from interp.figures import perturb as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.grading.outcomes import is_correct
-from interp.model.generate import Sampling
+from interp.model.generate import Sampling, ends_of
 from interp.model.layers import layer_set
 from interp.perturb.findings import PerturbFacts, findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
@@ -36,7 +36,7 @@ from interp.runs.about import About
 from interp.sentences.demands import surprisal_before_steps
 from interp.stats import or_null
 from interp.text.sentences import sentences_of
-from interp.text.trace import Segment, Trace, decode_response, end_ids
+from interp.text.trace import Segment, Trace, decode_response
 
 SCORES = ("fai", "fai_near", "receiver_fai", "waad_drop", "waad", "entropy", "answer_surprisal")
 
@@ -134,7 +134,7 @@ def _force(
         reasoning=trace[Segment.REASONING].positions,
     )  # fmt: skip
     whole = answer_of(session, trace, trace.measured_ids)
-    ends = end_ids(lens.tokenizer)
+    ends = ends_of(lens)
     rows = []
     for (_, draw, _), fork, (continuation, finished) in zip(asked, forks, found, strict=True):
         # Both up to the limit of a rollout: what it cuts off is no difference.

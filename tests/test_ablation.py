@@ -21,8 +21,10 @@ from interp.ablation.interventions import (
 )
 from interp.ablation.roles import AnswerRole, answer_roles
 from interp.errors import UserError
+from interp.grading.extraction import answer_span
 from interp.heads.scores import Head
 from interp.model.lens import Lens
+from interp.model.prefixes import BEGINNINGS
 from interp.organisms.planted import CIRCUIT, make_question
 from interp.text.trace import Segment, Trace, parse_ids, parse_text
 
@@ -290,6 +292,25 @@ def test_what_comes_before_the_answers_may_be_shared(
     assert max(abs(row["value"]) for row in both[0] if row["metric"] == "ld") > 0.01
 
 
+def test_answers_written_anew_share_and_compare_nothing(word_reasoner: Lens) -> None:
+    """Passes that something is cut in would compare what is cut with what is not."""
+    example = "Tom 3 pens, finds 4. How many pens does Tom have? Tom 7 pens. The answer is 7. " * 3
+    problems = [
+        example + "Mia 5 pens. How many pens? <think> Mia 5. </think> Mia 5 pens. The answer is 5.",
+        example + "Leo 2 pens. How many pens? <think> Leo 2. </think> Leo 2 pens. The answer is 2.",
+    ]
+    traces = [parse_text(text, word_reasoner.tokenizer, example=str(i)) for i, text in enumerate(problems)]
+    word_reasoner.memo.clear()
+    word_reasoner.checked.clear()
+    cut = (Ablation(frozenset({Head(1, 3)}), AblationKind.ZERO, Rows.ANSWER),)
+    shared, plain = (
+        Subjects(word_reasoner, traces, [None, None], 8, cached=cached).written_anew(cut, Labels("x"), None, 3)
+        for cached in (True, False)
+    )
+    assert shared == plain
+    assert BEGINNINGS not in word_reasoner.checked
+
+
 def test_where_the_answer_stands(words: PreTrainedTokenizerBase) -> None:
     trace = parse_text("Tom 3. <think> 3 + 4 = 7. </think> Tom 7 pens. The answer is 7.", words)
     position = answer_position(trace)
@@ -297,6 +318,26 @@ def test_where_the_answer_stands(words: PreTrainedTokenizerBase) -> None:
     assert trace.token_text(position) == "7"
     assert position == trace[Segment.ANSWER].end - 2
     assert answer_position(parse_text("Tom 3. <think> 3. </think> Tom 7 pens.", words)) is None
+    later = parse_text("Tom 3. <think> 3. </think> The answer is 5. Tom 5 pens, Mia 15 pens.", words)
+    position = answer_position(later)
+    assert position == later[Segment.ANSWER].start + 3, "where it is said, not where its digits stand again"
+
+
+@pytest.mark.parametrize(
+    ("text", "stands"),
+    [
+        ("The answer is 5. Yes, 15.", "5"),
+        ("12 apples: \\boxed{2}. So 2 of 12.", "2"),
+        ("\\boxed{ 3 } and \\boxed{4}, not 34.", "3 } and \\boxed{4"),
+        ("The answer is:\n\n\\[ 12 \\]\nnot 121.", "12"),
+        ("The answer is $x = 5$.", "x = 5"),
+        ("No.", None),
+        ("\\boxed{}", None),
+    ],
+)
+def test_the_span_of_an_answer_in_a_text(text: str, stands: str | None) -> None:
+    span = answer_span(text)
+    assert (None if span is None else text[slice(*span)]) == stands
 
 
 def test_roles_of_answer_tokens_by_hand(words: PreTrainedTokenizerBase) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -164,6 +165,10 @@ def test_received_and_attended_are_their_definitions(
                 centre = (weights * torch.arange(keys.start, keys.stop)).sum() / weights.sum()
                 assert look.centre[0, h, i].item() == pytest.approx(centre.item(), abs=1e-2)
                 assert weights[look.peak[0, h, i] - keys.start] == weights.max()
+                seen = weights[: q + 1 - keys.start] / weights.sum()
+                even = math.log(len(seen)) if len(seen) > 1 else math.nan
+                focus = 1 + torch.xlogy(seen, seen).sum().item() / even
+                assert look.focus[0, h, i].item() == pytest.approx(focus, abs=1e-3, nan_ok=True)
     torch.testing.assert_close(kept.of_head[0], pattern[1, rows.start :])
     torch.testing.assert_close(kept.mean, pattern[:, rows.start :].mean(0))
 

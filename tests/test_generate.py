@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from interp.model.generate import Sampling, continue_ids, generate
-from interp.model.lens import Lens
+from interp.model.generate import Sampling, continue_ids, ends_of, generate
+from interp.model.lens import Lens, from_memory
 from interp.model.prefixes import BEGINNINGS, what_they_share
 from interp.perturb.rollouts import Fork, rollouts, trunk
+from interp.text.trace import Segment, decode_response, end_ids, parse_ids
+from tests.families import lens_of
 
 PROMPTS = [
     "<bos> look red here . <think>",
@@ -44,6 +47,21 @@ def test_what_prompts_begin_with_is_computed_once(small_lens: Lens) -> None:
 )
 def test_prompts_that_begin_too_differently_share_nothing(small_lens: Lens, rows: list[list[int]]) -> None:
     assert what_they_share(small_lens, rows) is None
+
+
+def test_what_the_weights_say_ends_a_response_belongs_to_no_segment(words: PreTrainedTokenizerBase) -> None:
+    """An end token that only generation_config.json names, as Gemma's."""
+    model = copy.deepcopy(lens_of("llama", words).hf)
+    tokenizer = copy.deepcopy(words)
+    end = tokenizer.convert_tokens_to_ids("Leo")
+    prompt = tokenizer("<bos> Tom 3 pens . <think> 3 </think> Tom 3", add_special_tokens=False)["input_ids"]
+    before = parse_ids([*prompt, end], tokenizer)
+    assert before[Segment.ANSWER].end == len(prompt) + 1
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    lens = from_memory("gemma-like", model, tokenizer)
+    assert ends_of(lens) == end_ids(tokenizer) >= {end, tokenizer.eos_token_id}
+    assert parse_ids([*prompt, end], tokenizer)[Segment.ANSWER].end == len(prompt)
+    assert decode_response(tokenizer, [*prompt[-2:], end]) == decode_response(tokenizer, prompt[-2:])
 
 
 def test_cut_off_responses_are_not_finished(planted: Lens) -> None:

@@ -14,7 +14,7 @@ from interp.data.input_check import Reader, look_at_prompts, look_at_traces, pos
 from interp.errors import UserError
 from interp.model.lens import Lens
 from interp.text.trace import ThinkMarkers
-from tests.command import ok, run
+from tests.command import NO_PROBES, ok, run
 
 GOOD = "<bos> Tom 3 pens. How many pens does Tom have? <think> First, Tom 3. So Tom 3. </think> The answer is 3. <eos>"
 FOREIGN = GOOD.replace("pens", "zeppelins").replace("have", "possess")
@@ -119,6 +119,22 @@ def test_what_is_odd_stands_in_the_environment(tmp_path: Path) -> None:
     assert seen["warnings"] == ["the traces were written by someone and are read by word-reasoner"]
     assert seen["looked_at"] == 2
     assert seen["warnings"][0] in done.stderr + done.stdout + (out / "run.log").read_text()
+
+
+def test_samples_of_one_question_are_said_to_be_no_more_problems(tmp_path: Path) -> None:
+    file, out = tmp_path / "traces.jsonl", tmp_path / "run"
+    rows = [{"id": name, "text": GOOD} for name in ("a", "a", "b")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = ["model=word-reasoner", "data=traces", f"data.path={file}", f"hydra.run.dir={out}"]
+    done = ok("experiment=heads", *given, *NO_PROBES)
+    assert "1 of 3 traces are further samples of questions that others answer" in done.stderr
+
+
+def test_every_prompt_must_leave_room(words: PreTrainedTokenizerBase) -> None:
+    """Not only the first few hundred."""
+    prompts = ["<bos> Tom 3 pens ."] * 300 + ["<bos> " + "Tom 3 pens . " * 10]
+    with pytest.raises(UserError, match=r"a prompt of 41 tokens and a response of 10 do not fit into the 50 positions"):
+        look_at_prompts(reader(words, positions=50), prompts, 10)
 
 
 @pytest.mark.parametrize(

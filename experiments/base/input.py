@@ -12,10 +12,14 @@ from experiments.base.data import CONTRAST, ResponseFrom
 from experiments.base.experiment import experiment
 from experiments.base.pairs import pair_maker
 from experiments.base.session import Session
-from interp.data.input_check import LOOKED_AT, InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
+from interp.data.input_check import InputNotes, Reader, look_at_prompts, look_at_traces, positions_of
 from interp.model.lens import load_config, load_tokenizer
 from interp.text.prompts import Condition, render
 
+SAMPLES = (
+    "{} of {} traces are further samples of questions that others answer: each counts as one of its own, so that "
+    "intervals are too narrow and p-values too small; take one a question"
+)
 SCRAMBLED = "the tokens of prompt, reasoning and answer are in random order within each (data.scrambled)"
 
 
@@ -50,14 +54,16 @@ def look_at_input(session: Session) -> InputNotes | None:
         style, generates = pairs.prompt_style, pairs.response is ResponseFrom.GENERATE
     elif session.given is not None:
         notes = look_at_traces(reader, session.given)
-        if session.data_options.scrambled is None:
-            return notes
-        return replace(notes, warnings=(*notes.warnings, SCRAMBLED))
+        more = [] if session.data_options.scrambled is None else [SCRAMBLED]
+        again = len(session.given) - len({trace.question or trace.id for trace in session.given})
+        if again and session.cfg.experiment.name != "evaluate":
+            more.append(SAMPLES.format(again, len(session.given)))
+        return replace(notes, warnings=(*notes.warnings, *more))
     else:
         texts = [(question.text, question.earlier) for question in session.questions]
         style, generates = session.prompt_style, True
     prompts = [
         render(text, reader.tokenizer, model.markers, style, Condition.WITH_REASONING, earlier)
-        for text, earlier in texts[:LOOKED_AT]
+        for text, earlier in texts
     ]
     return look_at_prompts(reader, prompts, session.generation.max_new_tokens if generates else 0)

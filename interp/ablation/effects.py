@@ -266,7 +266,11 @@ class Subjects:
         _, cache = self._before(prompts, interventions)
         with intervened(lens, prompts, interventions, reference, seed):
             written = continue_ids(
-                lens, self._before_answers, Sampling(max_new_tokens=self.max_new_tokens), past_key_values=cache
+                lens,
+                self._before_answers,
+                Sampling(max_new_tokens=self.max_new_tokens),
+                past_key_values=cache,
+                plain=True,
             )
         return [Written.of(lens, one) for one in written]
 

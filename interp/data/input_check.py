@@ -110,8 +110,7 @@ def look_at_traces(reader: Reader, traces: Sequence[TraceText]) -> InputNotes:
 def look_at_prompts(reader: Reader, prompts: Sequence[str], max_new_tokens: int) -> InputNotes:
     """What is odd about prompts that the model is to continue. Raises UserError for texts that the vocabulary does not
     know, and where prompt and response do not fit into the model's positions."""
-    looked_at = list(prompts[:LOOKED_AT])
-    ids: list[list[int]] = reader.tokenizer(looked_at, add_special_tokens=False)["input_ids"] if looked_at else []
+    ids: list[list[int]] = reader.tokenizer(list(prompts), add_special_tokens=False)["input_ids"] if prompts else []
     unknown = _unknown_share(reader, ids)
     longest = max(map(len, ids), default=0)
     if reader.positions is not None and longest + max_new_tokens > reader.positions:

@@ -5,7 +5,6 @@ Each takes in the weights of a layer block by block (`interp/model/streaming.py`
 
 from __future__ import annotations
 
-import math
 import warnings
 from bisect import bisect_right
 from collections.abc import Sequence
@@ -235,11 +234,14 @@ class AttendedPositions:
         self.centre[place] = (self.keys.start + seen @ steps / mass).float().cpu()
         self.peak[place] = (self.keys.start + seen.argmax(-1)).int().cpu()
         if self.origin is not None:
-            self.centre_of_origin[place] = (seen @ self.origin.to(seen) / mass).float().cpu()
-        if seen.shape[-1] > 1:
-            shares = seen / mass[..., None]
-            entropy = -torch.xlogy(shares, shares).sum(-1)
-            self.focus[place] = (1 - entropy / math.log(seen.shape[-1])).float().cpu()
+            origin = self.origin[: seen.shape[-1]].to(seen)
+            self.centre_of_origin[place] = (seen @ origin / mass).float().cpu()
+        shares = seen / mass[..., None]
+        entropy = -torch.xlogy(shares, shares).sum(-1)
+        # Of a row inside the keys an even head sees those up to its own place.
+        visible = torch.arange(first_row, first_row + pattern.shape[1]).to(seen) + 1 - self.keys.start
+        visible = visible.clamp(1, len(self.keys))
+        self.focus[place] = (1 - entropy / visible.log()).masked_fill(visible < 2, torch.nan).float().cpu()
 
 
 class AttentionRows:

@@ -132,6 +132,7 @@ def continue_ids(
     seed: int = 0,
     *labels: object,
     past_key_values: Cache | None = None,
+    plain: bool = False,
     begun: Sequence[Sequence[int] | None] | None = None,
 ) -> list[Continuation]:
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
@@ -140,24 +141,25 @@ def continue_ids(
     Nothing is written beyond the positions that the model is made for: what is cut off there is not finished, and rows
     that come near them go apart from the others. `past_key_values` holds what comes before the last token of the padded
     rows, which then have as much room (`by_room`). `begun`, with a thought rule: what each row has of its open thought,
-    None for a row without one; not given, all begin one. What `generation_config.json` of the weights asks for
+    None for a row without one; not given, all begin one. `plain`: every row is computed whole and nothing compared, for
+    passes that something acts on. What `generation_config.json` of the weights asks for
     (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None:
         parts: list[list[int]] = by_room(lens, [len(row) for row in rows], sampling.max_new_tokens)
-        if not batches_are_right(lens):
+        if not plain and not batches_are_right(lens):
             parts = [[i] for i in range(len(rows))]
         if len(parts) > 1:
             found_of: dict[int, Continuation] = {}
             for part in parts:
                 theirs = None if begun is None else [begun[i] for i in part]
                 mine = [rows[i] for i in part]
-                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], begun=theirs)
+                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], plain=plain, begun=theirs)
                 found_of |= dict(zip(part, new, strict=True))
             return [found_of[i] for i in range(len(rows))]
-        past_key_values = what_they_share(lens, rows)
+        past_key_values = None if plain else what_they_share(lens, rows)
     done = 0 if past_key_values is None else past_key_values.get_seq_length()
-    piece = prompt_piece(lens, rows, done)
+    piece = None if plain else prompt_piece(lens, rows, done)
     ends, positions = ends_of(lens), positions_of(lens.hf.config)
     room = sampling.max_new_tokens if positions is None else positions - max(map(len, rows))
     if room < 1:

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -40,7 +41,7 @@ from interp.model.checkpoints import (
 )
 from interp.organisms.built import BUILT
 from interp.safety import no_pickles
-from interp.text.trace import ThinkMarkers
+from interp.text.trace import ThinkMarkers, note_ends
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -215,7 +216,12 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         return load_lens(spec).tokenizer
     directory = locate(spec)
     with _loading(spec, directory):
-        return AutoTokenizer.from_pretrained(directory, padding_side="left", **_loading_options(spec))
+        tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left", **_loading_options(spec))
+        with suppress(OSError):  # not every checkpoint has one
+            note_ends(
+                tokenizer, GenerationConfig.from_pretrained(directory, revision=spec.revision or "main").eos_token_id
+            )
+        return tokenizer
 
 
 @contextmanager
@@ -320,6 +326,8 @@ def _ready(
     if device is not None:
         model.to(device)  # type: ignore[arg-type]
     tokenizer.padding_side = "left"
+    if model.generation_config is not None:
+        note_ends(tokenizer, model.generation_config.eos_token_id)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return Lens(name, model.eval().requires_grad_(False), tokenizer, markers)

@@ -58,7 +58,7 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
                 lines.append(_line(by_group[group], f"{label}, top {readable(score)} minus {readable(group)}, net"))
     for row in records(predictors[predictors["metric"] == "jaccard"]):
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
-        p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
+        p = _adjusted(row, ", ")
         against = "" if pd.isna(row["p_against_fai"]) else f", against FAI p = {row['p_against_fai']:.2g}"
         about = f"rank correlation of {readable(row['score'])} and Jaccard given {row['given']}"
         lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
@@ -66,8 +66,8 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
         line = f"{METRICS['jaccard']}, net, {row['third']} third of the response: {row['net']:+.3f}{interval}"
         if not pd.isna(row["difference"]):
-            p = "" if pd.isna(row["p"]) else f" (sign flips p = {row['p']:.2g}, n = {row['n_paired']})"
-            line += f"; there top {readable(score)} minus others {row['difference']:+.3f}{p}"
+            line += f"; there top {readable(score)} minus others {row['difference']:+.3f}"
+            line += f"{_adjusted(row, ', ')}, n = {row['n_paired']}"
         lines.append(line)
     n = int(perturbed["n"].max()) if len(perturbed) else 0
     return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[verdict("B5", decides)])
@@ -95,6 +95,10 @@ def _named(group: Group, k: int) -> str:
 def _line(row: dict[str, Any], about: str) -> str:
     low, high = row["difference_low"], row["difference_high"]
     interval = "" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]"
-    p = "" if pd.isna(row["p"]) else f", sign flips p = {row['p']:.2g}"
+    p = _adjusted(row, ", sign flips ")
     lower = f", lower in {100 * row['lower']:.0f} % of problems"
     return f"{about}: {row['difference']:+.3f}{interval}{p}{lower}, n = {int(row['n'])}"
+
+
+def _adjusted(row: dict[str, Any], before: str) -> str:
+    return "" if pd.isna(row["p_adjusted"]) else f"{before}q = {row['p_adjusted']:.2g}"

@@ -12,7 +12,7 @@ from scipy import stats
 
 from interp.perturb.overlap import Group, Scores
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
-from interp.stats import Comparison, bootstrap_mean, rank_correlation, rng_for, sign_flips
+from interp.stats import Comparison, adjust, bootstrap_mean, rank_correlation, rng_for, sign_flips
 
 PERTURBED_TABLE = Table(
     "perturbed",
@@ -28,6 +28,7 @@ PERTURBED_TABLE = Table(
     Column("difference", FLOAT, "mean over problems of the net effect of top minus this group", null="the top itself"),
     *ends("difference_", "its 95 % interval", null="the top itself, or n < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
+    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="the top itself, or n < 2"),
     Column("lower", FLOAT, "share of problems in which the top has the lower value", null="the top itself"),
     Column("n", INT, "number of problems"),
 )
@@ -39,6 +40,7 @@ PREDICTORS_TABLE = Table(
     Column("value", FLOAT, "mean over problems of the (partial) rank correlation over positions, -1..1"),
     *ends("", "its 95 % bootstrap interval over problems", null="n < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
+    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n < 2"),
     Column("p_against_fai", FLOAT, "the same of `fai` minus this, in absolute correlation", null="`fai`, or n < 2"),
     Column("n", INT, "number of problems"),
 )
@@ -101,6 +103,7 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                 if group is not Group.TOP:
                     row |= _difference(nets[Group.TOP] - net, rng)
                 rows.append(row)
+    adjust(rows)
     return rows
 
 
@@ -159,6 +162,7 @@ def predictor_rows(problems: Sequence[Problem], names: Sequence[str], seed: int)
                     both = both[~np.isnan(both)]
                     row["p_against_fai"] = sign_flips(both, rng)[0] if len(both) >= 2 else None
                 rows.append(row)
+    adjust(rows)
     return rows
 
 

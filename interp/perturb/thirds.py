@@ -10,7 +10,7 @@ import numpy as np
 from interp.perturb.overlap import Group
 from interp.perturb.tables import METRICS, Problem, groups_of, mean_of_known
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
-from interp.stats import Comparison, bootstrap_mean, rng_for
+from interp.stats import Comparison, adjust, bootstrap_mean, rng_for
 
 THIRDS = ("first", "middle", "last")
 THIRDS_TABLE = Table(
@@ -26,6 +26,7 @@ THIRDS_TABLE = Table(
     ),
     *ends("difference_", "its 95 % interval", null="n_paired < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="n_paired < 2"),
+    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n_paired < 2"),
     Column("n_paired", INT, "number of problems with top and other positions there"),
 )
 
@@ -51,6 +52,7 @@ def third_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                     row |= {"difference": found.value, "difference_low": found.low, "difference_high": found.high}
                     row |= {"p": compared.p, "n_paired": found.n}
                 rows.append(row)
+    adjust(rows)
     return rows
 
 

@@ -70,6 +70,8 @@ ASSISTANT_TEXTS = (
 EOS_TEXTS = ("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
+_ENDS = "ends_of_responses"
+"""Where `note_ends` puts them."""
 _COLOURS = dict(zip(Segment, ("#eeeeee", "#dce9f5", "#d9d9d9", "#fff3cf", "#d9d9d9", "#dff0d8"), strict=True))
 """Of segments, in notebooks."""
 
@@ -270,10 +272,16 @@ def decode_with_offsets(
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end-of-sequence token and its end-of-turn tokens, with which chat models stop."""
+    """The tokenizer's end-of-sequence token and its end-of-turn tokens, with which chat models stop, and those that
+    its model's weights name besides (`note_ends`)."""
     vocabulary = tokenizer.get_vocab()
-    known = {vocabulary[text] for text in EOS_TEXTS if text in vocabulary}
+    known = {vocabulary[text] for text in EOS_TEXTS if text in vocabulary} | set(getattr(tokenizer, _ENDS, ()))
     return known | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+
+
+def note_ends(tokenizer: PreTrainedTokenizerBase, named: int | Sequence[int] | None) -> None:
+    """Tokens that end a response by the `eos_token_id` of generation_config.json, which the tokenizer does not know."""
+    setattr(tokenizer, _ENDS, frozenset([named] if isinstance(named, int) else named or ()))
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
