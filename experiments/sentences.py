@@ -13,6 +13,7 @@ from experiments.base.options import AtLeastOne, Count, Options, Text
 from experiments.base.plan import Plan
 from experiments.base.sample import sampled
 from experiments.base.session import Session
+from interp.errors import UserError
 from interp.figures import sentences as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.model.generate import Sampling
@@ -21,7 +22,7 @@ from interp.sentences.findings import SentencesFacts, findings, signal_rows
 from interp.sentences.measure import sentence_rows
 from interp.sentences.prediction import prediction_rows
 from interp.sentences.published import labelled_files, published_sentences
-from interp.sentences.resampled import Rollouts
+from interp.sentences.resampled import ROUND, Rollouts
 from interp.text.trace import Trace
 
 NOT_PUBLISHED = "experiment.published has no sentences that stand in the reasoning one behind the other"
@@ -64,6 +65,11 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
 
 def check(session: Session, options: SentencesOptions) -> None:
     """What can be wrong is said before the model is there."""
+    if options.within is not None and options.draws <= ROUND:
+        raise UserError(
+            f"experiment.within stops after rounds of {ROUND} rollouts, so experiment.draws, the most of them, must be "
+            f"more than {options.draws}, such as 100"
+        )
     if options.published is not None:
         labelled_files(options.published)
 

@@ -80,7 +80,35 @@ def test_random_sentences_are_as_often_short_as_long() -> None:
     signals = Signals(noise=torch.rand(sentences.shape), sentences=sentences)
     gamma = gamma_of(by_sentence(Strategy.RANDOM, 0.01), signals, mask)
     assert float((gamma[:, 0] > 1).float().mean()) == pytest.approx(1 / 3, abs=0.07)
-    assert first_tokens(sentences)[0].nonzero().flatten().tolist() == [0, 1, 10]
+    assert first_tokens(sentences, mask.bool())[0].nonzero().flatten().tolist() == [0, 1, 10]
+
+
+def test_tokens_of_tools_take_no_credit_from_others(words: PreTrainedTokenizerBase) -> None:
+    """They stand in the middle of a response, and the mask leaves them out."""
+    ids = torch.tensor([words("Tom 3 pens . Mia 5 . Leo 2 . Tom 6 pens .", add_special_tokens=False)["input_ids"]])
+    mask = torch.ones_like(ids)
+    mask[0, 4:7] = 0  # Mia's
+    sentences = sentence_numbers_of(ids, mask, words)
+    assert sentences[0].tolist() == [0] * 4 + [1] * 3 + [2] * 3 + [3] * 4
+    assert first_tokens(sentences, mask.bool())[0].nonzero().flatten().tolist() == [0, 7, 10]
+    for strategy in (Strategy.FIRST, Strategy.RANDOM):
+        signals = Signals(noise=torch.rand(ids.shape), sentences=sentences)
+        gamma = gamma_of(by_sentence(strategy, 1.0), signals, mask)
+        assert (gamma[0] > 1).tolist() == mask.bool()[0].tolist()
+    within = torch.tensor([[0] * 3 + [1] * 3])
+    mask = torch.tensor([[1, 0, 1, 0, 1, 1]])
+    assert first_tokens(within, mask.bool())[0].nonzero().flatten().tolist() == [0, 4], "one number a sentence"
+
+
+@pytest.mark.parametrize("strategy", [Strategy.COUPLED, Strategy.BOTTOM])
+def test_sentences_without_a_bonus_are_not_credited(strategy: Strategy) -> None:
+    """Where FAI is not known there is none, and what is wanted is not filled up by place."""
+    nothing = Signals(waad=torch.rand(1, 8), fai=torch.full((1, 8), torch.nan), sentences=SENTENCES)
+    assert (gamma_of(by_sentence(strategy, 0.5), nothing, EIGHT) == 1).all()
+    fai = torch.tensor([[0.5, 0.9, *[torch.nan] * 6]])
+    some = Signals(waad=torch.ones(1, 8), fai=fai, sentences=SENTENCES)
+    credited = gamma_of(by_sentence(strategy, 0.9), some, EIGHT)[0] > 1
+    assert set(SENTENCES[0][credited].tolist()) == {0}
 
 
 def test_first_sentences_and_their_own_share() -> None:

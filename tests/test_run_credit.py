@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-from interp.credit.compare import arms
+from interp.credit.compare import arms, other_rule
+from interp.credit.contrasts import Spread
 from interp.credit.gamma import Strategy
 from interp.credit.study import Training as Done
-from interp.credit.study import running_peak_average, study_rows
+from interp.credit.study import over_both, running_peak_average, study_rows
 from interp.errors import UserError
 from interp.runs.store import RunStore, read_table
 from tests.command import SMALL_CREDIT, ok, run
@@ -210,6 +212,11 @@ def test_arms_are_named_by_what_differs() -> None:
     with pytest.raises(UserError, match=r"differ in experiment\.steps"):
         arms([options(0), options(0, steps=3)])
 
+    assert other_rule([options(0), options(1)]) is None
+    assert other_rule([options(0), options(0, unit="sentence")]) is None, "an arm of its own"
+    sentences = [options(seed, unit="sentence") for seed in (0, 1)]
+    assert other_rule(sentences) == "all trainings credit by unit=sentence, the paper by token"
+
 
 def training(arm: str, seed: int, *accuracy: float) -> Done:
     rows = [{"step": i, "measure": "accuracy", "value": value} for i, value in enumerate(accuracy)]
@@ -227,6 +234,18 @@ def test_differences_are_paired_by_seed() -> None:
     assert coupled["p"] == pytest.approx(0.2952, abs=1e-4)
     assert coupled["p_adjusted"] == coupled["p"]
     assert (uniform["published"], coupled["published"]) == (None, 0.631)
+
+
+def test_differences_that_are_equal_in_all_seeds_bound_nothing() -> None:
+    """Also where only rounding tells them apart, as in .51 - .47, .57 - .53 and .31 - .27."""
+    right = {"uniform": (0.47, 0.53, 0.27), "coupled": (0.51, 0.57, 0.31)}
+    done = [training(arm, seed, 0.2, end) for arm, ends in right.items() for seed, end in enumerate(ends)]
+    _, coupled = study_rows(done, {})
+    assert coupled["difference"] == pytest.approx(0.04)
+    assert (coupled["difference_low"], coupled.get("p"), coupled["pairs"]) == (None, None, 3)
+    assert Spread.between(dict(enumerate(right["coupled"])), dict(enumerate(right["uniform"]))) is None
+    assert over_both({0: 0.5, 1: 0.7, 2: np.nan}, {0: 0.4, 1: 0.5, 2: 0.1}).difference.n == 2  # type: ignore[union-attr]
+    assert over_both({0: np.nan}, {0: 0.1}) is None
 
 
 def test_the_study_has_the_mean_cosine_of_the_trainings_that_measured_it() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from interp.runs.compared import Run, number_rows
+from interp.runs.compared import Run, labels, number_rows, series
 from interp.runs.store import RunStore
 from tests.command import NO_PROBES, ROOT, ok, run
 
@@ -154,3 +154,19 @@ def test_a_crashed_job_does_not_stop_the_others(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "s" / "1-heads-planted" / "summary.json").is_file()
     assert "RuntimeError: out of luck; see" in done.stdout
     assert "Traceback" in (tmp_path / "s" / "0-heads-planted" / "run.log").read_text()
+
+
+def test_sampling_tells_runs_apart_where_the_model_does_not_decide_it() -> None:
+    def options(model: str, temperature: float) -> dict[str, Any]:
+        return {
+            "model": {"name": model},
+            "data": {"name": "d"},
+            "generation": {"temperature": temperature},
+            "experiment": {"layers": None},
+        }
+
+    by_model = [options("a", 0.0), options("b", 1.0)]
+    assert labels(by_model) == ["a", "b"]
+    each = [options(model, temperature) for model in "ab" for temperature in (0.0, 1.0)]
+    assert labels(each) == [f"{model}, generation temperature {t}" for model in "ab" for t in (0.0, 1.0)]
+    assert len(set(series(each))) == 4

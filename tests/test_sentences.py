@@ -26,6 +26,7 @@ from interp.perturb.rollouts import trunk
 from interp.rhythm.waad_fai import response_of
 from interp.sentences.demands import demanded, lead_to_answer, surprisal_before_steps
 from interp.sentences.findings import signal_rows
+from interp.sentences.measure import CAUSAL
 from interp.sentences.prediction import prediction_rows
 from interp.sentences.published import FIELDS, labelled_files, published_sentences
 from interp.sentences.resampled import Rollout, Rollouts, resample, resampled_columns, says_the_same
@@ -135,6 +136,19 @@ def test_signals_by_hand() -> None:
     assert mass["first_chance"] == pytest.approx(1 / 6)
     assert "resampled" not in found.index.get_level_values("causal")
     assert ("suppressed", "entropy", "nothing") not in found.index, "all the same: no rank"
+
+
+def test_equals_share_the_first_place_on_both_sides() -> None:
+    """Else a measure that is nothing, or coarse, would put the first of its equals first."""
+    about = {name: None for name in CAUSAL} | {name: None for name in SIGNALS} | dict.fromkeys(FIELDS)
+    rows = [
+        {**about, "example": trace, "sentence": k, "suppressed": float(k < 2), "demanded": 0.0, "tokens": -k}
+        for trace in ("a", "b")
+        for k in range(6)
+    ]
+    found = pd.DataFrame(signal_rows(pd.DataFrame(rows), 0)).set_index(["causal", "other", "given"])
+    assert found.loc[("suppressed", "tokens", "nothing"), "first"] == 0.5
+    assert not [name for name in found.index.get_level_values("causal") if name == "demanded"]
 
 
 def made_table(traces: int, effect: str, seed: int = 0) -> pd.DataFrame:

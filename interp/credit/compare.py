@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from interp.credit.contrasts import contrast_line, contrast_rows, seed_rows
-from interp.credit.gamma import Strategy
+from interp.credit.gamma import CreditRule, Strategy
 from interp.credit.gates import gates, power_lines
 from interp.credit.study import REFERENCE, Training, by_arm, called, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
@@ -32,6 +32,8 @@ IGNORED = frozenset(
 
 LATER = {"unit": "token", "first_q": None, "test_samples": 1}
 """Options that older runs lack, and what those did: an arm is not named by them where they are so."""
+RULE = ("unit", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "once", "signs", "preserve_mass")
+"""Fields of a rule that the paper fixes, or this project in its place: other values are another treatment."""
 BUILT_IN = "the model was built so that the rule is right"
 """Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
 
@@ -49,7 +51,9 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
         for name, run in zip(names, runs, strict=True)
     ]
     names_of_data = {run.options["data"]["name"] for run in runs}
-    published = CREDIT if names_of_data == {"countdown"} else {}
+    options = [run.options for run in runs]
+    other = BUILT_IN if names_of_data == {"decisions"} else other_rule(options)
+    published = CREDIT if names_of_data == {"countdown"} and other is None else {}
     reference = asked.reference or REFERENCE
     if asked.reference and asked.reference not in names:
         raise UserError(
@@ -89,7 +93,7 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
         lines,
         f"{model} on {data}",
         by_run=False,
-        verdicts=verdicts(trainings, BUILT_IN if names_of_data == {"decisions"} else None),
+        verdicts=verdicts(trainings, other),
     )
 
 
@@ -114,6 +118,17 @@ def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list
         number = Headline(f"held-out accuracy, {arm}", final, other, over_seeds(list(theirs.values())), compared)
         found.append(verdict(claim, [(number, sign)]))
     return found
+
+
+def other_rule(options: Sequence[dict]) -> str | None:
+    """How all trainings credit otherwise than the paper, where they do so alike: no arm is named by that."""
+    paper = CreditRule()
+    for name in RULE:
+        default = getattr(paper, name)
+        values = {str(one["experiment"].get(name, default)) for one in options}
+        if len(values) == 1 and values != {str(default)}:
+            return f"all trainings credit by {name}={values.pop()}, the paper by {default}"
+    return None
 
 
 def arms(options: Sequence[dict]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from interp.credit.gamma import Strategy
-from interp.credit.study import REFERENCE, Training, by_arm, over_both
+from interp.credit.study import REFERENCE, Training, alike, by_arm, gaps, over_both
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import LEVEL, adjust, or_null
 
@@ -93,9 +93,8 @@ class Spread:
     @classmethod
     def between(cls, ours: Mapping[int, float], theirs: Mapping[int, float]) -> Spread | None:
         """None where fewer than two seeds have both, or all differ alike."""
-        gap = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
-        sd = float(np.std(gap, ddof=1)) if len(gap) > 1 else 0.0
-        return cls(sd, len(gap)) if sd > 0 else None
+        gap = gaps(ours, theirs)
+        return None if len(gap) < 2 or alike(gap) else cls(float(np.std(gap, ddof=1)), len(gap))
 
 
 def pairs_of(arms: Sequence[str], reference: str = REFERENCE) -> list[tuple[str, str]]:

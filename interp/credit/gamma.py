@@ -189,8 +189,11 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
             assert signals.sentences is not None
             signal = sentence_signal(rule, known, real)
             if rule.strategy is Strategy.RANDOM:  # one number a sentence: means of more would favour short ones
-                signal = signal.masked_fill(~first_tokens(signals.sentences), torch.nan)
-            gamma = torch.where(whole_sentences(signal, signals.sentences, real, rule.share), rule.gamma_amp, ones)
+                signal = signal.masked_fill(~first_tokens(signals.sentences, real), torch.nan)
+            # Shares of a bonus: a sentence without any is none of the rule's, however many tokens are still wanted.
+            least = 0.0 if rule.strategy in (Strategy.COUPLED, Strategy.BOTTOM) else -torch.inf
+            credited = whole_sentences(signal, signals.sentences, real, rule.share, least=least)
+            gamma = torch.where(credited, rule.gamma_amp, ones)
             return _scaled(rule, gamma, real)
         match rule.strategy:
             case Strategy.UNIFORM:

@@ -19,8 +19,8 @@ STUDY_TABLE = Table(
     Column("arm", TEXT, "what was tried: the options in which the trainings differ"),
     Column("seeds", INT, "number of trainings"),
     Column("accuracy", FLOAT, "held-out accuracy at the end, mean over seeds"),
-    Column("low", FLOAT, "lower end of its 95 % t interval over seeds", null="one seed"),
-    Column("high", FLOAT, "upper end of it", null="one seed"),
+    Column("low", FLOAT, "lower end of its 95 % t interval over seeds", null="one seed, or all equal"),
+    Column("high", FLOAT, "upper end of it", null="one seed, or all equal"),
     Column(
         "mean_reward",
         FLOAT,
@@ -33,8 +33,8 @@ STUDY_TABLE = Table(
     Column(
         "difference", FLOAT, "accuracy minus that of the reference, paired by seed", null="the reference, or no pair"
     ),
-    Column("difference_low", FLOAT, "lower end of its 95 % t interval over seeds", null="fewer than two pairs"),
-    Column("difference_high", FLOAT, "upper end of it", null="fewer than two pairs"),
+    Column("difference_low", FLOAT, "lower end of its 95 % t interval over seeds", null="as p"),
+    Column("difference_high", FLOAT, "upper end of it", null="as p"),
     Column("pairs", INT, "number of seeds behind the difference", null="the reference, or no pair"),
     Column("p", FLOAT, "two-sided paired t test", null="fewer than two pairs, or all differences are equal"),
     Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the arms", null="as p"),
@@ -54,11 +54,13 @@ STUDY_CURVES_TABLE = Table(
     Column("measure", TEXT, "as in `training`; `reward_peak` is the reward's running peak average"),
     Column("value", FLOAT, "mean over seeds"),
     Column("n", INT, "number of seeds"),
-    Column("low", FLOAT, "lower end of the 95 % t interval over seeds", null="one seed"),
-    Column("high", FLOAT, "upper end of it", null="one seed"),
+    Column("low", FLOAT, "lower end of the 95 % t interval over seeds", null="one seed, or all equal"),
+    Column("high", FLOAT, "upper end of it", null="one seed, or all equal"),
 )
 
 
+ROUNDING = 1e-9
+"""Accuracies that lie no further apart are the same."""
 REFERENCE = "uniform"
 """Plain GRPO: what the other arms are compared with, unless another one is named."""
 
@@ -105,21 +107,32 @@ class Training:
 
 
 def over_seeds(values: Sequence[float]) -> Estimate:
-    """Mean with Student's t interval; without interval below two values."""
+    """Mean with Student's t interval; without interval below two values, and where all are equal: a spread that was
+    not seen bounds nothing."""
     known = np.asarray(values, dtype=float)
-    if len(known) < 2:
+    if len(known) < 2 or alike(known):
         return Estimate(float(known.mean()), len(known))
-    spread = float(stats.sem(known))
-    low, high = stats.t.interval(CONFIDENCE, len(known) - 1, float(known.mean()), spread) if spread else [known[0]] * 2
+    low, high = stats.t.interval(CONFIDENCE, len(known) - 1, float(known.mean()), float(stats.sem(known)))
     return Estimate(float(known.mean()), len(known), float(low), float(high))
+
+
+def alike(values: Sequence[float] | Float[np.ndarray, " seed"]) -> bool:
+    """Whether all are equal but for rounding, as shares of the same questions may be."""
+    return bool(np.ptp(values) <= ROUNDING)
+
+
+def gaps(ours: Mapping[int, float], theirs: Mapping[int, float]) -> list[float]:
+    """What two arms differ by in each seed that has both."""
+    found = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    return [gap for gap in found if not np.isnan(gap)]
 
 
 def over_both(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Comparison | None:
     """Two arms, seed by seed: the mean difference with Student's t interval, and the paired t test's p-value."""
-    gap = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    gap = gaps(ours, theirs)
     if not gap:
         return None
-    p = float(stats.ttest_1samp(gap, 0.0).pvalue) if len(gap) > 1 and np.ptp(gap) > 0 else None
+    p = float(stats.ttest_1samp(gap, 0.0).pvalue) if len(gap) > 1 and not alike(gap) else None
     return Comparison(ComparedBy.PAIRED, over_seeds(gap), p)
 
 

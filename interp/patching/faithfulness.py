@@ -36,14 +36,14 @@ def effect_without(edges: Edges, removed: Iterable[Edge]) -> float:
 
 def smallest_route(edges: Edges, ranked: Sequence[Edge], share: float, most: int) -> list[tuple[int, float]]:
     """Numbers of first edges, each larger by a half or a third, and the change of LD by so many alone; the last is the
-    first that keeps this share of the whole effect. Where `most` are too few, all of these."""
+    first whose effect lies as near to the whole one as this share does. Where `most` are too few, all of these."""
     whole, n = effect_without(edges, ()), 1
     tried: list[tuple[int, float]] = []
     while True:
         n = min(n, most, len(ranked))
         alone = effect(edges, ranked[:n])
         tried.append((n, alone))
-        if n in (most, len(ranked)) or (whole and alone / whole >= share):
+        if n in (most, len(ranked)) or (whole and abs(alone / whole - 1) <= 1 - share + 1e-9):
             return tried
         n += max(1, n // 2)
 

@@ -44,7 +44,7 @@ ROUTES_TABLE = Table(
     Column(
         "edges",
         INT,
-        f"the fewest strongest edges, of numbers tried, that keep {SHARE:.0%} of the effect, or {MOST:,} of them",
+        f"the fewest strongest edges, of those tried, with an effect within {1 - SHARE:.0%} of the whole, or {MOST:,}",
     ),
     Column("of", INT, "number of all edges"),
     Column("whole", FLOAT, "NLD where the embeddings' change travels by all edges", null="NLD is not defined"),
@@ -144,7 +144,7 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
     lines = [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
     if len(known):
         edges_of, of = (f"{known[name].median():.0f}" for name in ("edges", "of"))
-        enough = int((known["alone"] >= SHARE).sum())
+        enough = int(((known["alone"] - 1).abs() <= 1 - SHARE + 1e-9).sum())
         reached = f"{SHARE:.0%} of the effect is kept in {enough} of {len(known)} pairs"
         lines.append(f"the route: {edges_of} of {of} edges (median over pairs); {reached}")
     return headlines, lines

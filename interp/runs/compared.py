@@ -103,12 +103,19 @@ def _different(options: Sequence[Options]) -> list[str]:
     for group in ("model", "data"):  # of another model or data set everything differs: its name is enough
         if f"{group}.name" in names:
             names = [name for name in names if not name.startswith(f"{group}.") or name == f"{group}.name"]
-    names = [name for name in names if not name.startswith("generation.")] or names
+    # How it is generated mostly follows from the model.
+    own = [name for name in names if not name.startswith("generation.") or _varies_within_models(options, name)]
+    names = own or names
     pairs = {(one["model"]["name"], one["data"]["name"]) for one in options}
     if len(pairs) == len({model for model, _ in pairs}) > 1:  # the model says which data
         names = [name for name in names if name != "data.name"]
     order = sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
     return [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
+
+
+def _varies_within_models(options: Sequence[Options], name: str) -> bool:
+    pairs = {(one["model"]["name"], str(option(one, name))) for one in options}
+    return len(pairs) > len({model for model, _ in pairs})
 
 
 def _named(name: str, value: Any) -> str:

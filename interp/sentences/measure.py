@@ -75,7 +75,7 @@ SENTENCES_TABLE = Table(
         "relevance",
         FLOAT,
         "what the logit of the answer's first token over the likeliest other owes to it: input times gradient",
-        null="the text is too long for a backward pass",
+        null="the text is too long for a backward pass, or a layer passes no gradients on",
     ),
     Column("entropy", FLOAT, "of the prediction of its first token, nats"),
     Column("tokens", INT, "its length"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -17,6 +18,7 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.model.streaming import stream
 from interp.model.unembedding import last_logits
+from interp.patching.backward import require_gradients
 from interp.patching.backward import trace as backward
 from interp.patching.nld import Answers
 from interp.patching.relevance import relevance_rules, require_rules
@@ -25,12 +27,15 @@ from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm, response_of
 from interp.stats import or_null
 from interp.text.trace import Segment, Trace
 
+log = logging.getLogger(__name__)
+
 APART = 4
 """Sentences that a sentence must lie before those that it receives attention from, as in thought-anchors."""
 FAR_SHARE = 0.3
 """Share of all heads that count as global, whose FAI it is (Paper B, section 4.1)."""
 LONGEST_BACKWARD = 2048
 """Tokens up to which a whole pass's graph is kept."""
+RELEVANCE = "relevance of sentences"
 SIGNALS = (
     "answer_mass",
     "rfh_mass",
@@ -96,11 +101,12 @@ def _over(values: Float[np.ndarray, "layer head sentence"], heads: Sequence[Head
 
 def relevance_to(lens: Lens, ids: Sequence[int], position: int) -> Float[np.ndarray, " token"]:
     """What the logit of the token at `position`, minus the likeliest other's, owes to each earlier token: input times
-    gradient at the first layer, by the rules of RelP where the architecture has them. NaN for long texts.
+    gradient at the first layer, by the rules of RelP where the architecture has them. NaN for long texts, and where a
+    layer passes no gradients on.
 
     One forward and one backward pass.
     """
-    if position > LONGEST_BACKWARD:
+    if position > LONGEST_BACKWARD or not _has_gradients(lens):
         return np.full(position, np.nan)
     tokens = torch.tensor([list(ids[:position])], device=lens.device)
     with torch.no_grad():
@@ -119,3 +125,15 @@ def relevance_to(lens: Lens, ids: Sequence[int], position: int) -> Float[np.ndar
         traced = backward(lens, tokens, answers, [place])
         (gradient,) = traced.gradients([traced.kept[place]])
     return (gradient[0].float() * traced.kept[place][0].detach().float()).sum(-1).cpu().numpy()
+
+
+def _has_gradients(lens: Lens) -> bool:
+    """Says once where not: the other signals need none."""
+    if RELEVANCE not in lens.memo:
+        lens.memo[RELEVANCE] = True
+        try:
+            require_gradients(lens)
+        except UserError as error:
+            lens.memo[RELEVANCE] = False
+            log.warning("sentences get no relevance: %s", error)
+    return bool(lens.memo[RELEVANCE])

@@ -38,7 +38,7 @@ function tellRoute() {
   const pieces = [];
   if (alone === null) pieces.push("The embeddings' change has next to no effect on this answer: there is no share to keep. ");
   else {
-    pieces.push(alone < data.routes.share ? `No route that keeps ${part(data.routes.share)} was found: the ` : "The route: the ", bold(count(edges)), ` strongest of ${count(of)} edges keep `, bold(part(alone)), " of the effect alone; without them ", bold(part(without)), " is left. ");
+    pieces.push(Math.abs(alone - 1) > 1 - data.routes.share + 1e-9 ? `No route that keeps ${part(data.routes.share)} was found: the ` : "The route: the ", bold(count(edges)), ` strongest of ${count(of)} edges keep `, bold(part(alone)), " of the effect alone; without them ", bold(part(without)), " is left. ");
     const i = (tried ?? []).findLastIndex(n => n <= route.top);
     if (i >= 0 && tried[i] !== edges) pieces.push(`The first ${tried[i]} alone keep `, bold(part(kept[i])), ". ");
     if (edges > patched) pieces.push(`Only the first ${patched} were patched one by one. `);
