@@ -12,7 +12,8 @@ from interp.model.generate import Sampling, continue_ids, ends_of, generate
 from interp.model.lens import Lens, from_memory
 from interp.model.prefixes import BEGINNINGS, what_they_share
 from interp.perturb.rollouts import Fork, rollouts, trunk
-from interp.text.trace import Segment, decode_response, end_ids, parse_ids
+from interp.text.ends import end_ids
+from interp.text.trace import Segment, decode_response, parse_ids
 from tests.families import lens_of
 
 PROMPTS = [

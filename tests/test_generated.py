@@ -56,6 +56,12 @@ RHYTHM = ["experiment=rhythm", "model=planted", *SMALLEST["rhythm"], "data.limit
 ALIKE = ["generation=sampled", "generation.batch=2", "progress=false", "threads=1"]
 
 
+def test_null_is_not_called_none(tmp_path: Path) -> None:
+    done = run("experiment=heads", "model=planted", "generated=none", cwd=tmp_path)
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "generated=null reads and keeps nothing" in done.stderr
+
+
 def test_another_experiment_reads_what_was_generated_and_gives_the_same_tables(
     tmp_path: Path, counted: Counted
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
@@ -59,6 +60,25 @@ def in_eight_bits(directory: Path, lens: Lens) -> None:
         changed[f"{name}_scale_inv"] = scale
         lens.hf.get_parameter(name).copy_(changed[name].float() * spread)
     save_file(changed, directory / "model.safetensors", {"format": "pt"})
+
+
+def test_fingerprints_see_what_tensors_of_another_kind_consist_of(words: PreTrainedTokenizerBase) -> None:
+    """As torchao's quantized weights, which are numbers and scales."""
+    lenses = [random_lens(ARCHITECTURES["llama-gqa"], words) for _ in range(3)]
+    for lens, scale in zip(lenses, (1.0, 1.0, 1.5), strict=True):
+        head = lens.hf.get_output_embeddings()
+        own = head.weight.detach()
+        head.weight = nn.Parameter(TwoTensor(own, torch.full_like(own, scale)), requires_grad=False)
+    assert lenses[0].fingerprint == lenses[1].fingerprint != lenses[2].fingerprint
+
+
+def test_a_quantized_checkpoint_that_does_not_fit_is_refused_before_it_is_loaded(
+    words: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = saved(random_lens(ARCHITECTURES["llama-gqa"], words), tmp_path, FP8)
+    monkeypatch.setattr("interp.model.lens.available_memory", lambda _: 1000)
+    with pytest.raises(UserError, match=r"for its weights in fp8 form, 0\.0 GiB are free"):
+        load_lens(spec)
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "qwen2-gqa"])

@@ -10,6 +10,10 @@ OUTPUTS = "outputs"
 """Where runs lie that were not given a directory."""
 
 
+NOWHERE = ("none", "off", "no", "false", "never")
+"""What null is not called."""
+
+
 def folder_of(chosen: str | None, directory: Path) -> Path | None:
     """The folder that `generated=` names; None = nowhere.
 
@@ -18,6 +22,8 @@ def folder_of(chosen: str | None, directory: Path) -> Path | None:
     """
     if chosen is None:
         return None
+    if chosen.lower() in NOWHERE:
+        raise UserError(f"generated={chosen} would be a folder of that name: generated=null reads and keeps nothing")
     outputs = Path(OUTPUTS)
     if chosen == "auto":
         return outputs / ".generated" if directory.resolve().is_relative_to(outputs.resolve()) else None

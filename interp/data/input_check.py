@@ -17,7 +17,8 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from interp.data.examples import TraceText
 from interp.errors import TraceError, UserError
-from interp.text.trace import EOS_TEXTS, ThinkMarkers, parse_text
+from interp.text.ends import EOS_TEXTS
+from interp.text.trace import ThinkMarkers, parse_text
 
 MAX_UNKNOWN = 0.01
 """Share of unknown tokens above which a text is not the model's to read."""

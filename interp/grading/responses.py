@@ -10,8 +10,9 @@ from typing import Any
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outcome
 from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
+from interp.text.ends import EOS_TEXTS
 from interp.text.prompts import OPENED, Condition
-from interp.text.trace import EOS_TEXTS, ThinkMarkers, split_response, split_text
+from interp.text.trace import ThinkMarkers, split_response, split_text
 
 ANSWERS_TABLE = Table(
     "answers",

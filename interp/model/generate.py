@@ -17,7 +17,8 @@ from interp.model.lens import Lens
 from interp.model.prefixes import batches_are_right, prompt_piece, what_they_share
 from interp.model.thoughts import ThoughtCloser, ThoughtRule
 from interp.stats import seed_for
-from interp.text.trace import decode_response, end_ids
+from interp.text.ends import end_ids
+from interp.text.trace import decode_response
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from interp.errors import UserError
+from interp.model.checkpoints import quantized_by
 from interp.model.lens import Lens
 from interp.model.tolerance import HALF_ROUNDING, ROUNDING
 from interp.model.trial import some_ids, tried
@@ -44,7 +45,9 @@ def check_model(lens: Lens) -> None:
     leak, scale = float((before - after).abs().max()), float(before.abs().max())
     lens.checked["model"] = {"attention": lens.attention, "logit_scale": scale, "causal_leak": leak}
     if not leak <= ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * scale:
-        raise UserError(f"a later token changes earlier logits of {lens.name}: only causal models can be measured")
+        how = quantized_by(lens.hf.config)
+        why = f" (its {how} weights are applied by what all tokens of a text are like)" if how is not None else ""
+        raise UserError(f"a later token changes earlier logits of {lens.name}{why}: only causal models can be measured")
 
 
 def require_unembedding(lens: Lens) -> None:

@@ -43,7 +43,7 @@ RESPONSES_TABLE = Table(
 )
 VERSIONS = ("torch", "transformers", "tokenizers", "bitsandbytes", "torchao", "gptqmodel", "compressed-tensors")
 """Libraries that compute, those for quantized checkpoints where they are installed."""
-CODE = ("model/*.py", "text/trace.py", "data/input_check.py", "stats.py")
+CODE = ("model/*.py", "text/trace.py", "text/ends.py", "data/input_check.py", "stats.py")
 """Files of this package that decide what is generated."""
 
 

@@ -41,7 +41,8 @@ from interp.model.checkpoints import (
 )
 from interp.organisms.built import BUILT
 from interp.safety import no_pickles
-from interp.text.trace import ThinkMarkers, note_ends
+from interp.text.ends import note_ends
+from interp.text.trace import ThinkMarkers
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -148,12 +149,23 @@ class Lens:
         parameters = dict(self.hf.named_parameters())
         kept = {name for name in self.hf.state_dict() if name not in parameters}
         buffers = {name: buffer for name, buffer in self.hf.named_buffers() if name in kept}  # packed weights, biases
-        for name, weight in [*sorted(parameters.items()), *sorted(buffers.items())]:
+        everything = [*sorted(parameters.items()), *sorted(buffers.items())]
+        for name, weight in (part for named in everything for part in _made_of(*named)):
             flat = weight.detach().flatten()
             values = flat[:: max(1, flat.numel() // FINGERPRINT_VALUES)].float().cpu().numpy()
             bits = int(flat.view(BITS[weight.element_size()]).sum(dtype=torch.int64))
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype} {bits}".encode() + values.tobytes())
         return digest.hexdigest()
+
+
+def _made_of(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    """The plain tensors that one of another kind, such as a quantized weight, consists of."""
+    parts = getattr(tensor, "__tensor_flatten__", None)
+    if parts is None:
+        yield name, tensor
+        return
+    for part in parts()[0]:
+        yield from _made_of(f"{name}.{part}", getattr(tensor, part))
 
 
 def _own_code(kind: type) -> Iterator[bytes]:
@@ -185,7 +197,10 @@ def load_lens(spec: ModelSpec) -> Lens:
         require_known_quantization(spec.name, config)
         empty = _without_weights(config, spec)
         if quantized is None:
-            _require_memory(spec.name, empty, dtype, device)
+            _require_memory(spec.name, sum(p.numel() for p in empty.parameters()) * dtype.itemsize, str(dtype), device)
+        elif Path(directory).is_dir():
+            stored = sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
+            _require_memory(spec.name, stored, f"{quantized} form", device)
         if spec.untrained is not None:
             fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
             return _ready(spec.name, fresh, tokenizer, spec.markers, device)
@@ -356,13 +371,12 @@ def dtype_of(dtype: str, device: torch.device) -> torch.dtype:
     return known[dtype]
 
 
-def _require_memory(name: str, empty: PreTrainedModel, dtype: torch.dtype, device: torch.device) -> None:
+def _require_memory(name: str, needed: int, form: str, device: torch.device) -> None:
     """Raises UserError if the weights alone would not fit."""
-    needed = sum(p.numel() for p in empty.parameters()) * dtype.itemsize
     free = available_memory(device)
     if needed > free:
         raise UserError(
-            f"model {name} needs {needed / 2**30:.1f} GiB for its weights in {dtype}, {free / 2**30:.1f} GiB are free: "
+            f"model {name} needs {needed / 2**30:.1f} GiB for its weights in {form}, {free / 2**30:.1f} GiB are free: "
             "use model.dtype=bfloat16, a machine with more memory or model.device_map=auto"
         )
 

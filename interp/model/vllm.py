@@ -12,7 +12,7 @@ from interp.model.generate import Continuation, Response, Sampling
 from interp.model.lens import ModelSpec, device_of, dtype_of, locate
 from interp.organisms.built import BUILT
 from interp.stats import seed_for
-from interp.text.trace import end_ids
+from interp.text.ends import end_ids
 
 
 class VllmGenerator:

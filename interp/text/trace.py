@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import TraceError
+from interp.text.ends import EOS_TEXTS, end_ids
 
 
 class Segment(StrEnum):
@@ -67,11 +68,8 @@ ASSISTANT_TEXTS = (
     "\nAssistant:",
 )
 """What begins the assistant's turn in the model families' chat formats."""
-EOS_TEXTS = ("<｜end▁of▁sentence｜>", "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
-_ENDS = "ends_of_responses"
-"""Where `note_ends` puts them."""
 _COLOURS = dict(zip(Segment, ("#eeeeee", "#dce9f5", "#d9d9d9", "#fff3cf", "#d9d9d9", "#dff0d8"), strict=True))
 """Of segments, in notebooks."""
 
@@ -269,19 +267,6 @@ def decode_with_offsets(
             shown = i + 1
             start = max(start, shown - context)
     return text, offsets
-
-
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end-of-sequence token and its end-of-turn tokens, with which chat models stop, and those that
-    its model's weights name besides (`note_ends`)."""
-    vocabulary = tokenizer.get_vocab()
-    known = {vocabulary[text] for text in EOS_TEXTS if text in vocabulary} | set(getattr(tokenizer, _ENDS, ()))
-    return known | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
-
-
-def note_ends(tokenizer: PreTrainedTokenizerBase, named: int | Sequence[int] | None) -> None:
-    """Tokens that end a response by the `eos_token_id` of generation_config.json, which the tokenizer does not know."""
-    setattr(tokenizer, _ENDS, frozenset([named] if isinstance(named, int) else named or ()))
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
