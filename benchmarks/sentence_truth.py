@@ -164,7 +164,7 @@ def scored(lens: Lens, texts: Iterator[Known], draws: int, seed: int = 0) -> Map
         scores["resampled"].seconds += clock.lap()
         scores["resampled"].tokens += sum(rollout.written for place in drawn for rollout in place)
         columns = [resampled_columns(drawn[k], drawn[k + 1], "") for k in range(len(sentences))]
-        above = [column["resampled_low"] > 0 for column in columns]
+        above = [(column["resampled_low"] or 0.0) > 0 for column in columns]
         scores["resampled"].add([column["resampled"] for column in columns], one.decides, above)
         signals = signal_columns(lens, trace, sentences, position)
         cost = clock.lap()

@@ -168,19 +168,19 @@ def test_the_report_opens_in_a_browser_without_network(paper: Path, tmp_path: Pa
     assert "CONSOLE" not in done.stderr
 
 
-def test_killed_six_times_it_ends_with_the_same_tables(paper: Path, tmp_path: Path) -> None:
+def test_killed_three_times_it_ends_with_the_same_tables(paper: Path, tmp_path: Path) -> None:
     """SIGKILL at random moments, as often as it takes runs to end; each one's tables equal the uninterrupted run's."""
     context = multiprocessing.get_context("forkserver")  # which imports everything once
     context.set_forkserver_preload(["tests.command", "experiments.heads", "experiments.evaluate", "experiments.paper"])
     rng, theirs, kills, ended = random.Random(0), tables(paper), 0, 0
-    while kills < 6 or not ended:
+    while kills < 3 or not ended:
         directory = tmp_path / str(ended)
         began = (directory / "environment.json").is_file()
         child = context.Process(
             target=run, args=(*SMALL, f"resume={directory}" if began else f"hydra.run.dir={directory}")
         )
         child.start()
-        child.join(rng.uniform(0.5, 4) if kills < 6 else 200)
+        child.join(rng.uniform(0.5, 4) if kills < 3 else 200)
         if child.is_alive():
             child.kill()
             child.join()

@@ -102,7 +102,7 @@ def results(lens: Lens, measure: Callable[[Lens], Iterator[Any]]) -> list[Tensor
         return str(error)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3", "gemma2", "mixtral-windowed", "phi3-windowed", "gpt-neox"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "mixtral-windowed", "gpt-neox"])
 def test_every_measure_is_the_same_on_two_devices(name: str, words: PreTrainedTokenizerBase) -> None:
     whole, spread = (lens_of(name, words) for _ in range(2))
     plain = [results(whole, measure) for measure in MEASURES]
@@ -128,7 +128,7 @@ def test_tensors_of_two_devices_do_not_mix(words: PreTrainedTokenizerBase) -> No
         assert torch.equal((first.to(second) @ second.T).cpu(), first.cpu() @ second.cpu().T)
 
 
-@pytest.mark.parametrize("experiment", ["heads", "rhythm", "patching", "ablate", "perturb", "sentences"])
+@pytest.mark.parametrize("experiment", ["heads", "patching", "ablate", "sentences"])
 def test_whole_experiments_give_the_same_tables(
     experiment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,7 +112,7 @@ def check_same_model(session: Described, before: Mapping[str, Any], cannot: str)
 
 def check_same_data(session: Described, before: Mapping[str, Any], cannot: str) -> None:
     """Raises UserError if a run with this environment.json was given other questions or traces."""
-    if before.get("data") != session.input_digest:
+    if "data" in before and before["data"] != session.input_digest:  # runs of earlier versions do not say
         raise UserError(f"{cannot}: the questions or traces of data={session.cfg.data.name} have changed")
 
 
