@@ -12,6 +12,7 @@ import pandas as pd
 from pydantic import AfterValidator, Field
 
 from experiments.base.experiment import Example, Experiment, InPaper
+from experiments.base.judging import JudgeSettings, judge_of
 from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, with_place
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
@@ -38,18 +39,6 @@ DEMANDED_TOKENS = 32
 """So long may an answer be whose beginning is forced (model.prompt.demand): longer ones are no answers at once."""
 
 
-class JudgeSettings(Options):
-    """Who judges; no `url` = nobody."""
-
-    url: Annotated[Text, Field(pattern=r"^https?://[^\s/]+")] | None
-    model: Text | None
-    key_variable: Annotated[Text, Field(min_length=1)]
-    parallel: Annotated[int, Field(ge=1, le=1000)]
-    timeout: Annotated[float, Field(gt=0, le=86400)]
-    retries: Annotated[int, Field(ge=0, le=1000)]
-    max_tokens: AtLeastOne
-
-
 class EvaluateOptions(Options):
     """conf/experiment/evaluate.yaml"""
 
@@ -64,7 +53,7 @@ class EvaluateOptions(Options):
 
 def answer(session: Session, options: EvaluateOptions) -> Iterator[Example]:
     """Every question with the rows of its answers, or every given trace with its row, if it is not done."""
-    judge = _judge(options)
+    judge = judge_of(options.judge)
     if session.given is not None:
         yield from session.bar(_grade_given(session, judge), "traces", total=session.n_examples)
     else:
@@ -217,10 +206,6 @@ def _judged(
     return rows
 
 
-def _judge(options: EvaluateOptions) -> Judge | None:
-    return Judge(options.judge) if options.judge.url else None
-
-
 def conditions_of(session: Session, options: EvaluateOptions) -> list[Condition]:
     """How every question is asked."""
     thinks = Condition.WITH_REASONING if session.model_options.reasons else Condition.NO_TAGS
@@ -241,7 +226,7 @@ def check(session: Session, options: EvaluateOptions) -> None:
             choice(Condition, trace.condition, f"trace {trace.id}: condition")
     known = session.given if session.given is not None else session.questions
     ungraded = all(item.gold is None and getattr(item, "task", None) is None for item in known)
-    if _judge(options) is None and ungraded:
+    if judge_of(options.judge) is None and ungraded:
         raise UserError("the data has no gold answers: set experiment.judge.url and experiment.judge.model for a judge")
 
 

@@ -9,13 +9,15 @@ from pydantic import Field
 
 from experiments.base.collect import answer_of, traces
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Options, Text
+from experiments.base.judging import AskedSettings, judge_of
+from experiments.base.options import AtLeastOne, By, Count, Options, Text
 from experiments.base.plan import Plan
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
 from interp.figures import sentences as figures
 from interp.figures.drawing import Drawings, Tables
+from interp.grading.judge import Judge, JudgeOptions
 from interp.model.generate import Sampling
 from interp.runs.about import About
 from interp.sentences.findings import SentencesFacts, findings, signal_rows
@@ -39,6 +41,7 @@ class SentencesOptions(Options):
     max_new_tokens: AtLeastOne | None
     batch: AtLeastOne
     published: Text | None
+    judge: Annotated[JudgeOptions, By(AskedSettings)]
 
 
 def measure(session: Session, options: SentencesOptions, example: Example) -> Rows | LeftOut:
@@ -59,12 +62,17 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
         published = published_sentences(trace, session.memo["published"])
         if published is None:
             return LeftOut(NOT_PUBLISHED)
-    found = sentence_rows(session.lens, trace, settings, session.seed, options.batch, published)
+    if "judge" not in session.memo:
+        session.memo["judge"] = judge_of(options.judge)
+    judge: Judge | None = session.memo["judge"]
+    ask = None if judge is None else judge.ask
+    found = sentence_rows(session.lens, trace, settings, session.seed, options.batch, published, ask)
     return LeftOut(NO_ANSWER) if found is None else {"sentences": found[0], "sentence_edges": found[1]}
 
 
 def check(session: Session, options: SentencesOptions) -> None:
     """What can be wrong is said before the model is there."""
+    judge_of(options.judge)
     if options.within is not None and options.draws <= ROUND:
         raise UserError(
             f"experiment.within stops after rounds of {ROUND} rollouts, so experiment.draws, the most of them, must be "

@@ -15,7 +15,9 @@ import pytest
 from interp.data.examples import Question
 from interp.errors import UserError
 from interp.grading.judge import Judge, JudgeOptions, parse_score, request
-from tests.command import ok, run
+from interp.sentences.judged import judged_roles, parse_roles
+from interp.text.sentence_roles import SentenceRole
+from tests.command import SMALLEST, ok, run
 
 KEY = "ANCHORLENS_TEST_KEY"
 
@@ -27,8 +29,13 @@ class StandIn(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.seen.append((self.path, self.headers["Authorization"], body))  # type: ignore[attr-defined]
         asked = body["messages"][0]["content"]
-        answer = json.loads(asked[asked.index("{") : asked.rindex("}\n\nReply") + 1])["answer_to_judge"]
-        reply = json.dumps({"strengths": "", "weaknesses": "", "score": len(answer.split())})
+        case = json.loads(asked[asked.index("{") : asked.rindex("}\n\nReply") + 1])
+        answer = case.get("answer_to_judge", "")
+        if "sentences" in case:  # of a chain of thought: all but the last compute
+            roles = ["active_computation"] * (len(case["sentences"]) - 1) + ["final_answer_emission"]
+            answer, reply = "", f"They are: {json.dumps(roles)}"
+        else:
+            reply = json.dumps({"strengths": "", "weaknesses": "", "score": len(answer.split())})
         content = "no idea" if "nonsense" in answer else reply
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}
         out = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "j", "choices": [choice]})
@@ -113,3 +120,34 @@ def test_open_questions_from_the_command_line(server: ThreadingHTTPServer, tmp_p
     assert "secret" not in "".join(p.read_text() for p in (tmp_path / "run").glob("*.json"))
     paired = pd.read_parquet(tmp_path / "run" / "paired.parquet")
     assert set(paired["measure"]) == {"score"}
+
+
+def test_roles_of_sentences_from_the_command_line(server: ThreadingHTTPServer, tmp_path: Path) -> None:
+    judge = [
+        f"experiment.judge.{o}"
+        for o in (f"url=http://127.0.0.1:{server.server_port}/v1", "model=judge-1", f"key_variable={KEY}")
+    ]
+    small = [option for option in SMALLEST["sentences"] if not option.startswith("data=")]
+    where = ["experiment=sentences", "model=word-reasoner", "data=word_problems", *small, f"hydra.run.dir={tmp_path}"]
+    ok(*where, *judge)
+    sentences = pd.read_parquet(tmp_path / "sentences.parquet")
+    last = sentences.groupby("example")["sentence"].transform("max") == sentences["sentence"]
+    assert set(sentences[last]["role_by_judge"]) == {"final_answer_emission"}
+    assert set(sentences[~last]["role_by_judge"]) <= {"active_computation"}
+    asked = server.seen[0][2]["messages"][0]["content"]  # type: ignore[attr-defined]
+    assert sentences["text"][0] in asked
+    assert "- self_checking: verifies an earlier step" in asked
+
+
+@pytest.mark.parametrize(
+    ("reply", "roles"),
+    [
+        ('["self_checking", "poetry"]', [SentenceRole.SELF_CHECKING, None]),
+        ('[1] is a fact: ["fact_retrieval"]', [SentenceRole.FACT_RETRIEVAL]),
+        ("I cannot say.", []),
+        ("[self_checking]", []),
+    ],
+)
+def test_roles_are_parsed(reply: str, roles: list[SentenceRole | None]) -> None:
+    assert parse_roles(reply) == roles
+    assert judged_roles(lambda _: reply, "How many?", ["a", "b", "c"]) == [*roles, None, None, None][:3]

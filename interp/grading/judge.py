@@ -37,7 +37,7 @@ class JudgeOptions:
 
 
 class Judge:
-    """Scores answers. Raises UserError if the package, the key or the endpoint is missing."""
+    """Is asked, and scores answers. Raises UserError if the package, the key or the endpoint is missing."""
 
     def __init__(self, options: JudgeOptions) -> None:
         try:
@@ -61,16 +61,20 @@ class Judge:
             return list(pool.map(self._score, questions, answers))
 
     def _score(self, question: Question, answer: str) -> float | None:
+        return parse_score(self.ask(request(question, answer)))
+
+    def ask(self, text: str) -> str:
+        """The reply to one request. Raises UserError where there is none."""
         try:
             reply = self._client.chat.completions.create(
                 model=str(self._options.model),
-                messages=[{"role": "user", "content": request(question, answer)}],
+                messages=[{"role": "user", "content": text}],
                 temperature=0.0,
                 max_tokens=self._options.max_tokens,
             )
         except self._errors as error:
             raise UserError(f"the judge at {self._options.url} does not answer: {error}") from error
-        return parse_score(reply.choices[0].message.content or "")
+        return str(reply.choices[0].message.content or "")
 
 
 def request(question: Question, answer: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from interp.ablation.effects import answer_position
@@ -9,6 +10,7 @@ from interp.model.lens import Lens
 from interp.perturb.rollouts import trunk
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.sentences.demands import demanded, lead_to_answer
+from interp.sentences.judged import judged_roles
 from interp.sentences.published import FIELDS, PublishedSentences
 from interp.sentences.resampled import Rollouts, resample, resampled_columns
 from interp.sentences.signals import signal_columns
@@ -28,6 +30,9 @@ SENTENCES_TABLE = Table(
     Column("end", INT, "position behind its last token"),
     Column("text", TEXT, "what it says"),
     Column("role", TEXT, "what it does, by rule: one of thought-anchors' eight"),
+    Column(
+        "role_by_judge", TEXT, "the same, by `experiment.judge`", null="nobody was asked, or gave none of the eight"
+    ),
     Column("suppressed", FLOAT, "what the answer's first token loses in log-probability, nats, where nothing sees it"),
     Column("known", FLOAT, "log-probability of the answer's first token, demanded behind it, nats"),
     Column("demanded", FLOAT, "`known` minus the same before the sentence"),
@@ -95,10 +100,16 @@ CAUSAL = ("suppressed", "demanded", "resampled", "counterfactual", *FIELDS)
 
 
 def sentence_rows(
-    lens: Lens, trace: Trace, settings: Rollouts, seed: int, batch: int, published: PublishedSentences | None = None
+    lens: Lens,
+    trace: Trace,
+    settings: Rollouts,
+    seed: int,
+    batch: int,
+    published: PublishedSentences | None = None,
+    ask: Callable[[str], str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
     """Both tables' rows; None where there is no reasoning or no answer. Sentences as they were `published`, else by
-    our rule."""
+    our rule. `ask` puts a request to a language model, which then says what each does."""
     lead, position = lead_to_answer(trace), answer_position(trace)
     sentences = reasoning_sentences(trace) if published is None else published.spans
     if lead is None or position is None or not sentences:
@@ -111,9 +122,12 @@ def sentence_rows(
     reasoning = trace[Segment.REASONING].positions
     drawn = resample(lens, shared, borders, settings, lens.markers.close, seed, trace.example, batch, reasoning)
     signals = signal_columns(lens, trace, sentences, position)
+    texts = [trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip() for start, end in sentences]
+    judged: Sequence[str | None] = [None] * len(texts)
+    if ask is not None:
+        judged = judged_roles(ask, trace.segment_text(Segment.PROMPT), texts)
     rows = []
-    for k, (start, end) in enumerate(sentences):
-        text = trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip()
+    for k, ((start, end), text) in enumerate(zip(sentences, texts, strict=True)):
         rows.append(
             {
                 "example": trace.example,
@@ -122,6 +136,7 @@ def sentence_rows(
                 "end": end,
                 "text": text,
                 "role": sentence_role(text, 1.0 if k == len(sentences) - 1 else k / len(sentences)).value,
+                "role_by_judge": judged[k],
                 "suppressed": float(-cut.change[k, position]),
                 "known": float(known[k + 1]),
                 "demanded": float(known[k + 1] - known[k]),

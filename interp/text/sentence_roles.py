@@ -13,23 +13,26 @@ class SentenceRole(StrEnum):
     """thought-anchors' `function_tags`."""
 
     PROBLEM_SETUP = "problem_setup"
-    """Reads or restates the problem."""
     PLAN_GENERATION = "plan_generation"
-    """Says what to do next."""
     FACT_RETRIEVAL = "fact_retrieval"
-    """Recalls a fact, formula or detail without working anything out."""
     ACTIVE_COMPUTATION = "active_computation"
-    """Works something out."""
     UNCERTAINTY_MANAGEMENT = "uncertainty_management"
-    """Doubts, wonders, goes back."""
     RESULT_CONSOLIDATION = "result_consolidation"
-    """Sums up what has been found."""
     SELF_CHECKING = "self_checking"
-    """Verifies an earlier step."""
     FINAL_ANSWER_EMISSION = "final_answer_emission"
-    """Gives the answer."""
 
 
+MEANINGS = {
+    SentenceRole.PROBLEM_SETUP: "reads or restates the problem",
+    SentenceRole.PLAN_GENERATION: "says what to do next, without doing it",
+    SentenceRole.FACT_RETRIEVAL: "recalls a fact, formula or detail without working anything out",
+    SentenceRole.ACTIVE_COMPUTATION: "works something out",
+    SentenceRole.UNCERTAINTY_MANAGEMENT: "doubts, wonders, goes back",
+    SentenceRole.RESULT_CONSOLIDATION: "sums up what has been found",
+    SentenceRole.SELF_CHECKING: "verifies an earlier step",
+    SentenceRole.FINAL_ANSWER_EMISSION: "gives the answer",
+}
+"""As one who is asked is told them."""
 _NO_RESULT = r"\b(?!.*=)"
 _RULES: tuple[tuple[SentenceRole, tuple[str, ...]], ...] = (
     (
