@@ -30,11 +30,12 @@ from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.heads.scores import Head, rank_heads
+from interp.model.generate import by_room
 from interp.model.layers import layer_set
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
-from interp.text.trace import Trace
+from interp.text.trace import Segment, Trace
 
 GREEDY = "greedy"
 """Heads taken one by one such that those so far, cut together, hurt most."""
@@ -221,13 +222,20 @@ def _cut(
 ) -> Rows:
     """All interventions on one batch of traces."""
     golds = session.golds
-    subjects = Subjects(session.lens, part, [golds.get(one.example) for one in part], options.max_answer_tokens)
+    # Side by side are answers that have as much room: the longest prompt of a batch decides how much.
+    groups = by_room(session.lens, [trace[Segment.ANSWER].start for trace in part], options.max_answer_tokens)
+    together = [[part[i] for i in group] for group in groups]
+    each = [
+        Subjects(session.lens, some, [golds.get(one.example) for one in some], options.max_answer_tokens)
+        for some in together
+    ]
     rows: list[dict[str, Any]] = []
     seed = session.seed + first
     for step in steps:
-        rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
-        if step.write:
-            rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
+        for subjects in each:
+            rows += subjects.teacher_forced(step.interventions, step.labels, reference, seed)
+            if step.write:
+                rows += subjects.written_anew(step.interventions, step.labels, reference, seed)
         tick(1)
     return {"effects": rows}
 

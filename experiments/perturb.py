@@ -131,7 +131,7 @@ def _force(
     sampling = Sampling(options.rollout_temperature, longest, thought=session.generation.thought)
     found = rollouts(
         lens, shared, forks, sampling, session.seed, trace.example, batch=options.batch, engine=session.engine,
-        reasoning=trace[Segment.REASONING].positions,
+        reasoning=trace[Segment.REASONING].positions, closing=trace[Segment.END_THINK].positions,
     )  # fmt: skip
     whole = answer_of(session, trace, trace.measured_ids)
     ends = ends_of(lens)

@@ -169,9 +169,11 @@ class _Run:
         if not (self.directory / SUMMARY).is_file():
             self.cfg.resume = str(self.directory)
             return False
-        from experiments.base.environment import check_same
+        from experiments.base.environment import check_same, check_same_data
 
-        check_same(session, json.loads((self.directory / ENVIRONMENT).read_text()), f"cannot keep {self.directory}")
+        before = json.loads((self.directory / ENVIRONMENT).read_text())
+        for check in (check_same, check_same_data):
+            check(session, before, f"cannot keep {self.directory}")
         log.info("%s is finished", self.directory)
         return True
 

@@ -63,7 +63,7 @@ def measure(session: Session, options: SentencesOptions, example: Example) -> Ro
         if published is None:
             return LeftOut(NOT_PUBLISHED)
     if "judge" not in session.memo:
-        session.memo["judge"] = judge_of(options.judge)
+        session.memo["judge"] = None if session.run_options.dry_run else judge_of(options.judge)
     judge: Judge | None = session.memo["judge"]
     ask = None if judge is None else judge.ask
     found = sentence_rows(session.lens, trace, settings, session.seed, options.batch, published, ask)

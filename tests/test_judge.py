@@ -143,11 +143,18 @@ def test_roles_of_sentences_from_the_command_line(server: ThreadingHTTPServer, t
     ("reply", "roles"),
     [
         ('["self_checking", "poetry"]', [SentenceRole.SELF_CHECKING, None]),
-        ('[1] is a fact: ["fact_retrieval"]', [SentenceRole.FACT_RETRIEVAL]),
-        ("I cannot say.", []),
-        ("[self_checking]", []),
+        (
+            'See [1, 2]: ["fact_retrieval", "self_checking"], as [2] says.',
+            [SentenceRole.FACT_RETRIEVAL, SentenceRole.SELF_CHECKING],
+        ),
+        ('["fact_retrieval"]', None),
+        ('["fact_retrieval", "self_checking", "self_checking"]', None),
+        ('[{"sentence": 1, "role": "fact_retrieval"}, {"sentence": 2, "role": "self_checking"}]', None),
+        ("I cannot say.", None),
+        ("[self_checking, self_checking]", None),
     ],
 )
-def test_roles_are_parsed(reply: str, roles: list[SentenceRole | None]) -> None:
-    assert parse_roles(reply) == roles
-    assert judged_roles(lambda _: reply, "How many?", ["a", "b", "c"]) == [*roles, None, None, None][:3]
+def test_roles_are_parsed_or_none_is(reply: str, roles: list[SentenceRole | None] | None) -> None:
+    """Which sentence a reply of another length leaves out is not known: nothing is shifted."""
+    assert parse_roles(reply, 2) == roles
+    assert judged_roles(lambda _: reply, "How many?", ["a", "b"]) == (roles or [None, None])

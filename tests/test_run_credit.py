@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
 from interp.credit.compare import arms, other_rule
@@ -20,7 +22,7 @@ from interp.credit.study import Training as Done
 from interp.credit.study import over_both, running_peak_average, study_rows
 from interp.errors import UserError
 from interp.runs.store import RunStore, read_table
-from tests.command import SMALL_CREDIT, ok, run
+from tests.command import ROOT, SMALL_CREDIT, ok, run
 
 TINY = ["experiment=credit", *SMALL_CREDIT, "progress=false"]
 
@@ -215,7 +217,11 @@ def test_arms_are_named_by_what_differs() -> None:
     assert other_rule([options(0), options(1)]) is None
     assert other_rule([options(0), options(0, unit="sentence")]) is None, "an arm of its own"
     sentences = [options(seed, unit="sentence") for seed in (0, 1)]
-    assert other_rule(sentences) == "all trainings credit by unit=sentence, the paper by token"
+    assert other_rule(sentences) == "all trainings credit by unit=sentence, not by token"
+    assert other_rule([options(seed, window=3) for seed in (0, 1)]) == "all trainings credit by window=3, not by 10"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        shipped = OmegaConf.to_container(compose("config", ["experiment=credit"]).experiment)
+    assert other_rule([{"experiment": shipped}]) is None, "the shipped options are the rule"
 
 
 def training(arm: str, seed: int, *accuracy: float) -> Done:

@@ -109,6 +109,13 @@ def test_forks_anywhere_in_a_trace_close_its_thought_where_it_closed(
         word_reasoner, trunk(word_reasoner, ids), [Fork(start + 3, close)], sampling, 0, reasoning=reasoning
     )
     assert close not in new, "closed by the fork: nothing is left to close"
+    tag = range(reasoning.stop, reasoning.stop + 1)
+    other = [Fork(reasoning.stop, ids[start])]
+    ((new, finished),) = rollouts(
+        word_reasoner, trunk(word_reasoner, ids), other, sampling, 0, reasoning=reasoning, closing=tag
+    )
+    assert close in new, "left open by the fork: closed all the same"
+    assert finished
 
 
 def test_prompts_that_open_no_thought_know_no_rule(word_reasoner: Lens, prompts: list[str]) -> None:

@@ -46,7 +46,10 @@ class Needs(StrEnum):
 
 def traces(session: Session, needs: Needs = Needs.REASONING) -> Iterator[Example]:
     """Every example that the store does not have yet, in the order of the data; its subject is a trace."""
-    yield from session.bar(_until_limit(session, needs), "traces", total=session.n_examples)
+    for item in session.bar(_until_limit(session, needs), "traces", total=session.n_examples):
+        if item.subject is None:
+            log.info("left out: %s: %s", item.name, item.reason)
+        yield item
 
 
 def _until_limit(session: Session, needs: Needs) -> Iterator[Example]:
@@ -64,8 +67,6 @@ def _until_limit(session: Session, needs: Needs) -> Iterator[Example]:
         tried += item.subject is not None
         if not session.owns(index):
             continue  # another worker's, looked at because it counts
-        if item.subject is None:
-            log.info("left out: %s: %s", item.name, item.reason)
         yield item
 
 

@@ -11,6 +11,7 @@ from interp.credit.gates import gates, power_lines
 from interp.credit.study import REFERENCE, Training, by_arm, called, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
 from interp.rhythm.published import CREDIT
+from interp.rhythm.waad_fai import Settings
 from interp.runs.compared import TIMING, Asked, Run, RunsCompared, differing, option
 from interp.runs.headlines import Headline
 from interp.runs.store import read_json
@@ -33,7 +34,9 @@ IGNORED = frozenset(
 LATER = {"unit": "token", "first_q": None, "test_samples": 1}
 """Options that older runs lack, and what those did: an arm is not named by them where they are so."""
 RULE = ("unit", "q", "end", "gamma_amp", "alpha", "k", "tau_waad", "tau_delta", "once", "signs", "preserve_mass")
-"""Fields of a rule that the paper fixes, or this project in its place: other values are another treatment."""
+"""Fields of a rule that the paper fixes, or this project where it is silent: other values are another treatment."""
+LOOKED_AT = {"heads": "targeted", "layers": "five", "share": 0.3, "sinks": "kept"}
+"""The same of whose attention is looked at."""
 BUILT_IN = "the model was built so that the rule is right"
 """Why trainings on `decisions` test no claim of the paper: they say what credit can do, not that attention finds it."""
 
@@ -122,12 +125,13 @@ def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list
 
 def other_rule(options: Sequence[dict]) -> str | None:
     """How all trainings credit otherwise than the paper, where they do so alike: no arm is named by that."""
-    paper = CreditRule()
-    for name in RULE:
-        default = getattr(paper, name)
+    rule, windows = CreditRule(), Settings()
+    own: dict[str, object] = {name: getattr(rule, name) for name in RULE}
+    own |= {"window": windows.window, "horizon": [windows.h_lo, windows.h_hi], **LOOKED_AT}
+    for name, default in own.items():
         values = {str(one["experiment"].get(name, default)) for one in options}
         if len(values) == 1 and values != {str(default)}:
-            return f"all trainings credit by {name}={values.pop()}, the paper by {default}"
+            return f"all trainings credit by {name}={values.pop()}, not by {default}"
     return None
 
 

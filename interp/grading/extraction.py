@@ -50,7 +50,10 @@ def answer_span(text: str) -> tuple[int, int] | None:
     """Where the answer that `extract_answer` finds in a text begins and ends in it; None if there is none."""
     if boxes := _boxes(text):
         parts = _side_by_side(text, boxes)
-        start, end = (text.index(content, opening) for opening, _, content in (parts[0], parts[-1]))
+        start, end = (
+            text.index(content, opening + len(_BOX.match(text, opening)[0]))  # type: ignore[index]
+            for opening, _, content in (parts[0], parts[-1])
+        )
         start, end = start + len(parts[0][2]) - len(parts[0][2].lstrip()), end + len(parts[-1][2].rstrip())
         return (start, end) if start < end else None
     one_line = _on_one_line(text)

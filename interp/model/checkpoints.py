@@ -218,6 +218,13 @@ def require_safetensors(name: str, directory: str, revision: str | None = None) 
             raise UserError(f"model {name}: {INDEX} names {shard!r}: only safetensors files beside it are read")
 
 
+def stored_bytes(directory: Path) -> int:
+    """The size of the weights' files that a directory's index names, or of its one file."""
+    index = directory / INDEX
+    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    return sum(file.stat().st_size for file in map(directory.joinpath, names) if file.is_file())
+
+
 def quantized_by(config: Any) -> str | None:
     """How a checkpoint's weights are quantized, by the name in its config.json; None = they are not."""
     said = getattr(config, "quantization_config", None)

@@ -142,12 +142,14 @@ def continue_ids(
     Nothing is written beyond the positions that the model is made for: what is cut off there is not finished, and rows
     that come near them go apart from the others. `past_key_values` holds what comes before the last token of the padded
     rows, which then have as much room (`by_room`). `begun`, with a thought rule: what each row has of its open thought,
-    None for a row without one; not given, all begin one. `plain`: every row is computed whole and nothing compared, for
-    passes that something acts on. What `generation_config.json` of the weights asks for
-    (penalties, beams, lengths, sampling) is not done.
+    None for a row without one; not given, all begin one. `plain`, for passes that something acts on: all rows are
+    computed whole and side by side, whatever their room, and nothing is compared. What `generation_config.json` of the
+    weights asks for (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None:
-        parts: list[list[int]] = by_room(lens, [len(row) for row in rows], sampling.max_new_tokens)
+        parts = [list(range(len(rows)))]
+        if not plain:
+            parts = by_room(lens, [len(row) for row in rows], sampling.max_new_tokens)
         if not plain and not batches_are_right(lens):
             parts = [[i] for i in range(len(rows))]
         if len(parts) > 1:

@@ -37,6 +37,7 @@ from interp.model.checkpoints import (
     require_all_weights,
     require_known_quantization,
     require_safetensors,
+    stored_bytes,
     without_progress_bars,
 )
 from interp.organisms.built import BUILT
@@ -199,8 +200,7 @@ def load_lens(spec: ModelSpec) -> Lens:
         if quantized is None:
             _require_memory(spec.name, sum(p.numel() for p in empty.parameters()) * dtype.itemsize, str(dtype), device)
         elif Path(directory).is_dir():
-            stored = sum(file.stat().st_size for file in Path(directory).glob("*.safetensors"))
-            _require_memory(spec.name, stored, f"{quantized} form", device)
+            _require_memory(spec.name, stored_bytes(Path(directory)), f"{quantized} form", device)
         if spec.untrained is not None:
             fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
             return _ready(spec.name, fresh, tokenizer, spec.markers, device)
@@ -375,9 +375,10 @@ def _require_memory(name: str, needed: int, form: str, device: torch.device) -> 
     """Raises UserError if the weights alone would not fit."""
     free = available_memory(device)
     if needed > free:
+        remedy = "use model.dtype=bfloat16, " if form.startswith("torch") else "use "
         raise UserError(
             f"model {name} needs {needed / 2**30:.1f} GiB for its weights in {form}, {free / 2**30:.1f} GiB are free: "
-            "use model.dtype=bfloat16, a machine with more memory or model.device_map=auto"
+            f"{remedy}a machine with more memory or model.device_map=auto"
         )
 
 

@@ -83,13 +83,14 @@ def rollouts(
     cached: bool = True,
     engine: Generator | None = None,
     reasoning: range = range(0),
+    closing: range = range(0),
 ) -> list[tuple[tuple[int, ...], bool]]:
     """For each fork what follows the forced token, and whether it ended by itself (the end token is kept).
 
     Forks that force an end token end there. `sampling.max_new_tokens` counts from the fork. `cached=False` computes
     every prefix again: the reference that the tests compare with. `engine`: what writes in place of the model at hand,
-    all at once; it has its own way of sharing prefixes. `reasoning`: the positions of the trace's thought; one that a
-    fork leaves open `sampling.thought` closes as it closed the trace's own.
+    all at once; it has its own way of sharing prefixes. `reasoning`, `closing`: where the trace's thought and the tag
+    behind it stand; a thought that a fork leaves open `sampling.thought` closes as it closed the trace's own.
     """
     ends = ends_of(lens)
     found: dict[int, tuple[tuple[int, ...], bool]] = {i: ((), True) for i, f in enumerate(forks) if f.token in ends}
@@ -107,7 +108,7 @@ def rollouts(
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
         cache = shared.prefix.before([fork.position for fork in part]) if cached and shared.prefix else None
-        begun = [_begun(shared.ids, fork, reasoning) for fork in part]
+        begun = [_begun(shared.ids, fork, reasoning, closing) for fork in part]
         written = continue_ids(
             lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache, begun=begun
         )
@@ -116,8 +117,11 @@ def rollouts(
     return [found[i] for i in range(len(forks))]
 
 
-def _begun(ids: Sequence[int], fork: Fork, reasoning: range) -> list[int] | None:
-    """What a fork has of an open thought; None where none is open. One at the token before the first leaves it open."""
-    if not reasoning or not reasoning.start - 1 <= fork.position < reasoning.stop:
+def _begun(ids: Sequence[int], fork: Fork, reasoning: range, closing: range) -> list[int] | None:
+    """What a fork has of an open thought; None where none is open. One at the token before the first leaves it open,
+    and so does one that puts something else into the closing tag."""
+    inside = reasoning.start - 1 <= fork.position < reasoning.stop
+    instead = fork.position in closing and fork.token != ids[fork.position]
+    if not reasoning or not (inside or instead):
         return None
     return [*ids[reasoning.start : fork.position], fork.token][: fork.position + 1 - reasoning.start]

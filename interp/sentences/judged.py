@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Sequence
 
 from interp.text.sentence_roles import MEANINGS, SentenceRole
 
+log = logging.getLogger(__name__)
+
 _LIST = re.compile(r"\[[^\[\]]*\]")
 
 
 def judged_roles(ask: Callable[[str], str], problem: str, sentences: Sequence[str]) -> list[SentenceRole | None]:
-    """The role of each sentence; None where the reply gives none of the eight for it. One request."""
-    said = parse_roles(ask(request(problem, sentences)))
-    return [said[i] if i < len(said) else None for i in range(len(sentences))]
+    """The role of each sentence; None where the reply gives none of the eight for it, and everywhere where it does not
+    give as many as there are sentences: which one was left out is not known. One request."""
+    said = parse_roles(ask(request(problem, sentences)), len(sentences))
+    if said is None:
+        log.warning("the judge did not give a role to each of %d sentences: they have none", len(sentences))
+        return [None] * len(sentences)
+    return said
 
 
 def request(problem: str, sentences: Sequence[str]) -> str:
@@ -29,12 +36,13 @@ def request(problem: str, sentences: Sequence[str]) -> str:
     )
 
 
-def parse_roles(reply: str) -> list[SentenceRole | None]:
-    """The last list in a reply; empty if there is none."""
+def parse_roles(reply: str, n: int) -> list[SentenceRole | None] | None:
+    """The last list of n names in a reply; None if there is none."""
     for found in reversed(_LIST.findall(reply)):
         try:
             names = json.loads(found)
         except ValueError:
             continue
-        return [SentenceRole(name) if name in set(SentenceRole) else None for name in names]
-    return []
+        if len(names) == n and all(isinstance(name, str) for name in names):
+            return [SentenceRole(name) if name in set(SentenceRole) else None for name in names]
+    return None

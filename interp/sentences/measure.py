@@ -53,6 +53,7 @@ SENTENCES_TABLE = Table(
     Column("drawn", INT, "number of rollouts from behind it", null=NO_ROLLOUTS),
     Column("written", INT, "tokens that these wrote", null=NO_ROLLOUTS),
     Column("unfinished", FLOAT, "share of rollouts from behind it that the limit cuts off, 0..1", null=NO_ROLLOUTS),
+    Column("unfinished_before", FLOAT, "the same of those from before it", null=NO_ROLLOUTS),
     Column("different", FLOAT, "share of rollouts from before it with another sentence in its place", null=NO_ROLLOUTS),
     Column(
         "counterfactual",
@@ -114,6 +115,10 @@ def sentence_rows(
     sentences = reasoning_sentences(trace) if published is None else published.spans
     if lead is None or position is None or not sentences:
         return None
+    texts = [trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip() for start, end in sentences]
+    judged: Sequence[str | None] = [None] * len(texts)
+    if ask is not None:  # first: who does not answer costs no rollouts
+        judged = judged_roles(ask, trace.segment_text(Segment.PROMPT), texts)
     ids = trace.measured_ids
     shared = trunk(lens, ids)
     cut = suppressed(lens, ids, sentences, batch, shared.prefix)
@@ -122,10 +127,6 @@ def sentence_rows(
     reasoning = trace[Segment.REASONING].positions
     drawn = resample(lens, shared, borders, settings, lens.markers.close, seed, trace.example, batch, reasoning)
     signals = signal_columns(lens, trace, sentences, position)
-    texts = [trace.text[trace.offsets[start][0] : trace.offsets[end - 1][1]].strip() for start, end in sentences]
-    judged: Sequence[str | None] = [None] * len(texts)
-    if ask is not None:
-        judged = judged_roles(ask, trace.segment_text(Segment.PROMPT), texts)
     rows = []
     for k, ((start, end), text) in enumerate(zip(sentences, texts, strict=True)):
         rows.append(

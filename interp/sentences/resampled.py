@@ -118,7 +118,8 @@ def resampled_columns(
     there are was decided by what they came to, so that intervals must hold at every look.
 
     Shares are over rollouts that finished: what the others would have answered is not known, and those from an earlier
-    place have more left to write, so that counting them as another answer would make an effect of the limit."""
+    place have more left to write, so that counting them as another answer would make an effect of the limit. Who
+    finishes is decided by the limit too: where many do not, only a higher one helps."""
     if not before or not behind:
         return dict.fromkeys(RESAMPLED)
     (share, low_share, high_share), (base, low_base, high_base) = (_share(drawn, stopped) for drawn in (behind, before))
@@ -137,6 +138,7 @@ def resampled_columns(
         "drawn": len(behind),
         "written": sum(one.written for one in behind),
         "unfinished": float(np.mean([not one.finished for one in behind])),
+        "unfinished_before": float(np.mean([not one.finished for one in before])),
         "different": len(others) / len(before),
         "counterfactual": or_null(share - instead),
         "returned": or_null(float(np.mean(returned)) if returned else float("nan")),
@@ -163,6 +165,7 @@ RESAMPLED = (
     "drawn",
     "written",
     "unfinished",
+    "unfinished_before",
     "different",
     "counterfactual",
     "returned",
