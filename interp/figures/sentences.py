@@ -40,7 +40,7 @@ MOST = 40
 
 
 def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
-    """One trace: a row for each sentence, with its effect by each of the three ways."""
+    """One trace: a row for each sentence, with its effect by each way."""
     shown = sentences.iloc[:MOST]
     ways = [way for way in CAUSAL if shown[way].notna().any()]
     height = 1.1 + 0.24 * len(shown)
@@ -50,8 +50,8 @@ def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
         name, colour = CAUSAL[way]
         axis.barh(places, shown[way].to_numpy(dtype=float), color=colour, height=0.7)
         axis.axvline(0, color=style.GREY, linewidth=0.8)
-        axis.set_xlabel(name, fontsize=7.5)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.set_xlabel(name.replace(": ", ":\n"), fontsize=7.5)
+        axis.xaxis.set_major_locator(MaxNLocator(3))
     axes[0][0].set_yticks(places, [_short(text) for text in shown["text"]], fontsize=7)
     axes[0][0].invert_yaxis()
     left = len(sentences) - len(shown)
