@@ -12,6 +12,7 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -19,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from experiments.base.experiment import experiments
 from experiments.base.session import Session
 from experiments.run import main
+from interp.runs.store import RunStore
 
 ROOT = Path(__file__).resolve().parents[1]
 NO_PROBES = [
@@ -65,6 +67,24 @@ def ok(*arguments: str, cwd: Path = ROOT) -> Done:
     done = run(*arguments, cwd=cwd)
     assert done.returncode == 0, done.stderr
     return done
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str, after: int) -> str:
+    """Runs until so many parts are written, then as if by Ctrl-C; what it said."""
+    write_part, written = RunStore._write_part, 0
+
+    def stop(self: RunStore, *parts: Any) -> None:
+        nonlocal written
+        if written == after:
+            raise KeyboardInterrupt
+        written += 1
+        write_part(self, *parts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "_write_part", stop)
+        done = run(*arguments)
+    assert done.returncode == 130, done.stderr
+    return done.stderr
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:

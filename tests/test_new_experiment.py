@@ -7,15 +7,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 import experiments
 from experiments.base.readme import table, with_table
-from interp.runs.store import RunStore, read_table
-from tests.command import ROOT, ok, run
+from interp.runs.store import read_table
+from tests.command import ROOT, interrupted, ok, run
 
 MODULE = '''
 """How long are answers?"""
@@ -110,18 +109,7 @@ def test_it_runs_resumes_draws_compares_and_is_reported(
     assert "3 examples, 3 forward passes" in ok(*small, "dry_run=true").stdout
     assert "experiment.unit=0 must be at least 1" in run(*small, "experiment.unit=0").stderr
     # Interrupted as it writes its third part, and resumed.
-    written, write_part = 0, RunStore._write_part
-
-    def interrupted(self: RunStore, *arguments: Any) -> None:
-        nonlocal written
-        if written == 2:
-            raise KeyboardInterrupt
-        written += 1
-        write_part(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_write_part", interrupted)
-        assert run(*small, f"hydra.run.dir={tmp_path}/cut").returncode == 130
+    interrupted(monkeypatch, *small, f"hydra.run.dir={tmp_path}/cut", after=2)
     ok(*small, f"resume={tmp_path}/cut")
     pd.testing.assert_frame_equal(read_table(tmp_path / "cut", "effects"), read_table(tmp_path / "0", "effects"))
     ok(*toy, "experiment=figures", f"run={tmp_path}/cut", f"hydra.run.dir={tmp_path}/drawn")

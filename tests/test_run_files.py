@@ -11,7 +11,6 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +18,7 @@ from experiments.base.environment import describe_environment
 from experiments.heads import EXPERIMENT
 from interp.errors import UserError
 from interp.runs.directory import RunDirectory
-from interp.runs.store import RunStore
-from tests.command import ROOT, SMALL_PAPER, SMALLEST, make_session, ok, run, start
+from tests.command import ROOT, SMALL_PAPER, SMALLEST, interrupted, make_session, ok, run, start
 
 SMALL = ["experiment=evaluate", "model=planted", "data.limit=3", "generation.batch=1", "progress=false"]
 AWKWARD = """a=b, c's "d" [1] {2} \\"""
@@ -32,24 +30,6 @@ def snapshot(directory: Path) -> dict[str, tuple[bytes, int]]:
         str(p.relative_to(directory)): (p.read_bytes() if p.is_file() else b"", p.stat().st_mtime_ns)
         for p in directory.rglob("*")
     }
-
-
-def interrupted(monkeypatch: pytest.MonkeyPatch, *arguments: str, after: int) -> str:
-    """Runs until so many parts are written, then as if by Ctrl-C; what it said."""
-    write_part, written = RunStore._write_part, 0
-
-    def stop(self: RunStore, *parts: Any) -> None:
-        nonlocal written
-        if written == after:
-            raise KeyboardInterrupt
-        written += 1
-        write_part(self, *parts)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_write_part", stop)
-        done = run(*arguments)
-    assert done.returncode == 130, done.stderr
-    return done.stderr
 
 
 @pytest.mark.parametrize("more", [["dry_run=true"], ["experiment.samples=0"], [], ["experiment=credit"]], ids=str)

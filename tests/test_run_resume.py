@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -13,8 +12,8 @@ import pytest
 from experiments.base import runner
 from experiments.base.plan import measured
 from experiments.heads import EXPERIMENT
-from interp.runs.store import RunStore, read_table
-from tests.command import NO_PROBES, SMALLEST, make_session, ok, run, start, wait_for_parts
+from interp.runs.store import read_table
+from tests.command import NO_PROBES, SMALLEST, interrupted, make_session, ok, run, start, wait_for_parts
 
 
 def test_a_dry_run_is_truthful(tmp_path: Path) -> None:
@@ -84,22 +83,6 @@ def test_an_interrupted_run_keeps_what_is_done(tmp_path: Path) -> None:
     assert list(out.glob("parts/*"))
 
 
-def interrupted_after(parts: int, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
-    written = 0
-    write_part = RunStore._write_part
-
-    def interrupted(self: RunStore, *arguments: Any) -> None:
-        nonlocal written
-        if written == parts:
-            raise KeyboardInterrupt
-        written += 1
-        write_part(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(RunStore, "_write_part", interrupted)
-        assert run(*options).returncode == 130
-
-
 def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts are told by their place: other questions in the file would be answered twice, or never."""
     rows = [
@@ -109,7 +92,7 @@ def test_a_run_goes_on_with_its_own_data_alone(tmp_path: Path, monkeypatch: pyte
     file, out = tmp_path / "questions.jsonl", tmp_path / "run"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ["experiment=evaluate", "model=planted", "data=questions", f"data.path={file}", "progress=false"]
-    interrupted_after(2, monkeypatch, *options, "generation.batch=1", f"hydra.run.dir={out}")
+    interrupted(monkeypatch, *options, "generation.batch=1", f"hydra.run.dir={out}", after=2)
     whole = file.read_text()
     file.write_text("".join(json.dumps(row) + "\n" for row in [*rows[1:], rows[0]]))
     done = run(*options, "generation.batch=1", f"resume={out}")
@@ -142,7 +125,7 @@ def test_interrupted_while_writing_a_part_and_resumed(
     options = [f"experiment={experiment}", f"model={model}", *SMALLEST[experiment], "data.limit=2", "progress=false"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     ok(*options, f"hydra.run.dir={whole}")
-    interrupted_after(2, monkeypatch, *options, f"hydra.run.dir={cut}")
+    interrupted(monkeypatch, *options, f"hydra.run.dir={cut}", after=2)
     assert not (cut / "summary.json").exists()
     ok(*options, f"resume={cut}")
     names = {p.name for p in whole.glob("*.parquet")}

@@ -134,7 +134,9 @@ def _note_resumed(session: Described, before: Mapping[str, Any], with_model: boo
     last = [before, *before.get("resumed", [])][-1]
     changed = sorted(_differences({name: last.get(name) for name in now}, now))
     if changed:
-        log.warning("what is left is measured with another %s than before: environment.json", ", ".join(changed))
+        log.warning(
+            "what is left is measured with another %s than before (environment.json has both)", ", ".join(changed)
+        )
         session.store.write_environment({**before, "resumed": [*before.get("resumed", []), now]})
 
 

@@ -146,21 +146,18 @@ def continue_ids(
     computed whole and side by side, whatever their room, and nothing is compared. What `generation_config.json` of the
     weights asks for (penalties, beams, lengths, sampling) is not done.
     """
-    if len(rows) > 1 and past_key_values is None:
-        parts = [list(range(len(rows)))]
-        if not plain:
+    if len(rows) > 1 and past_key_values is None and not plain:
+        parts = [[i] for i in range(len(rows))]
+        if batches_are_right(lens):
             parts = by_room(lens, [len(row) for row in rows], sampling.max_new_tokens)
-        if not plain and not batches_are_right(lens):
-            parts = [[i] for i in range(len(rows))]
         if len(parts) > 1:
             found_of: dict[int, Continuation] = {}
             for part in parts:
-                theirs = None if begun is None else [begun[i] for i in part]
-                mine = [rows[i] for i in part]
-                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], plain=plain, begun=theirs)
+                mine, theirs = [rows[i] for i in part], None if begun is None else [begun[i] for i in part]
+                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], begun=theirs)
                 found_of |= dict(zip(part, new, strict=True))
             return [found_of[i] for i in range(len(rows))]
-        past_key_values = None if plain else what_they_share(lens, rows)
+        past_key_values = what_they_share(lens, rows)
     done = 0 if past_key_values is None else past_key_values.get_seq_length()
     piece = None if plain else prompt_piece(lens, rows, done)
     ends, positions = ends_of(lens), positions_of(lens.hf.config)

@@ -46,7 +46,7 @@ def check_model(lens: Lens) -> None:
     lens.checked["model"] = {"attention": lens.attention, "logit_scale": scale, "causal_leak": leak}
     if not leak <= ROUNDING.get(lens.hf.dtype, HALF_ROUNDING) * scale:
         how = quantized_by(lens.hf.config)
-        why = f" (its {how} weights are applied by what all tokens of a text are like)" if how is not None else ""
+        why = f" ({how} applies its weights by what all tokens of the text are like)" if how is not None else ""
         raise UserError(f"a later token changes earlier logits of {lens.name}{why}: only causal models can be measured")
 
 

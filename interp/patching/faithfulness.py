@@ -34,6 +34,11 @@ def effect_without(edges: Edges, removed: Iterable[Edge]) -> float:
     return _Run(edges, _by_reader(removed), without=True).change()
 
 
+def keeps(alone: float, share: float) -> bool:
+    """Whether an effect, as a share of the whole one, lies as near to it as this share does: above or below."""
+    return abs(alone - 1) <= 1 - share + 1e-9
+
+
 def smallest_route(edges: Edges, ranked: Sequence[Edge], share: float, most: int) -> list[tuple[int, float]]:
     """Numbers of first edges, each larger by a half or a third, and the change of LD by so many alone; the last is the
     first whose effect lies as near to the whole one as this share does. Where `most` are too few, all of these."""
@@ -43,7 +48,7 @@ def smallest_route(edges: Edges, ranked: Sequence[Edge], share: float, most: int
         n = min(n, most, len(ranked))
         alone = effect(edges, ranked[:n])
         tried.append((n, alone))
-        if n in (most, len(ranked)) or (whole and abs(alone / whole - 1) <= 1 - share + 1e-9):
+        if n in (most, len(ranked)) or (whole and keeps(alone / whole, share)):
             return tried
         n += max(1, n // 2)
 

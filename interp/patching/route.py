@@ -14,7 +14,7 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.align import Part, both
 from interp.patching.edges import Edge, Edges
-from interp.patching.faithfulness import effect_without, smallest_route
+from interp.patching.faithfulness import effect_without, keeps, smallest_route
 from interp.patching.pair import PairRuns
 from interp.patching.profiles import LEAST_NLD
 from interp.runs.columns import EXAMPLE, FLOAT, IDS, INT, TEXT, Column, Table
@@ -144,7 +144,7 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
     lines = [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
     if len(known):
         edges_of, of = (f"{known[name].median():.0f}" for name in ("edges", "of"))
-        enough = int(((known["alone"] - 1).abs() <= 1 - SHARE + 1e-9).sum())
+        enough = int(known["alone"].map(lambda alone: keeps(alone, SHARE)).sum())
         reached = f"{SHARE:.0%} of the effect is kept in {enough} of {len(known)} pairs"
         lines.append(f"the route: {edges_of} of {of} edges (median over pairs); {reached}")
     return headlines, lines

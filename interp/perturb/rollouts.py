@@ -124,4 +124,4 @@ def _begun(ids: Sequence[int], fork: Fork, reasoning: range, closing: range) -> 
     instead = fork.position in closing and fork.token != ids[fork.position]
     if not reasoning or not (inside or instead):
         return None
-    return [*ids[reasoning.start : fork.position], fork.token][: fork.position + 1 - reasoning.start]
+    return [] if fork.position < reasoning.start else [*ids[reasoning.start : fork.position], fork.token]
