@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.testing._internal.two_tensor import TwoTensor
@@ -16,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from interp.errors import UserError
 from interp.front.models import check
-from interp.model.checkpoints import CHECKPOINTS, ModelSource, ModelSpec
+from interp.model.checkpoints import CHECKPOINTS, ModelSource, ModelSpec, stored_bytes
 from interp.model.lens import Lens, load_lens
 from interp.model.sites import Site
 from interp.model.unembedding import last_logits
@@ -79,6 +82,50 @@ def test_a_quantized_checkpoint_that_does_not_fit_is_refused_before_it_is_loaded
     monkeypatch.setattr("interp.model.lens.available_memory", lambda _: 1000)
     with pytest.raises(UserError, match=r"for its weights in fp8 form, 0\.0 GiB are free"):
         load_lens(spec)
+
+
+@pytest.mark.parametrize("indexed", [False, True])
+def test_a_quantized_checkpoint_of_the_hub_that_does_not_fit_is_refused_before_it_is_fetched(
+    indexed: bool, words: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A directory that is served as the hub would serve it."""
+    saved(random_lens(ARCHITECTURES["llama-gqa"], words), tmp_path / "org" / "theirs" / "resolve" / "main", FP8)
+    weights = tmp_path / "org" / "theirs" / "resolve" / "main" / "model.safetensors"
+    size = weights.stat().st_size
+    if indexed:
+        second = weights.with_name("second.safetensors")
+        second.write_bytes(bytes(1000))
+        size += 1000
+        index = {"weight_map": {"any": weights.name, "same": weights.name, "other": second.name}}
+        weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index))
+    fetched = []
+
+    class Hub(SimpleHTTPRequestHandler):
+        def __init__(self, *of: Any) -> None:
+            super().__init__(*of, directory=str(tmp_path))
+
+        def do_GET(self) -> None:
+            fetched.append(Path(self.path).name)
+            super().do_GET()
+
+        def end_headers(self) -> None:
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.send_header("ETag", f'"{Path(self.path).name}"')
+            super().end_headers()
+
+        def log_message(self, *said: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        address = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
+        assert stored_bytes("org/theirs") == size
+        server.shutdown()
+    assert stored_bytes("org/nobody") is None
+    assert not [name for name in fetched if name.endswith(".safetensors")]
 
 
 @pytest.mark.parametrize("name", ["llama-gqa", "qwen2-gqa"])

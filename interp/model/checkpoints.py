@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from huggingface_hub import is_offline_mode, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, is_offline_mode, try_to_load_from_cache
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 from transformers.quantizers.auto import AutoHfQuantizer
 from transformers.utils.hub import cached_file
@@ -31,7 +31,8 @@ from interp.text.trace import ThinkMarkers
 log = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parents[1] / "organisms" / "checkpoints"
-INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
 
 
 class ModelSource(StrEnum):
@@ -199,14 +200,7 @@ def without_progress_bars() -> Iterator[None]:
 
 def require_safetensors(name: str, directory: str, revision: str | None = None) -> None:
     """Raises UserError where the index of a sharded checkpoint names anything but safetensors files beside it."""
-    index = cached_file(
-        directory,
-        INDEX,
-        revision=revision,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        _raise_exceptions_for_gated_repo=False,
-    )
+    index = _index(directory, revision)
     if index is None:
         return
     try:
@@ -218,11 +212,37 @@ def require_safetensors(name: str, directory: str, revision: str | None = None) 
             raise UserError(f"model {name}: {INDEX} names {shard!r}: only safetensors files beside it are read")
 
 
-def stored_bytes(directory: Path) -> int:
-    """The size of the weights' files that a directory's index names, or of its one file."""
-    index = directory / INDEX
-    names = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    return sum(file.stat().st_size for file in map(directory.joinpath, names) if file.is_file())
+def _index(directory: str, revision: str | None) -> str | None:
+    """The file that says where each weight of a sharded checkpoint is; None = there is none, or no hub to ask."""
+    return cached_file(
+        directory,
+        INDEX,
+        revision=revision,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+
+
+def stored_bytes(directory: str, revision: str | None = None) -> int | None:
+    """The size of the weights' files of a directory or of a name on the hub, where they are not fetched for it;
+    None = nothing says how large they are."""
+    index = _index(directory, revision)
+    said = {} if index is None else json.loads(Path(index).read_text())
+    names = set(said.get("weight_map", {WEIGHTS: WEIGHTS}).values())
+    sizes = [_size(directory, name, revision) for name in names]
+    return None if None in sizes else sum(filter(None, sizes))
+
+
+def _size(directory: str, name: str, revision: str | None) -> int | None:
+    local = Path(directory).is_dir()
+    here = Path(directory, name) if local else try_to_load_from_cache(directory, name, revision=revision)
+    if isinstance(here, str | Path):
+        return Path(here).stat().st_size if Path(here).is_file() else None
+    try:
+        return get_hf_file_metadata(hf_hub_url(directory, name, revision=revision)).size
+    except Exception:  # of the network, in many kinds: the size stays unknown, and loading says what is wrong
+        return None
 
 
 def quantized_by(config: Any) -> str | None:

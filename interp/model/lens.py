@@ -199,8 +199,8 @@ def load_lens(spec: ModelSpec) -> Lens:
         empty = _without_weights(config, spec)
         if quantized is None:
             _require_memory(spec.name, sum(p.numel() for p in empty.parameters()) * dtype.itemsize, str(dtype), device)
-        elif Path(directory).is_dir():
-            _require_memory(spec.name, stored_bytes(Path(directory)), f"{quantized} form", device)
+        elif (stored := stored_bytes(directory, spec.revision)) is not None:
+            _require_memory(spec.name, stored, f"{quantized} form", device)
         if spec.untrained is not None:
             fresh = _random_weights(config, empty.config._attn_implementation, dtype, spec)
             return _ready(spec.name, fresh, tokenizer, spec.markers, device)
