@@ -73,6 +73,12 @@ def test_constant_and_undefined_curves_have_no_peaks() -> None:
     assert not Peaks().of(np.array([])).any()
 
 
+def test_a_curve_of_attention_that_moves_nothing_has_no_peaks() -> None:
+    curve = np.tile([1.0, 3.0], 15)
+    assert Peaks().of(1e-6 * curve).any()
+    assert not Peaks().of(1e-9 * curve).any()
+
+
 def test_couplings_by_hand() -> None:
     waad = [0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 0, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0]
     fai = [0, 0, 9, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, NAN]

@@ -146,6 +146,9 @@ def test_sinks_make_a_resting_head_global(rhythmic: Lens, trace: Trace) -> None:
     assert far[0].head in (STRIPES, EVEN)
     assert receiver[0].head == STRIPES
     assert not np.isnan(removed.waad).any()
+    *_, nobody = choose_heads(removed.distance, np.full_like(removed.kurtosis, np.nan), [0], 0.25, 2)
+    assert nobody == [], "heads without a kurtosis are no receivers"
+    assert np.isnan(removed.over(nobody, "fai")).all()
 
 
 def test_entropy_is_that_of_the_prediction_of_the_token(rhythmic: Lens, trace: Trace) -> None:

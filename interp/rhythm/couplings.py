@@ -18,6 +18,8 @@ from scipy import signal, stats
 
 from interp.stats import CONFIDENCE, RESAMPLES, Estimate, bootstrap_mean, rng_for
 
+LEAST = 2.0**-24
+"""Rounding of an attention weight of 1 in float32: what varies by less moves no output of a head."""
 NULL_DRAWS = 2000
 MIN_TOKENS = 20
 """Traces with fewer tokens than this where both curves are defined say nothing about a rhythm."""
@@ -42,12 +44,12 @@ class Peaks:
 
     def of(self, curve: Float[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
         """The peaks; undefined (NaN) tokens are none. The first and the last token of a curve can be none either where
-        peaks are local maxima. A constant curve has none."""
+        peaks are local maxima. A curve that varies by LEAST or less has none."""
         marks = np.zeros(len(curve), dtype=bool)
         known = np.flatnonzero(~np.isnan(curve))
         values = curve[known]
-        # A curve that is flat but for rounding has no peaks.
-        if len(known) < 3 or np.ptp(values) <= 1e-9 * np.abs(values).max():
+        # Neither what is flat but for rounding has peaks nor what is nothing beside a whole weight of attention.
+        if len(known) < 3 or np.ptp(values) <= max(1e-9 * np.abs(values).max(), LEAST):
             return marks
         if self.rule is PeakRule.PROMINENCE:
             found, _ = signal.find_peaks(values, prominence=self.prominence * values.std())

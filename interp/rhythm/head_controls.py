@@ -66,6 +66,8 @@ def control_sets(sets: HeadSets, layers: Sequence[int], n_heads: int, draws: int
     widenings = []
 
     def alike(kind: str, heads: Sequence[Head]) -> list[list[Head]]:
+        if not heads:
+            return []
         pool = [(layer, head) for layer in layers for head in range(n_heads)]
         found = sets_beside(np.array(heads), pool, draws, rng_for(seed, "head controls", kind))
         widenings.append(found.widening)

@@ -59,16 +59,16 @@ def choose_heads(
     """Local, global and receiver heads within some layers (Paper B, section 4.1).
 
     The share of all heads with the lowest and with the highest mean distance, at least one each, and the `receivers`
-    heads with the highest kurtosis. Heads without a distance (NaN) are neither local nor global. Raises UserError where
-    no head has one.
+    heads with the highest kurtosis. Heads without a distance (NaN) are neither local nor global, those without a
+    kurtosis no receivers: there may be none. Raises UserError where no head has a distance.
     """
     heads = [Head(layer, head) for layer in layers for head in range(distance.shape[1])]
     n = max(1, round(share * len(heads)))
     by_distance = sorted((h for h in heads if not np.isnan(distance[h])), key=lambda h: (distance[h], h))
     if not by_distance:
         raise UserError("all heads of these layers look at the first tokens alone")
-    by_kurtosis = sorted(heads, key=lambda h: (-np.nan_to_num(kurtosis[h], nan=-np.inf), h))
-    return by_distance[:n], by_distance[-n:][::-1], by_kurtosis[: min(receivers, len(heads))]
+    by_kurtosis = sorted((h for h in heads if not np.isnan(kurtosis[h])), key=lambda h: (-kurtosis[h], h))
+    return by_distance[:n], by_distance[-n:][::-1], by_kurtosis[:receivers]
 
 
 def head_rows(example: str, curves: Mapping[Sinks, HeadCurves]) -> list[dict[str, Any]]:
@@ -127,6 +127,10 @@ def rank_by_distance(lens: Lens, traces: Iterable[Trace], options: Ranking) -> l
                 missing = error
             else:
                 sets.append(HeadSets(layers, sinks, *chosen))
+                if not sets[-1].receiver:
+                    log.warning(
+                        "layers=%s, sinks=%s: no receiver heads, responses are too short for a kurtosis", layers, sinks
+                    )
     if missing is not None and not sets:
         raise UserError(f"{missing}: experiment.sinks must keep these") from missing
     return list(head_set_rows(sets, means))
@@ -160,6 +164,6 @@ def head_set_rows(sets: Sequence[HeadSets], means: Mapping[str, np.ndarray]) -> 
             ("receiver", one.receiver, "kurtosis"),
         ):
             for head in heads:
-                value = float(np.nan_to_num(means[f"{measure}{suffix}"][head]))
+                value = float(means[f"{measure}{suffix}"][head])
                 about = {"kind": kind, "layers": one.layers, "sinks": one.sinks}
                 yield {**about, "layer": head.layer, "head": head.head, "value": value}

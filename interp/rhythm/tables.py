@@ -40,7 +40,7 @@ TOKENS_TABLE = Table(
     Column("waad", FLOAT, "windowed average attention distance, 0..W (Paper B, Def. 4.1)", null="undefined here"),
     Column("fai", FLOAT, "future attention influence, 0..1 (Paper B, Def. 4.2)", null="its window is empty"),
     Column("fai_to_end", FLOAT, "the same, from here to the end of the response", null="the last token"),
-    Column("receiver_fai", FLOAT, "`fai_to_end` by receiver heads", null="the last token"),
+    Column("receiver_fai", FLOAT, "`fai_to_end` by receiver heads", null="the last token, or no receiver heads"),
     Column("waad_peak", BOOL, "whether `waad` has a peak here"),
     Column("fai_peak", BOOL, "whether `fai_to_end` has a peak here"),
     Column("receiver_peak", BOOL, "whether `receiver_fai` has a peak here"),

@@ -77,9 +77,12 @@ class HeadCurves:
     kurtosis: Float[np.ndarray, "layer head"]
 
     def over(self, heads: Sequence[Head], name: str) -> Float[np.ndarray, " token"]:
-        """A measure of the mean pattern over a set of heads."""
+        """A measure of the mean pattern over a set of heads; NaN over none."""
+        of_all: np.ndarray = getattr(self, name)
+        if not heads:
+            return np.full(of_all.shape[-1], np.nan)
         layers, numbers = zip(*heads, strict=True)
-        values: np.ndarray = getattr(self, name)[list(layers), list(numbers)].mean(axis=0)
+        values: np.ndarray = of_all[list(layers), list(numbers)].mean(axis=0)
         return values
 
 

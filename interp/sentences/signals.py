@@ -66,8 +66,9 @@ def signal_columns(
         _over(from_answer.mass.numpy(), heads) for heads in (everywhere, rank_heads(score.numpy(), k))
     )
     received = by_sentence.received.numpy()
-    kurtosis = np.nan_to_num(by_sentence.kurtosis(), nan=-np.inf)
-    of_all, of_receivers = (_over(received, heads) for heads in (everywhere, rank_heads(kurtosis, k)))
+    kurtosis = by_sentence.kurtosis()
+    receivers = [head for head in rank_heads(kurtosis, k) if not np.isnan(kurtosis[head])]
+    of_all, of_receivers = (_over(received, heads) for heads in (everywhere, receivers))
     curves, entropy = measure_rhythm(lens, trace, Settings(), [Sinks.KEPT])
     response = response_of(trace)
     _, far, _ = choose_heads(
@@ -94,6 +95,9 @@ def signal_columns(
 
 
 def _over(values: Float[np.ndarray, "layer head sentence"], heads: Sequence[Head]) -> Float[np.ndarray, " sentence"]:
+    """The mean over heads; NaN over none."""
+    if not heads:
+        return np.full(values.shape[-1], np.nan)
     layers, numbers = zip(*heads, strict=True)
     mean: np.ndarray = values[list(layers), list(numbers)].mean(0)
     return mean
