@@ -100,7 +100,7 @@ def cut(session: Session, options: AblateOptions) -> None:
     reference = record_reference(session.lens, traces, options.reference_samples, session.seed)
     halves = _halves(options, traces)
     lists = _kept_lists(session, options, halves, reference)
-    todo = [list(design(session, options).steps(of_half)) for of_half in lists]
+    todo = [list(design(session, options).steps(lists, half)) for half in range(len(lists))]
     total = sum(len(steps) * -(-len(part) // options.batch) for steps, (part, _) in zip(todo, halves, strict=True))
     steps = [
         (
@@ -266,7 +266,7 @@ def plan(session: Session, options: AblateOptions) -> Plan:
     reference = record_reference(session.lens, part, options.reference_samples, session.seed)
     layers = layer_set(options.layers, session.lens.n_layers)
     every = [Head(layer, h) for layer in layers for h in range(session.lens.n_heads)]
-    todo = list(design(session, options).steps(dict.fromkeys(options.lists, every[: len(every) // 2])))
+    todo = list(design(session, options).steps([dict.fromkeys(options.lists, every[: len(every) // 2])]))
     with measured() as forced:
         subjects.teacher_forced(todo[0].interventions, todo[0].labels, reference)
     with measured() as written:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from itertools import combinations, product
-from math import comb, prod
 from typing import Any
 
 import numpy as np
@@ -21,8 +19,10 @@ RESAMPLES = 2000
 PERMUTATIONS = 9999
 LEVEL = 1 - CONFIDENCE
 """Level of every test."""
-ENOUGH_SETS = 20
+ENOUGH_SETS = 40
 """With fewer random sets no rank is significant at that level."""
+TRIES = 20
+"""So many times more are drawn than are wanted, before all different ones are taken to be found."""
 
 
 def seed_for(seed: int, *labels: object) -> int:
@@ -107,21 +107,29 @@ class Comparison:
         return cls(ComparedBy.PAIRED, Estimate.of(columns), or_null(row[p]))
 
     @classmethod
-    def with_draws(cls, own: float, drawn: Float[np.ndarray, " draw"], widening: float = 1.0) -> Comparison | None:
-        """Of a list of heads with random sets, `widening` as in `Sets`. The interval is the value minus the middle 95 %
-        of the sets; p = (1 + sets at least as far from their mean) / (1 + sets). None where there are none."""
+    def with_draws(cls, own: float, drawn: Float[np.ndarray, " draw"]) -> Comparison | None:
+        """Of lists of heads with the same under relabelled heads (`relabelled`). The interval is the value minus the
+        middle 95 % of the draws; p is twice the smaller tail, (1 + draws at least as low, or high) / (1 + draws). None
+        where there are none."""
         drawn = np.asarray(drawn, dtype=float)
         drawn = drawn[~np.isnan(drawn)]
         if not len(drawn) or np.isnan(own):
             return None
-        middle = float(drawn.mean())
-        spread = middle + widening * (drawn - middle)
-        # A set that differs by rounding alone is as far.
-        close = 1e-9 * max(abs(own - middle), float(np.abs(spread - middle).max()))
-        as_far = int((np.abs(spread - middle) >= abs(own - middle) - close).sum())
-        low, high = np.quantile(spread, [LEVEL / 2, 1 - LEVEL / 2])
-        difference = Estimate(own - middle, len(drawn), own - float(high), own - float(low))
-        return cls(ComparedBy.SETS, difference, (1 + as_far) / (1 + len(drawn)))
+        close = 1e-9 * max(abs(own), float(np.abs(drawn).max()))  # what differs by rounding alone is a tie
+        tails = [1 + int((side * drawn >= side * own - close).sum()) for side in (1, -1)]
+        low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+        difference = Estimate(own - float(drawn.mean()), len(drawn), own - float(high), own - float(low))
+        return cls(ComparedBy.SETS, difference, min(1.0, 2 * min(tails) / (1 + len(drawn))))
+
+
+def among_draws(own: float, drawn: Float[np.ndarray, " draw"]) -> tuple[Estimate | None, Comparison | None]:
+    """The draws' mean with their middle 95 % (n = draws), and where a value stands among them; None without draws."""
+    drawn = np.asarray(drawn, dtype=float)
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return None, None
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    return Estimate(float(drawn.mean()), len(drawn), float(low), float(high)), Comparison.with_draws(own, drawn)
 
 
 def or_null(value: float | None) -> float | None:
@@ -189,7 +197,7 @@ def random_heads_like(
 
     Heads of the set itself are never drawn; in a layer where too few others are left, all of them are drawn and the set
     stays that much smaller: the missing places are -1. For what is drawn anew for every example; sets that all examples
-    share are those of `sets_beside`.
+    share are those of `relabelled`.
     """
     drawn = np.full((draws, len(heads), 2), -1)
     for layer in np.unique(heads[:, 0]):
@@ -224,93 +232,61 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class Sets:
-    """Random sets to compare a list of heads with."""
+    """What lists of heads are compared with."""
 
-    heads: list[list[Place]]
+    heads: list[list[list[Place]]]
+    """(draw, list, place): in each draw heads have other names, the same ones in all lists."""
     matched: bool
-    """As many heads of every layer as the list has; else of any layer."""
-    widening: float
-    """How much more a list like the sets would spread about their mean than they do: they lack the list's heads, and so
-    are alike. For k heads beside m others the variances are as 1/k + 1/m to 1/k - 1/m."""
+    """Names change within the groups that were asked for, such as layers; else among all heads."""
 
 
-def sets_beside(heads: Int[np.ndarray, "k 2"], pool: Sequence[Place], most: int, rng: np.random.Generator) -> Sets:
-    """Different sets of as many heads out of a pool, without the list's own: all, or `most` of them at random.
-
-    With as many of every layer as the list has; where layers hold too few others for a test at the level of every
-    test, as in small models, of any layer.
-    """
-    own = {(int(layer), int(head)) for layer, head in heads}
-    others = [place for place in pool if place not in own]
-    parts = []
-    for layer in sorted({layer for layer, _ in own}):
-        k = sum(place[0] == layer for place in own)
-        parts.append(([place for place in others if place[0] == layer], k))
-    matched = _sets(parts, most, rng)
-    if len(matched) >= min(most, ENOUGH_SETS):
-        return Sets(matched, True, _widening(parts))
-    anywhere = [(others, len(own))]
-    found = _sets(anywhere, most, rng)
-    if len(found) > len(matched):
-        return Sets(found, False, _widening(anywhere))
-    return Sets(matched, True, _widening(parts))
-
-
-NEAREST = 8
-"""Of so many heads with the nearest values one stands in for a head of the list."""
-
-
-def sets_alike(
-    heads: Int[np.ndarray, "k 2"],
-    pool: Sequence[Place],
-    value: Mapping[Any, float],
-    most: int,
-    rng: np.random.Generator,
+def relabelled(
+    lists: Sequence[Sequence[Place]], groups: Sequence[Sequence[Place]], most: int, rng: np.random.Generator
 ) -> Sets:
-    """Different sets of as many heads out of a pool, without the list's own, at most `most`: for each head of the list
-    one of the others nearest to it in `value`, such as their attention to the reasoning, whatever their layer."""
-    own = [(int(layer), int(head)) for layer, head in heads]
-    others = [place for place in pool if place not in set(own)]
-    found: set[tuple[Place, ...]] = set()
-    for _ in range(20 * most):
-        chosen: list[Place] = []
-        for place in own:
-            left = [other for other in others if other not in chosen]
-            near = sorted(left, key=lambda other: abs(value[other] - value[place]))[:NEAREST]
-            chosen += [near[int(rng.integers(len(near)))]] if near else []
-        found.add(tuple(sorted(chosen)))
+    """The lists with heads renamed at random within groups, such as those of a layer: different draws, none of them the
+    lists themselves, all that there are or `most`. Where lists that were chosen without a look at what is measured
+    matter no more than other heads, all names are equally likely, so that a rank among the draws is exact (a
+    permutation test), whatever heads do and however many the lists share.
+
+    Where groups allow too few draws for a test at the level of every test, as in small models, names change among all.
+    """
+    matched = _renamed(lists, groups, most, rng)
+    if len(matched) < min(most, ENOUGH_SETS):
+        anywhere = _renamed(lists, [[place for group in groups for place in group]], most, rng)
+        if len(anywhere) > len(matched):
+            return Sets(anywhere, False)
+    return Sets(matched, True)
+
+
+def _renamed(
+    lists: Sequence[Sequence[Place]], groups: Sequence[Sequence[Place]], most: int, rng: np.random.Generator
+) -> list[list[list[Place]]]:
+    listed = {place for one in lists for place in one}
+    touched = [list(group) for group in groups if listed & set(group)]
+    own = tuple(tuple(sorted(one)) for one in lists)
+    found: dict[tuple[tuple[Place, ...], ...], None] = {}
+    for _ in range(TRIES * most):
+        names = {old: group[i] for group in touched for old, i in zip(group, rng.permutation(len(group)), strict=True)}
+        drawn = tuple(tuple(sorted(names.get(place, place) for place in one)) for one in lists)
+        if drawn != own:
+            found[drawn] = None
         if len(found) == most:
             break
-    whole = [list(one) for one in sorted(found) if len(one) == len(own)]
-    return Sets(whole, True, _widening_of(whole, len(own)))
+    return [[list(one) for one in drawn] for drawn in found]
 
 
-def _widening_of(sets: Sequence[Sequence[Place]], k: int) -> float:
-    """How much more a list like these sets would spread, if heads' effects are independent and a set's their mean."""
-    places = sorted({place for one in sets for place in one})
-    share = np.array([[(place in one) / k for place in places] for one in sets]).reshape(len(sets), len(places))
-    mean = share.mean(0) if len(sets) else np.zeros(0)
-    alike = float(((share - mean) ** 2).sum(1).mean()) if len(sets) else 0.0
-    return float(np.sqrt((1 / k + (mean**2).sum()) / alike)) if alike > 0 else 1.0
+def layers_of(places: Iterable[Place]) -> list[list[Place]]:
+    """Groups of the heads of one layer."""
+    found: dict[int, list[Place]] = {}
+    for layer, head in places:
+        found.setdefault(layer, []).append((layer, head))
+    return list(found.values())
 
 
-def _widening(parts: Sequence[tuple[Sequence[Place], int]]) -> float:
-    apart = sum(k * (len(pool) + k) / max(1, len(pool)) for pool, k in parts)
-    alike = sum(k * (len(pool) - k) / max(1, len(pool)) for pool, k in parts)
-    return float(np.sqrt(apart / alike)) if alike > 0 else 1.0
-
-
-def _sets(parts: Sequence[tuple[Sequence[Place], int]], most: int, rng: np.random.Generator) -> list[list[Place]]:
-    """Sets with so many of each part."""
-    if prod(comb(len(pool), k) for pool, k in parts) <= most:
-        every = product(*(combinations(pool, k) for pool, k in parts))
-        found = {tuple(sorted(place for of in chosen for place in of)) for chosen in every}
-    else:
-        found = set()
-        while len(found) < most:
-            drawn = [pool[i] for pool, k in parts for i in rng.choice(len(pool), k, replace=False)]
-            found.add(tuple(sorted(drawn)))
-    return [list(one) for one in sorted(found)]
+def alike_in(value: Mapping[Any, float], size: int) -> list[list[Place]]:
+    """Groups of `size` heads that are next to one another in a value, such as their attention to the reasoning."""
+    ranked = sorted(value, key=lambda place: (-value[place], place))
+    return [[(int(layer), int(head)) for layer, head in ranked[i : i + size]] for i in range(0, len(ranked), size)]
 
 
 def rank_correlation(

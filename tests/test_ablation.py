@@ -356,7 +356,7 @@ def test_effects_by_role_are_those_of_the_tokens(planted: Lens, planted_traces: 
 def test_only_the_planted_head_keeps_its_edges(planted: Lens, planted_traces: list[Trace]) -> None:
     """Sufficient: the edge cut in all heads but the planted one leaves the answer; in all but another, it takes it."""
     design = Design([1], [AblationKind.ZERO], [Rows.ANSWER], ["answer_reasoning"], [True], 0, (), 30, False, 0, 4, 4)
-    steps = [s for s in design.steps({"rfh": [Head(*CIRCUIT.rfh)]}) if s.labels.heads_kind == "only_rfh"]
+    steps = [s for s in design.steps([{"rfh": [Head(*CIRCUIT.rfh)]}]) if s.labels.heads_kind == "only_rfh"]
     subjects = Subjects(planted, planted_traces[:4], [None] * 4, 8)
     change = {
         step.labels.draw: np.mean(

@@ -71,30 +71,37 @@ def patched(rng: np.random.Generator, effect: float) -> list[Verdict]:
 
 
 def ablated(rng: np.random.Generator, effect: float) -> list[Verdict]:
-    """Each head has an effect of its own on the answer; the listed ones, `effect` more."""
+    """Few heads do anything to the answer; the listed ones, which differ between the halves of the traces by one, do
+    `effect` more."""
     design = Design([3], [AblationKind.ZERO], [Rows.ANSWER], ["answer_reasoning"], [True], 0, (), 60, False, 0, 6, 8)
     listed = [Head(1, 2), Head(2, 5), Head(4, 0)]
-    of_head = {metric: rng.normal(0, 1, (LAYERS, HEADS)) for metric in ("ld", "kl")}
-    for head in listed:
+    halves = [{RFH: listed}, {RFH: [*listed[:2], Head(3, 3)]}]
+    sizes = {metric: rng.exponential(size=(LAYERS, HEADS)) for metric in ("ld", "kl")}
+    of_head = {metric: size * (rng.random((LAYERS, HEADS)) < 0.1) for metric, size in sizes.items()}
+    of_head["ld"] *= -1
+    for head in {*halves[0][RFH], *halves[1][RFH]}:
         of_head["ld"][head] -= effect
         of_head["kl"][head] += effect
     traces = rng.normal(0, 0.5, 10)
     rows = []
-    for step in design.steps({RFH: listed}):
-        (cut,) = step.interventions
-        chosen = getattr(cut, "heads", None) or []
-        for metric, values in of_head.items():
-            for trace, base in enumerate(traces):
-                value = np.mean([values[head] for head in chosen]) if len(chosen) else 0.0
-                row = {"example": str(trace), "metric": metric, "value": value + base, "clean": 0.0}
-                rows.append({**row, **step.labels.as_row(), "patched": value + base})
-    tables = {"effects": frame("effects", rows), "cut_lists": frame("cut_lists", design.list_rows({RFH: listed}, 0))}
+    for half in (0, 1):
+        for step in design.steps(halves, half):
+            (cut,) = step.interventions
+            chosen = getattr(cut, "heads", None) or []
+            for metric, values in of_head.items():
+                for trace, base in list(enumerate(traces))[half::2]:
+                    value = np.mean([values[head] for head in chosen]) if len(chosen) else 0.0
+                    row = {"example": str(trace), "metric": metric, "value": value + base, "clean": 0.0}
+                    rows.append({**row, **step.labels.as_row(), "patched": value + base})
+    tables = {"effects": frame("effects", rows), "cut_lists": frame("cut_lists", design.list_rows(halves[0], 0))}
     return ablation.findings(tables.__getitem__, {RFH: listed}, 0, halves=True).verdicts
 
 
 def looked(rng: np.random.Generator, effect: float) -> list[Verdict]:
-    """All heads look alike but for chance; with an effect five of the middle look at the reasoning and move along."""
+    """All heads look alike but for chance, and move each in its own way; with an effect five of the middle look at the
+    reasoning and move along."""
     special = {Head(2, 1), Head(2, 4), Head(3, 0), Head(3, 6), Head(2, 7)}
+    own = rng.normal(0, 0.4, (LAYERS, HEADS))
     rows = []
     for trace in range(16):
         tilt = rng.normal(0, 0.3)
@@ -112,8 +119,8 @@ def looked(rng: np.random.Generator, effect: float) -> list[Verdict]:
                     "answer_reasoning_per_token": masses["answer_reasoning"] / 50,
                     "answer_prompt_per_token": masses["answer_prompt"] / 50,
                     "answer_reasoning_even": 1 / 6,
-                    "trajectory": float(np.tanh(rng.normal(more, 0.5))),
-                    "trajectory_weighted": float(np.tanh(rng.normal(more, 0.5))),
+                    "trajectory": float(np.tanh(rng.normal(more + own[layer, head], 0.5))),
+                    "trajectory_weighted": float(np.tanh(rng.normal(more + own[layer, head], 0.5))),
                 }
             )
     table = frame("heads", rows)
@@ -187,12 +194,12 @@ def changed(rng: np.random.Generator, effect: float) -> list[Verdict]:
 
 def paced(rng: np.random.Generator, effect: float) -> list[Verdict]:
     """Curves that wander by themselves; with an effect, what a beat does to some heads, sentences and entropy."""
-    tokens, traces, layers, heads = 90, 12, 6, 4
+    tokens, traces, layers, heads = 90, 12, 6, 12
     special = [Head(layer, 0) for layer in range(3)], [Head(layer, 1) for layer in range(3)]
     receivers = [Head(layer, 0) for layer in range(3, 6)]
     sets = HeadSets("all", Sinks.KEPT, *special, receivers)
     far = special[1] + receivers
-    controls = control_sets(sets, range(layers), heads, 24, 0)
+    controls = control_sets(sets, range(layers), heads, 60, 0)
     rows: dict[str, list[dict[str, Any]]] = {"tokens": [], "curves": [], "head_controls": []}
 
     def wander(*shape: int) -> np.ndarray:

@@ -6,15 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from interp.ablation.effects import Intervention, Labels
 from interp.ablation.interventions import Ablation, AblationKind, Knockout
 from interp.ablation.interventions import Rows as CutRows
 from interp.heads.scores import Head, usual_count
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
-from interp.stats import Sets, rng_for, sets_alike, sets_beside
+from interp.runs.columns import INT, TEXT, Column, Table
+from interp.stats import alike_in, layers_of, relabelled, rng_for
 from interp.text.trace import Segment
 
 RFH = "rfh"
@@ -31,8 +30,10 @@ LIKE_MASS = "random_heads_of_like_mass"
 """Control: heads of any layer with about the same attention to the reasoning."""
 WRITTEN = 3
 """Under so many of its random sets answers are written anew as well: that costs most."""
-FEWER = 10
+FEWER = 5
 """Beside lists that decide no claim stand so many times fewer sets: enough for a test at .05 and for the figures."""
+ALIKE = 3
+"""Heads of like attention to the reasoning: among so many times as many as the list has, next to one another in it."""
 FEWEST = 40
 """The same beside further kinds of ablation and rows, of RFHs alone: for the figures."""
 
@@ -45,8 +46,11 @@ CUT_LISTS_TABLE = Table(
     Column("rank", INT, "place in the list, from 1"),
     Column("layer", INT, "layer, from 0"),
     Column("head", INT, "head, from 0"),
-    Column("widening", FLOAT, "how much more a list like its random sets would spread than they do", null="no sets"),
 )
+
+
+Lists = Mapping[str, Sequence[Head]]
+"""The heads of each kind, best first."""
 
 
 @dataclass(frozen=True)
@@ -79,43 +83,40 @@ class Design:
     mass: Mapping[Head, float] | None = None
     """The heads' attention to the reasoning, where random sets are to be like the lists in that and not in layers."""
 
-    def steps(self, lists: Mapping[str, Sequence[Head]]) -> Iterator[Step]:
-        """Every intervention, each with its controls behind it."""
+    def steps(self, halves: Sequence[Lists], half: int = 0) -> Iterator[Step]:
+        """Every intervention on one half of the traces, each with its controls behind it. `halves`: the lists that are
+        cut on each."""
+        lists = halves[half]
         for name, heads in lists.items():
             for n in (n for n in self.doses if n <= len(heads)):
-                decides = name == RFH and n == self.decisive(heads)
-                yield from self._dose(name, heads[:n], decides)
+                yield from self._dose(halves, half, name, n)
         for head in self.alone:
             labels = Labels(f"ablate_head_{self.kinds[0]}", rows=CutRows.ANSWER, layer=head.layer, head=head.head)
             yield Step((Ablation(frozenset([head]), self.kinds[0], CutRows.ANSWER),), labels, write=False)
         for edge in self.knockouts:
             for scaled in self.renormalise:
-                yield from self._knockouts(edge, scaled, lists)
+                yield from self._knockouts(edge, scaled, halves, half)
 
-    def random(self, heads: Sequence[Head], most: int) -> tuple[list[list[Head]], str]:
-        """Random sets of as many heads, and the name of that control: of the same layers where these hold enough, or
-        of the same attention to the reasoning."""
+    def random(self, halves: Sequence[Lists], half: int, name: str, n: int, most: int) -> tuple[list[list[Head]], str]:
+        """Random sets in place of a list's first n heads, and the name of that control: heads renamed within their
+        layers, or among heads of like attention to the reasoning, and alike on both halves of the traces, whose lists
+        share most of their heads."""
         if not most:
             return [], RANDOM
-        sets = self._beside(heads, most)
+        having = [i for i, lists in enumerate(halves) if n <= len(lists.get(name, ()))]
+        groups = layers_of(self.every) if self.mass is None else alike_in(self.mass, ALIKE * n)
+        sets = relabelled([halves[i][name][:n] for i in having], groups, most, rng_for(self.seed, "random heads", n))
         matched = RANDOM if self.mass is None else LIKE_MASS
-        return [[Head(*place) for place in one] for one in sets.heads], matched if sets.matched else ANY_LAYER
+        drawn = [[Head(*place) for place in draw[having.index(half)]] for draw in sets.heads]
+        return drawn, matched if sets.matched else ANY_LAYER
 
-    def _beside(self, heads: Sequence[Head], most: int) -> Sets:
-        if self.mass is not None:
-            return sets_alike(np.array(heads), self.every, self.mass, most, rng_for(self.seed, "mass", len(heads)))
-        return sets_beside(np.array(heads), self.every, most, rng_for(self.seed, "random heads", len(heads)))
-
-    def list_rows(self, lists: Mapping[str, Sequence[Head]], half: int) -> Iterator[dict[str, Any]]:
+    def list_rows(self, lists: Lists, half: int) -> Iterator[dict[str, Any]]:
         """The rows of cut_lists.parquet for one half of the traces."""
         for name, heads in lists.items():
             for n in (n for n in self.doses if n <= len(heads)):
-                decides = name == RFH and n == self.decisive(heads)
-                most = self.random_sets if decides else self.random_sets // FEWER
-                widening = self._beside(heads[:n], most).widening if most else None
                 for rank, head in enumerate(heads[:n], start=1):
                     about = {"half": half, "heads_kind": name, "n_heads": n, "rank": rank}
-                    yield {**about, "layer": head.layer, "head": head.head, "widening": widening}
+                    yield {**about, "layer": head.layer, "head": head.head}
 
     @property
     def every(self) -> list[Head]:
@@ -127,19 +128,22 @@ class Design:
         fitting = [n for n in self.doses if n <= len(heads)]
         return max([n for n in fitting if n <= usual] or fitting[:1] or [0])
 
-    def _dose(self, name: str, heads: Sequence[Head], decides: bool) -> Iterator[Step]:
+    def _dose(self, halves: Sequence[Lists], half: int, name: str, n: int) -> Iterator[Step]:
+        heads = halves[half][name]
+        decides = name == RFH and n == self.decisive(heads)
         for i, kind in enumerate(self.kinds):
             for j, rows in enumerate(self.rows):
                 fewer = FEWER if i == j == 0 else FEWEST
                 most = 0 if name != RFH and fewer == FEWEST else self.random_sets // fewer
-                sets, name_of_control = self.random(heads, self.random_sets if decides and i == j == 0 else most)
-                for draw, cut in [(None, list(heads)), *enumerate(sets)]:
+                most = self.random_sets if decides and i == j == 0 else most
+                sets, name_of_control = self.random(halves, half, name, n, most)
+                for draw, cut in [(None, list(heads[:n])), *enumerate(sets)]:
                     control = None if draw is None else name_of_control
-                    labels = Labels(f"ablate_head_{kind}", name, len(heads), rows, draw=draw, control=control)
+                    labels = Labels(f"ablate_head_{kind}", name, n, rows, draw=draw, control=control)
                     write = self.write and i == 0 and rows is CutRows.ANSWER and (draw is None or draw < WRITTEN)
                     yield Step((Ablation(frozenset(cut), kind, rows),), labels, write)
 
-    def _knockouts(self, edge: str, scaled: bool, lists: Mapping[str, Sequence[Head]]) -> Iterator[Step]:
+    def _knockouts(self, edge: str, scaled: bool, halves: Sequence[Lists], half: int) -> Iterator[Step]:
         """The whole edge, windows of layers, the RFHs' edges and all but these, beside random sets'."""
         source, destination = EDGES[edge]
         name = f"knockout_{edge}" if scaled else f"knockout_{edge}_unscaled"
@@ -153,10 +157,11 @@ class Design:
             yield Step(cut(inside), Labels(name, layer=first, layer_end=first + self.window), write=False)
         if scaled != self.renormalise[0] or edge != self.knockouts[0]:
             return  # sets of heads are cut for the first edge and in one way only
-        for n in (n for n in self.doses if n <= len(lists.get(RFH, []))):
-            top = lists[RFH][:n]
-            decides = n == self.decisive(lists[RFH])
-            sets, control = self.random(top, self.random_sets if decides else self.random_sets // FEWER)
+        listed = halves[half].get(RFH, [])
+        for n in (n for n in self.doses if n <= len(listed)):
+            top = listed[:n]
+            most = self.random_sets if n == self.decisive(listed) else self.random_sets // FEWER
+            sets, control = self.random(halves, half, RFH, n, most)
             for kind, of in ((RFH, lambda heads: heads), (f"{ONLY}{RFH}", lambda heads: _others(self.every, heads))):
                 yield Step(cut(of(top)), Labels(name, kind, n), write=False)
                 for draw, others in enumerate(sets):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.ablation.design import ANY_LAYER, LIKE_MASS, ONLY, RANDOM, RFH
+from interp.ablation.design import ANY_LAYER, LIKE_MASS, RANDOM, RFH
 from interp.ablation.roles import AnswerRole
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples, per_example
@@ -18,7 +18,7 @@ from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import LEVEL, Comparison, Estimate, adjust, bootstrap_mean, rng_for
+from interp.stats import ENOUGH_SETS, Comparison, Estimate, adjust, among_draws, bootstrap_mean, rng_for
 
 SETS = {
     RANDOM: "sets of heads of the same layers",
@@ -46,7 +46,7 @@ def findings(
     table: Callable[[str], pd.DataFrame], lists: Mapping[str, Sequence[Head]], seed: int, *, halves: bool
 ) -> Findings[AblateFacts]:
     """What a run tells; `halves`: heads were ranked on other traces than they were cut on."""
-    effects = table("effects").merge(_widenings(table("cut_lists")), on=["heads_kind", "n_heads"], how="left")
+    effects = table("effects")
     whole = effects[effects["role"].isna()]
     doses, verdicts = _doses(whole)
     headlines = [*doses, *_edges(whole), *_knockouts(whole, seed), *_by_role(effects, seed)]
@@ -56,13 +56,6 @@ def findings(
     lines += _tests(whole) + _single(whole)
     facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
     return Findings(headlines, facts, lines, verdicts=verdicts)
-
-
-def _widenings(cut: pd.DataFrame) -> pd.DataFrame:
-    """One number for each list and dose: the larger of both halves'."""
-    by_list = cut.groupby(["heads_kind", "n_heads"], as_index=False)["widening"].max()
-    only = by_list.assign(heads_kind=ONLY + by_list["heads_kind"])
-    return pd.concat([by_list, only], ignore_index=True)
 
 
 def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
@@ -85,18 +78,12 @@ def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Compa
     by_set = drawn.groupby("draw")
     whole = by_set["example"].nunique() == own["example"].nunique()  # one half of the traces may have fewer sets
     sets = by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
-    if not len(sets):
+    beside, compared = among_draws(float(own["value"].mean()), sets)
+    if beside is None:
         return None, None, None
-    low, high = np.quantile(sets, [0.025, 0.975])
-    compared = Comparison.with_draws(float(own["value"].mean()), sets, _widening_of(own))
     controls = set(drawn["control"])  # the halves may differ
     kind = SETS[ANY_LAYER if ANY_LAYER in controls else min(controls)]
-    return kind, Estimate(float(sets.mean()), len(sets), float(low), float(high)), compared
-
-
-def _widening_of(own: pd.DataFrame) -> float:
-    known = own["widening"].dropna()
-    return float(known.iloc[0]) if len(known) else 1.0
+    return kind, beside, compared
 
 
 def _doses(effects: pd.DataFrame) -> tuple[list[Headline], list[Verdict]]:
@@ -207,7 +194,7 @@ def _tests(effects: pd.DataFrame) -> list[str]:
         ["heads_kind", "intervention", "rows", "n_heads"], sort=False
     ):
         _, _, compared = against_sets(part)
-        if compared is not None and 1 / (1 + compared.difference.n) < LEVEL:
+        if compared is not None and compared.difference.n >= ENOUGH_SETS:
             method = str(intervention).removeprefix("ablate_head_")
             found.append(
                 {"about": f"top {int(n)} {kind} heads, {method}, {where} rows", "c": compared, "p": compared.p}

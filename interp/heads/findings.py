@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import stats
 
 from interp.heads.ranking import (
@@ -31,14 +31,17 @@ from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import (
     Comparison,
     Estimate,
+    Sets,
     adjust,
+    among_draws,
     binomial_comparison,
     binomial_estimate,
     bootstrap_mean,
     hypergeometric_comparison,
+    layers_of,
     or_null,
+    relabelled,
     rng_for,
-    sets_beside,
 )
 from interp.text.trace import Segment
 
@@ -94,7 +97,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
     in_middle = in_middle_third(values, means, top, score, resamples, seed)
-    moving, moves, stops = _trajectories(heads, top, seed)
+    moving, moves, stops = _trajectories(heads, top, options.random_sets, seed)
     headlines += [in_middle, *moving]
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
     lists: dict[str, list[Head]] = {}
@@ -247,22 +250,16 @@ def split_half(mass: Samples, values: Samples, k: int, random_sets: int, seed: i
     again = rank_heads(mean_over_examples(values[1::2]), k)
     mass = mass[1::2]
     pool = [(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(values).all(axis=0))]
-    sets = sets_beside(np.array(chosen), pool, random_sets, rng_for(seed, "random heads"))
-    where = "the same layers" if sets.matched else "any layer (too few in their own)"
-    by_set = [mean_over(mass, [Head(*place) for place in one]) for one in sets.heads]
-    control = compared = None
+    sets = relabelled([chosen], layers_of(pool), random_sets, rng_for(seed, "random heads"))
     own = mean_over(mass, chosen)
-    if by_set:
-        over_sets = np.array([np.nanmean(one) for one in by_set])
-        low, high = np.quantile(over_sets, [0.025, 0.975])
-        control = Estimate(float(over_sets.mean()), len(by_set), float(low), float(high))
-        compared = Comparison.with_draws(float(np.nanmean(own)), over_sets, sets.widening)
+    drawn = [np.nanmean(mean_over(mass, [Head(*place) for place in one])) for (one,) in sets.heads]
+    control, compared = among_draws(float(np.nanmean(own)), np.array(drawn))
     shared, n_ranked = overlap(chosen, again), int((~np.isnan(values[0])).sum())
     return [
         Headline(
             f"mass answer->reasoning, top {k} heads of the other half of the traces",
             bootstrap_mean(own, rng_for(seed, "top heads")),
-            f"sets of heads of {where}" if control else None,
+            _sets_named(sets) if control else None,
             control,
             compared,
         ),
@@ -274,6 +271,10 @@ def split_half(mass: Samples, values: Samples, k: int, random_sets: int, seed: i
             hypergeometric_comparison(shared, k, k, n_ranked),
         ),
     ]
+
+
+def _sets_named(sets: Sets) -> str:
+    return f"sets of heads of {'the same layers' if sets.matched else 'any layer (too few in their own)'}"
 
 
 def _behind_another_answer(heads: pd.DataFrame, values: np.ndarray, k: int, seed: int) -> Headline | None:
@@ -295,16 +296,18 @@ def _behind_another_answer(heads: pd.DataFrame, values: np.ndarray, k: int, seed
 Numbers = list[tuple[Headline, Sign]]
 
 
-def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list[Headline], Numbers, Numbers]:
-    """How far the top heads move along the reasoning and where they stop, beside all other heads that look there: the
-    headlines, and the numbers that the two claims stand on."""
+def _trajectories(
+    heads: pd.DataFrame, top: list[Head], random_sets: int, seed: int
+) -> tuple[list[Headline], Numbers, Numbers]:
+    """How far the top heads move along the reasoning and where they stop, beside sets of other heads that look there:
+    the headlines, and the numbers that the two claims stand on."""
     places = pd.MultiIndex.from_frame(heads[["layer", "head"]])
     in_top = places.isin([tuple(head) for head in top])
     headlines: list[Headline] = []
     moves: Numbers = []
     stops: Numbers = []
     name = f"trajectory (rank correlation) of the top {len(top)} heads"
-    beside = _beside_others(heads, in_top, "trajectory", name, seed)
+    beside = _beside_others(heads, top, "trajectory", name, random_sets, seed)
     if beside is not None:
         own = _by_example(heads[in_top], "trajectory").to_numpy(dtype=float)
         still = Comparison.paired(own, 0.0, rng_for(seed, "trajectory", "still"))
@@ -314,7 +317,7 @@ def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list
             (Headline(name, beside.estimate, "no movement", Estimate(0.0, beside.estimate.n), still), Sign.HIGHER),
         ]
     name = "the same, answer tokens weighted by their attention to the reasoning"
-    weighted = _beside_others(heads, in_top, "trajectory_weighted", name, seed)
+    weighted = _beside_others(heads, top, "trajectory_weighted", name, random_sets, seed)
     headlines += [] if weighted is None else [weighted]
     following = _by_example(heads[in_top], "trajectory_content"), _by_example(heads[in_top], "trajectory_place")
     if following[0].notna().any():
@@ -353,22 +356,26 @@ def _trajectories(heads: pd.DataFrame, top: list[Head], seed: int) -> tuple[list
 
 
 def _beside_others(
-    heads: pd.DataFrame, in_top: Bool[np.ndarray, " row"], column: str, name: str, seed: int
+    heads: pd.DataFrame, top: list[Head], column: str, name: str, random_sets: int, seed: int
 ) -> Headline | None:
-    """A column's mean over the top heads beside that over all others, by trace; None where no top head has it."""
-    both = pd.DataFrame(
-        {chosen: _by_example(heads[rows], column) for chosen, rows in ((True, in_top), (False, ~in_top))}
-    )
-    own, others = (both[chosen].to_numpy(dtype=float) for chosen in (True, False))
-    if both[True].isna().all():
+    """A column's mean over the top heads among sets of heads that have it; None where no top head does. Heads differ
+    whatever the trace: with traces for the unit any set of them would differ from the rest."""
+    values = head_array(heads, heads[column].astype(float))
+    places = [Head(int(layer), int(head)) for layer, head in np.argwhere(~np.isnan(values).all(axis=0))]
+    own = [head for head in top if head in places]
+    if not own:
         return None
-    return Headline(
-        name,
-        bootstrap_mean(own, rng_for(seed, column)),
-        "other heads that look there",
-        bootstrap_mean(others, rng_for(seed, column, "others")),
-        Comparison.paired(own, others, rng_for(seed, column, "paired")),
-    )
+
+    def by_trace(of: Sequence[tuple[int, int]]) -> Float[np.ndarray, " trace"]:
+        here = values[:, [layer for layer, _ in of], [head for _, head in of]]
+        known = ~np.isnan(here)
+        return np.where(known.any(1), np.nansum(here, 1) / known.sum(1).clip(min=1), np.nan)
+
+    sets = relabelled([own], layers_of(places), random_sets, rng_for(seed, column, "sets"))
+    drawn = np.array([np.nanmean(by_trace(one)) for (one,) in sets.heads])
+    control, compared = among_draws(float(np.nanmean(by_trace(own))), drawn)
+    estimate = bootstrap_mean(by_trace(own), rng_for(seed, column))
+    return Headline(name, estimate, f"{_sets_named(sets)} that look there" if control else None, control, compared)
 
 
 def heads_that_move(heads: pd.DataFrame, seed: int) -> tuple[int, list[Head]]:

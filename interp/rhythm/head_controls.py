@@ -9,8 +9,7 @@ whole.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import zip_longest
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled, detect
 from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
-from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for, sets_beside
+from interp.stats import Comparison, Estimate, among_draws, bootstrap_mean, layers_of, relabelled, rng_for
 
 SENTENCES = "waad_peaks_at_sentence_starts"
 """Beside the couplings: share of WAAD peaks at most one token off the beginning of a sentence."""
@@ -35,7 +34,6 @@ HEAD_CONTROLS_TABLE = Table(
     Column("draw", INT, "which random set", null="not random"),
     Column("value", FLOAT, "value at events in this trace"),
     Column("baseline", FLOAT, "value at all tokens, or at random places"),
-    Column("widening", FLOAT, "how much more a set like the random ones would spread than they do", null="not random"),
 )
 
 
@@ -56,37 +54,20 @@ class ControlSets:
     chosen: Heads
     random: Sequence[Heads]
     all: Heads
-    widening: float
-    """The largest of the three kinds' (interp/stats.py)."""
 
 
 def control_sets(sets: HeadSets, layers: Sequence[int], n_heads: int, draws: int, seed: int) -> ControlSets:
-    """Random sets for one set of chosen heads, of the same layers where these hold enough others."""
-
-    widenings = []
-
-    def alike(kind: str, heads: Sequence[Head]) -> list[list[Head]]:
-        if not heads:
-            return []
-        pool = [(layer, head) for layer in layers for head in range(n_heads)]
-        found = sets_beside(np.array(heads), pool, draws, rng_for(seed, "head controls", kind))
-        widenings.append(found.widening)
-        # Local and global ones are paired at random.
-        order = rng_for(seed, "order", kind).permutation(len(found.heads))
-        return [[Head(*place) for place in found.heads[i]] for i in order]
-
-    drawn = [alike("local", sets.local), alike("global", sets.far), alike("receiver", sets.receiver)]
-    local, far, receivers = drawn
-    random = [Heads(*pair) for pair in zip(local, far, strict=False)]
-    # There may be fewer sets of receivers: none is used twice, or ranks would count it as two.
-    random = [
-        replace(one, receiver=receiver, apart=_without(sets.far, receiver)) if receiver else one
-        for one, receiver in zip_longest(random, receivers[: len(random)], fillvalue=None)
-        if one is not None
-    ]
-    chosen = Heads(sets.local, sets.far, sets.receiver, _without(sets.far, sets.receiver))
+    """Random sets for one set of chosen heads: heads renamed, of all three kinds alike, within their layers where
+    these hold enough others."""
     everything = [Head(layer, h) for layer in layers for h in range(n_heads)]
-    return ControlSets(chosen, random, Heads(everything, everything), max(widenings))
+    kinds = (sets.local, sets.far, sets.receiver)
+    found = relabelled(kinds, layers_of(everything), draws, rng_for(seed, "head controls"))
+    random = [_heads(*([Head(*place) for place in one] for one in drawn)) for drawn in found.heads]
+    return ControlSets(_heads(*kinds), random, Heads(everything, everything))
+
+
+def _heads(local: Sequence[Head], far: Sequence[Head], receiver: Sequence[Head]) -> Heads:
+    return Heads(local, far, receiver, _without(far, receiver))
 
 
 def _without(heads: Sequence[Head], others: Sequence[Head]) -> Sequence[Head]:
@@ -119,8 +100,7 @@ def control_rows(
             found[SENTENCES] = (detected.precision, detected.chance_precision)
         for coupling_name, (value, baseline) in found.items():
             about = {"example": example, "coupling": str(coupling_name), "control": control, "draw": draw}
-            widening = sets.widening if control == RANDOM else None
-            yield {**about, "value": value, "baseline": baseline, "widening": widening}
+            yield {**about, "value": value, "baseline": baseline}
 
 
 @dataclass(frozen=True)
@@ -142,9 +122,7 @@ def against_heads(table: pd.DataFrame, coupling: str, seed: int) -> AgainstHeads
         return None
     drawn = above[random].groupby(rows["draw"][random]).mean().to_numpy(dtype=float)
     chosen = bootstrap_mean(above[own].to_numpy(dtype=float), rng_for(seed, "head controls", coupling))
-    compared = Comparison.with_draws(chosen.value, drawn, float(rows["widening"][random].iloc[0]))
-    if compared is None:
+    beside, compared = among_draws(chosen.value, drawn)
+    if beside is None or compared is None:
         return None
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    beside = Estimate(float(drawn.mean()), len(drawn), float(low), float(high))
     return AgainstHeads(chosen, beside, float(above[whole].mean()) if whole.any() else None, compared)
