@@ -26,7 +26,7 @@ from interp.model.lens import Lens, ModelSource, ModelSpec, load_lens
 from interp.model.unembedding import trunk_of
 from interp.organisms.lookups import Kind, Order, SolutionStyle, completion, make_problem, solve, written
 from interp.organisms.word_problems import Split
-from interp.stats import rng_for, sets_beside
+from interp.stats import Comparison, layers_of, relabelled, rng_for
 from interp.text.trace import Segment, Trace, parse_text
 
 PLAIN = SolutionStyle(second_look=0, planted=0, final_answer=0)
@@ -84,24 +84,6 @@ def cut(heads: Sequence[Head] | None) -> Knockout:
     return Knockout(Segment.ANSWER, Segment.REASONING, chosen, renormalise=True)
 
 
-def random_sets(lens: Lens, heads: Sequence[Head], n: int) -> list[list[Head]]:
-    """Random sets of as many heads in the same layers, other than the heads themselves as a set.
-
-    They may share heads with it, unlike those of `interp.stats.sets_beside`: beside four of the eight heads of a layer
-    there is one set of four others.
-    """
-    rng = rng_for(0, "reading heads")
-    found = []
-    while len(found) < n:
-        drawn = []
-        for layer in sorted({head.layer for head in heads}):
-            k = sum(head.layer == layer for head in heads)
-            drawn += [Head(layer, int(h)) for h in rng.choice(lens.n_heads, k, replace=False)]
-        if set(drawn) != set(heads):
-            found.append(drawn)
-    return found
-
-
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,21 +123,15 @@ def main() -> None:
             f"{everything[kind]:+.3f}, in the top {len(top)} {own[kind]:+.3f} ({own[kind] / everything[kind]:.0%})"
         )
     every = [(layer, head) for layer in range(lens.n_layers) for head in range(lens.n_heads)]
-    others = sets_beside(np.array(top), every, options.sets, rng_for(0, "others"))
-    for name, found in (
-        ("sets of the same layers, which may share heads with the top ones", random_sets(lens, top, options.sets)),
-        (
-            f"sets of other heads {'of the same layers' if others.matched else 'of any layer (too few in the same)'}",
-            [[Head(*place) for place in one] for one in others.heads],
-        ),
-    ):
-        beside = [change(heads) for heads in found]
-        for kind in clean:
-            sets = np.array([one[kind] for one in beside])
-            p = (1 + (sets <= own[kind]).sum()) / (1 + len(sets))
-            print(
-                f"{kind}, {len(sets)} {name}: {sets.mean():+.3f} ({sets.min():+.3f} to {sets.max():+.3f}), p = {p:.3f}"
-            )
+    sets = relabelled([top], layers_of(every), options.sets, rng_for(0, "reading heads"))
+    beside = [change([Head(*place) for place in one]) for (one,) in sets.heads]
+    for kind in clean:
+        drawn = np.array([one[kind] for one in beside])
+        found = Comparison.with_draws(own[kind], drawn)
+        print(
+            f"{kind}, {len(drawn)} {sets.named}: {drawn.mean():+.3f} ({drawn.min():+.3f} to {drawn.max():+.3f}), "
+            f"p = {found.p if found else np.nan:.3f}"
+        )
     for order in Order:
         table = measure_heads(lens, [trace for trace, _ in made(lens, options.seed, 40, order)]).table
         for head in top:

@@ -21,6 +21,8 @@ LEVEL = 1 - CONFIDENCE
 """Level of every test."""
 ENOUGH_SETS = 40
 """With fewer random sets no rank is significant at that level."""
+FEWEST = 6
+"""Fewer values have no bootstrap interval."""
 TRIES = 20
 """So many times more are drawn than are wanted, before all different ones are taken to be found."""
 
@@ -38,7 +40,7 @@ def rng_for(seed: int, *labels: object) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over n examples with its bootstrap interval; the interval is None where n < 2."""
+    """A mean over n examples with its interval, which is None where nothing is known of it: see `bootstrap_mean`."""
 
     value: float
     n: int
@@ -147,23 +149,32 @@ def adjust(rows: Sequence[dict[str, Any]], p: str = "p") -> None:
 
 
 def bootstrap_mean(values: Float[np.ndarray, " n"], rng: np.random.Generator) -> Estimate:
-    """Mean and 95 % percentile interval over examples. NaN values are left out; n counts the others."""
+    """Mean and 95 % bootstrap interval over examples: percentiles as far out as Student's t (`wide_enough`). NaN values
+    are left out; n counts the others. No interval of fewer than FEWEST values, whose resamples do not reach 95 %, and
+    none of equal ones, whose resamples are all alike: they say nothing of the next value."""
     values = np.asarray(values, dtype=float)
     values = values[~np.isnan(values)]
     if len(values) == 0:
         return Estimate(float("nan"), 0)
-    if len(values) == 1:
-        return Estimate(float(values[0]), 1)
+    if len(values) < FEWEST or np.ptp(values) <= 1e-12 * np.abs(values).max():
+        return Estimate(float(values.mean()), len(values))
     interval = stats.bootstrap(
         (values,),
         np.mean,
-        confidence_level=CONFIDENCE,
+        confidence_level=wide_enough(len(values)),
         n_resamples=RESAMPLES,
         method="percentile",
         rng=rng,
         vectorized=True,
     ).confidence_interval
     return Estimate(float(values.mean()), len(values), float(interval.low), float(interval.high))
+
+
+def wide_enough(n: int) -> float:
+    """The level of a percentile bootstrap whose interval of a mean of n values is as wide as Student's t makes one of
+    95 % (Hesterberg 2015, "expanded percentile"): percentiles alone are too narrow, as resamples spread less by
+    sqrt((n - 1) / n) and know no t."""
+    return float(1 - 2 * stats.norm.sf(np.sqrt(n / (n - 1)) * stats.t.ppf(1 - LEVEL / 2, n - 1)))
 
 
 def binomial_estimate(successes: int, n: int) -> Estimate:
@@ -238,6 +249,11 @@ class Sets:
     """(draw, list, place): in each draw heads have other names, the same ones in all lists."""
     matched: bool
     """Names change within the groups that were asked for, such as layers; else among all heads."""
+
+    @property
+    def named(self) -> str:
+        """What the control is called where the groups are layers."""
+        return f"sets of heads of {'the same layers' if self.matched else 'any layer (too few in their own)'}"
 
 
 def relabelled(

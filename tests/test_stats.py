@@ -14,6 +14,7 @@ from interp.stats import (
     random_heads_like,
     rng_for,
     seed_for,
+    wide_enough,
 )
 
 
@@ -23,12 +24,25 @@ def test_streams_depend_on_seed_and_labels_alone() -> None:
     assert rng_for(3, "x").random() == rng_for(3, "x").random()
 
 
-def test_bootstrap_interval_covers_the_truth() -> None:
-    """Of 95 % intervals over 30 normal values, about 93 % hold the true mean (the percentile method runs short)."""
+@pytest.mark.parametrize("n", [6, 10, 30])
+def test_bootstrap_interval_covers_the_truth(n: int) -> None:
+    """Of 95 % intervals over normal values, about 95 % hold the true mean, also where there are few values."""
     rng = np.random.default_rng(0)
-    estimates = [bootstrap_mean(rng.normal(2.0, 1.0, 30), rng) for _ in range(300)]
+    estimates = [bootstrap_mean(rng.normal(2.0, 1.0, n), rng) for _ in range(300)]
     covered = np.mean([e.low <= 2.0 <= e.high for e in estimates])
-    assert 0.89 <= covered <= 0.98
+    assert 0.91 <= covered <= 0.98
+
+
+def test_values_that_say_nothing_of_the_next_have_no_interval() -> None:
+    """Resamples of two values are as good as sure to miss the mean in half of the cases, those of equal ones always."""
+    rng = np.random.default_rng(0)
+    assert bootstrap_mean(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), rng) == Estimate(3.0, 5)
+    assert bootstrap_mean(np.full(20, 0.7), rng) == Estimate(pytest.approx(0.7), 20)
+
+
+def test_as_wide_as_students_t_by_hand() -> None:
+    """Five values: t = 2.776, times the root of 5 / 4 is 3.104 standard normal deviations, .00096 of it at each end."""
+    assert wide_enough(5) == pytest.approx(1 - 2 * 0.000955, abs=5e-6)
 
 
 def test_bootstrap_leaves_out_what_is_undefined() -> None:

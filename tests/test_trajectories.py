@@ -5,13 +5,16 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import stats
 from transformers import PreTrainedTokenizerFast
 
 from interp.heads.reductions import AttendedPositions, ReceivedBySentences
+from interp.heads.scores import Head
 from interp.heads.trajectories import forward_p, reflection_positions, reflection_stops, stops, trajectory
+from interp.heads.walks import trajectories
 from interp.model.lens import Lens
 from interp.text.sentences import reasoning_sentences, shuffled_sentences
 from interp.text.trace import Segment, Span, parse_text
@@ -221,3 +224,34 @@ def test_receivers_by_sentence_equal_the_blocks(gap: int) -> None:
         assert found.kurtosis()[0, head] == pytest.approx(stats.kurtosis(columns), rel=1e-4)
     assert np.isnan(ReceivedBySentences(sentences[:7], 1, 2).kurtosis()).all()
     assert np.isnan(ReceivedBySentences([], 1, 2).kurtosis()).all()
+
+
+def stops_of(rng: np.random.Generator, near: bool) -> pd.DataFrame:
+    """Two heads of 8 traces with two stops each and one reflection word: few, so that most traces have none there."""
+    rows = []
+    for trace in range(8):
+        word = int(rng.integers(10, 110))
+        for head in range(2):
+            stopped = np.array([word + 1, word]) if near else rng.integers(10, 110, 2)
+            found = reflection_stops(np.clip(stopped, 10, 109), np.array([word]), REASONING)
+            assert found is not None
+            about = {"example": str(trace), "layer": 0, "head": head, "trajectory": None}
+            columns = {"trajectory_weighted": None, "trajectory_content": None, "trajectory_place": None}
+            counts = {"stops": found.n, "stops_at_reflection": found.at_reflection, "stops_expected": found.expected}
+            rows.append({**about, **columns, **counts, "stops_shifted": found.shifted})
+    return pd.DataFrame(rows).astype({"trajectory": float, "trajectory_weighted": float})
+
+
+def test_stops_without_a_taste_for_reflection_words_are_rarely_decided() -> None:
+    both = [Head(0, 0), Head(0, 1)]
+    decided = []
+    for seed in range(60):
+        _, _, ((number, _),) = trajectories(stops_of(np.random.default_rng(seed), near=False), both, 0, seed)
+        assert number.comparison is not None
+        decided.append(number.comparison.decided)
+    assert np.mean(decided) <= 0.1
+    _, _, ((number, _),) = trajectories(stops_of(np.random.default_rng(0), near=True), both, 0, 0)
+    assert number.comparison is not None
+    assert number.comparison.decided
+    assert number.comparison.difference.n == 8
+    assert number.comparison.difference.value > 0.5

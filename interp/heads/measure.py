@@ -139,6 +139,7 @@ def _add_trajectories(
         near = reflection_stops(stopped, reflections, reasoning)
         if near is not None:
             row |= {"stops_at_reflection": near.at_reflection, "stops_expected": near.expected, "stops_p": near.p}
+            row["stops_shifted"] = near.shifted
 
 
 def map_rows(lens: Lens, trace: Trace, heads: Sequence[Head], block_bytes: int | None = None) -> list[dict[str, Any]]:

@@ -129,6 +129,12 @@ HEADS_TABLE = Table(
     Column("stops_at_reflection", INT, "how many of them end within 3 tokens of a reflection word", null=NO_STOP),
     Column("stops_expected", FLOAT, "mean of that over all circular shifts of the reflection words", null=NO_STOP),
     Column("stops_p", FLOAT, "share of the shifts with at least as many", null=NO_STOP),
+    Column(
+        "stops_shifted",
+        pa.list_(pa.int32()),
+        "the same after each of 64 shifts, evenly spaced from half a step on",
+        null=NO_STOP,
+    ),
 )
 MAPS_TABLE = Table(
     "maps",

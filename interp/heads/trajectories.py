@@ -157,13 +157,19 @@ class ReflectionStops:
     """How many stops of a head lie at reflection tokens.
 
     `at_reflection` of `n` stops have a reflection token within `near` tokens; `expected` is its mean, and `p` the share
-    of cases with at least as many, over all circular shifts of the reflection tokens along the reasoning.
+    of cases with at least as many, over all circular shifts of the reflection tokens along the reasoning; `shifted` is
+    the number at SHIFTS of them, evenly spaced and alike for all heads of a trace.
     """
 
     n: int
     at_reflection: int
     expected: float
     p: float
+    shifted: list[int]
+
+
+SHIFTS = 64
+"""Circular shifts whose counts are kept."""
 
 
 def reflection_stops(
@@ -183,4 +189,5 @@ def reflection_stops(
         at_reflection=int(by_shift[0]),
         expected=float(by_shift.mean()),
         p=float((by_shift >= by_shift[0]).mean()),
+        shifted=by_shift[((np.arange(SHIFTS) + 0.5) * length / SHIFTS).astype(int)].astype(int).tolist(),
     )

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import signal, stats
 
-from interp.stats import CONFIDENCE, RESAMPLES, Estimate, bootstrap_mean, rng_for
+from interp.stats import FEWEST, RESAMPLES, Estimate, bootstrap_mean, rng_for, wide_enough
 
 LEAST = 2.0**-24
 """Rounding of an attention weight of 1 in float32: what varies by less moves no output of a head."""
@@ -209,7 +209,7 @@ def ratio_lift(
     if baseline.mean() == 0:
         return Estimate(float("nan"), len(observed))
     value = float(observed.mean() / baseline.mean() - 1)
-    if len(observed) < 2:
+    if len(observed) < FEWEST:
         return Estimate(value, len(observed))
     with np.errstate(divide="ignore", invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -218,7 +218,7 @@ def ratio_lift(
             lambda o, b, axis: o.mean(axis=axis) / b.mean(axis=axis) - 1,
             paired=True,
             vectorized=True,
-            confidence_level=CONFIDENCE,
+            confidence_level=wide_enough(len(observed)),
             n_resamples=RESAMPLES,
             method="percentile",
             rng=rng,
