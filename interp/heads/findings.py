@@ -126,7 +126,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     correct = answers["correct"].dropna().to_numpy(dtype=float)
     # Of given traces only those on the explorer's page are graded: their accuracy says nothing of all.
     if len(correct) and set(heads["example"]) <= set(answers["example"]):
-        headlines.append(Headline("accuracy of the answers", bootstrap_mean(correct, rng_for(seed, "accuracy"))))
+        headlines.append(Headline("accuracy of the answers", binomial_estimate(int(correct.sum()), len(correct))))
     scores = [or_null(float(means[head])) for head in top]
     facts = HeadsFacts(score, top, scores, lists, list(options.reflection_words), len(values))
     return Findings(headlines, facts, lines, verdicts=verdicts)
