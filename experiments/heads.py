@@ -296,7 +296,9 @@ EXPERIMENT = Experiment(
             "mass answer->prompt, all heads": ".014, .138, .032 (the same)",
             "mass answer->reasoning, all heads": ".138, .294, .259",
             "mass answer->answer, all heads": ".230, .463, .545",
-            "in the middle third": "Reasoning-Focus Heads in layers 8-16 of 32, 14-22 of 28, 12-20 of 28",
+            "in the middle third": (
+                "layers 8-16 of 32, 14-22 of 28, 12-20 of 28; of the published ten heads .6, .7, .5 in the middle third"
+            ),
         },
     ),
     check=check,

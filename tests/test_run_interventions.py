@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.base.experiment import experiments
 from interp.ablation.findings import METRICS
 from interp.organisms.planted import CIRCUIT
 from interp.runs.effects import over_examples
-from tests.command import SMALLEST, ok, run
+from tests.command import SMALLEST, ok, published_beside, run
 
 
 def table(directory: Path, name: str) -> pd.DataFrame:
@@ -159,6 +160,12 @@ def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
     predictors = table(perturbed, "predictors")
     assert predictors["value"].between(-1, 1).all()
     assert (perturbed / "figures" / "b_table1_perturbed.tex").is_file()
+
+
+def test_the_published_overlap_stands_beside_that_at_high_fai(perturbed: Path) -> None:
+    assert list(published_beside("perturb", perturbed).values()) == ["Jaccard overlap of content words: top 3 by FAI"]
+    about = experiments()["perturb"].about
+    assert not about.placed(["Jaccard overlap of content words: top 3 by entropy"]), "not by another score"
 
 
 def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ CLAIMS: dict[str, Claim] = {
     "B6.bottom": Claim(
         "Credit at the lowest values harms",
         "Paper B, section 5",
-        "math average 32.5 against 43.2",
+        "math average 32.5 against 39.4 (GRPO); credit at the highest values 43.2",
         "credit",
         "credit at the bottom harms",
     ),
