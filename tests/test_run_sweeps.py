@@ -124,6 +124,10 @@ def test_layers_decide_which_heads_are_ranked(swept: Path) -> None:
     for job, layers in zip(JOBS, ({0, 1}, {2, 3}) * 2, strict=True):
         ranking = read_table(swept / job, "ranking")
         assert set(ranking[ranking["top"]]["layer"]) <= layers
+        summary = json.loads((swept / job / "summary.json").read_text())
+        (kept,) = (one for one in summary["headlines"] if "a resample of the traces keeps" in one["name"])
+        top = int(kept["name"].split("top ")[1].split()[0])
+        assert kept["control"]["value"] == top / ranking[ranking["kind"] == "difference"]["value"].notna().sum()
 
 
 def test_a_failed_job_does_not_stop_the_others_and_is_listed(tmp_path: Path) -> None:

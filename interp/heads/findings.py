@@ -90,7 +90,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
         if (beside := _behind_another_answer(heads, values, k, seed)) is not None:
             headlines.append(beside)
-        chance = Estimate(k / means.size, 1)
+        chance = Estimate(k / int((~np.isnan(means)).sum()), 1)
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
     in_middle = in_middle_third(values, means, top, score, resamples, seed)
