@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from interp.ablation.effects import Labels, Subjects, answer_position
 from interp.ablation.findings import AblateFacts, findings
 from interp.ablation.interventions import Ablation, AblationKind, Reference, record_reference
 from interp.ablation.interventions import Rows as CutRows
+from interp.ablation.lists import list_by_half, lists_that_were_cut
 from interp.errors import UserError
 from interp.figures import ablation as figures
 from interp.figures.drawing import Drawings, Tables
@@ -290,9 +292,15 @@ def plan(session: Session, options: AblateOptions) -> Plan:
 def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     """The findings, out of the run's tables."""
     traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
-    lists = _lists(session, options, traces)
-    halves = len(_halves(options, traces)) == 2
-    return findings(session.store.table, lists, session.seed, halves=halves)
+    table, halves = session.store.table, len(_halves(options, traces)) == 2
+    cut = lists_that_were_cut(table("effects"), table("cut_lists"))
+    ranked = _lists(session, options, traces)
+    empty = {name: heads for name, heads in ranked.items() if not heads}
+    found = findings(table, {**cut, **empty}, session.seed, halves=halves)
+    short = [name for name in ranked if name not in (*empty, *table("cut_lists")["heads_kind"])]
+    return replace(
+        found, lines=[*found.lines, *(f"{name} heads: too few for any dose, none was cut" for name in short)]
+    )
 
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:
@@ -303,7 +311,8 @@ def draw(table: Tables, facts: AblateFacts) -> Drawings:
     shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
     yield "ablate_doses", partial(figures.doses, effects, model)
     yield "ablate_doses_appendix", partial(figures.all_doses, effects, model)
-    yield "ablate_heads", partial(figures.single_heads, effects, facts.lists, shape, model)
+    rfhs = {RFH: list(dict.fromkeys(chain(*list_by_half(effects, table("cut_lists"), RFH).values())))}
+    yield "ablate_heads", partial(figures.single_heads, effects, rfhs, shape, model)
     yield "knockout_windows", partial(figures.windows, effects, model)
     yield "knockout_whole", partial(figures.whole, effects, model)
 
