@@ -33,7 +33,7 @@ from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.heads.scores import Head, rank_heads
 from interp.model.generate import by_room
-from interp.model.layers import layer_set
+from interp.model.layers import in_layers, layer_set
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
@@ -295,12 +295,14 @@ def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     table, halves = session.store.table, len(_halves(options, traces)) == 2
     cut = lists_that_were_cut(table("effects"), table("cut_lists"))
     ranked = _lists(session, options, traces)
-    empty = {name: heads for name, heads in ranked.items() if not heads}
-    found = findings(table, {**cut, **empty}, session.seed, halves=halves)
-    short = [name for name in ranked if name not in (*empty, *table("cut_lists")["heads_kind"])]
-    return replace(
-        found, lines=[*found.lines, *(f"{name} heads: too few for any dose, none was cut" for name in short)]
-    )
+    found = findings(table, cut, session.seed, halves=halves)
+    where = in_layers(layer_set(options.layers, session.shape.n_layers), session.shape.n_layers)
+    uncut = {name: heads for name, heads in ranked.items() if name not in set(table("cut_lists")["heads_kind"])}
+    lines = [
+        f"{name} heads: {'too few for any dose' if heads else f'none above the floor{where}'}"
+        for name, heads in uncut.items()
+    ]
+    return replace(found, lines=[*found.lines, *lines])
 
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:

@@ -119,6 +119,11 @@ def within_layers(samples: Samples, layers: Sequence[int]) -> Samples:
     return np.where(chosen[None, :, None], samples, np.nan)
 
 
+def ranked_layers(samples: Mapping[str, Samples]) -> list[int]:
+    """The layers in which heads have a value of any kind."""
+    return sorted({int(layer) for one in samples.values() for layer in np.flatnonzero(~np.isnan(one).all(axis=(0, 2)))})
+
+
 def mean_over_examples(samples: Samples) -> Float[np.ndarray, "layer head"]:
     """Mean over the examples that have a value; NaN for a head that has none."""
     return _weighted_means(samples, np.ones((1, len(samples))))[0]
