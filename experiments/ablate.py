@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from enum import StrEnum
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from interp.ablation.effects import Labels, Subjects, answer_position
 from interp.ablation.findings import AblateFacts, findings
 from interp.ablation.interventions import Ablation, AblationKind, Reference, record_reference
 from interp.ablation.interventions import Rows as CutRows
+from interp.ablation.lists import list_by_half, lists_that_were_cut
 from interp.errors import UserError
 from interp.figures import ablation as figures
 from interp.figures.drawing import Drawings, Tables
@@ -31,7 +33,7 @@ from interp.heads.measure import HeadMeasures, measure_heads
 from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
 from interp.heads.scores import Head, rank_heads
 from interp.model.generate import by_room
-from interp.model.layers import layer_set
+from interp.model.layers import in_layers, layer_set
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
@@ -290,9 +292,17 @@ def plan(session: Session, options: AblateOptions) -> Plan:
 def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     """The findings, out of the run's tables."""
     traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
-    lists = _lists(session, options, traces)
-    halves = len(_halves(options, traces)) == 2
-    return findings(session.store.table, lists, session.seed, halves=halves)
+    table, halves = session.store.table, len(_halves(options, traces)) == 2
+    cut = lists_that_were_cut(table("effects"), table("cut_lists"))
+    ranked = _lists(session, options, traces)
+    found = findings(table, cut, session.seed, halves=halves)
+    where = in_layers(layer_set(options.layers, session.shape.n_layers), session.shape.n_layers)
+    uncut = {name: heads for name, heads in ranked.items() if name not in set(table("cut_lists")["heads_kind"])}
+    lines = [
+        f"{name} heads: {'too few for any dose' if heads else f'none above the floor{where}'}"
+        for name, heads in uncut.items()
+    ]
+    return replace(found, lines=[*found.lines, *lines])
 
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:
@@ -303,7 +313,8 @@ def draw(table: Tables, facts: AblateFacts) -> Drawings:
     shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
     yield "ablate_doses", partial(figures.doses, effects, model)
     yield "ablate_doses_appendix", partial(figures.all_doses, effects, model)
-    yield "ablate_heads", partial(figures.single_heads, effects, facts.lists, shape, model)
+    rfhs = {RFH: list(dict.fromkeys(chain(*list_by_half(effects, table("cut_lists"), RFH).values())))}
+    yield "ablate_heads", partial(figures.single_heads, effects, rfhs, shape, model)
     yield "knockout_windows", partial(figures.windows, effects, model)
     yield "knockout_whole", partial(figures.whole, effects, model)
 

@@ -42,7 +42,7 @@ from interp.heads.ranking import (
 )
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values, usual_count
 from interp.heads.unrelated import joined, unrelated_rows, with_unrelated_answer
-from interp.model.layers import layer_set
+from interp.model.layers import in_layers, layer_set
 from interp.rhythm.head_sets import HeadSets, choose_heads, head_set_rows
 from interp.rhythm.waad_fai import Sinks
 from interp.runs.about import About
@@ -243,10 +243,12 @@ def draw(table: Tables, facts: HeadsFacts) -> Drawings:
     marks = {kind: facts.lists.get(kind, []) for kind in ("induction", "retrieval")}
     yield "a_fig2_segment_masses", partial(figures.segment_masses, {model: heads})
     title = f"{readable(score)} score"
-    yield "a_fig3_head_masses", partial(figures.head_masses, heads, facts.top_heads, model, title, marks)
-    yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, model)
-    yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, model)
-    yield "a_fig3_overlaps", partial(figures.overlaps, table("overlaps"), model)
+    where = in_layers(ranking.dropna(subset="value")["layer"].unique(), ranking["layer"].nunique())
+    ranked = f"{model}, heads ranked{where}" if where else model
+    yield "a_fig3_head_masses", partial(figures.head_masses, heads, facts.top_heads, ranked, title, marks)
+    yield "a_fig3_layers", partial(figures.layer_profile, table("layers"), score, ranked)
+    yield "a_fig3_stability", partial(figures.ranking_stability, ranking, score, ranked)
+    yield "a_fig3_overlaps", partial(figures.overlaps, table("overlaps"), ranked)
     yield "explore", partial(explorer, {"heads": table}, facts.reflection_words)
     if maps.empty:
         return
@@ -296,7 +298,9 @@ EXPERIMENT = Experiment(
             "mass answer->prompt, all heads": ".014, .138, .032 (the same)",
             "mass answer->reasoning, all heads": ".138, .294, .259",
             "mass answer->answer, all heads": ".230, .463, .545",
-            "in the middle third": "Reasoning-Focus Heads in layers 8-16 of 32, 14-22 of 28, 12-20 of 28",
+            "in the middle third": (
+                "layers 8-16 of 32, 14-22 of 28, 12-20 of 28; of the published ten heads .6, .7, .5 in the middle third"
+            ),
         },
     ),
     check=check,

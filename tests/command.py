@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -105,6 +106,15 @@ def wait_for_parts(process: subprocess.Popen[str], directory: Path, n: int) -> N
     deadline = time.monotonic() + 200
     while len(list(directory.glob("parts/*"))) < n and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.01)
+
+
+def published_beside(experiment: str, directory: Path) -> dict[str, str]:
+    """The names of a finished run's headline numbers that something published stands beside, by its key."""
+    names = [one["name"] for one in json.loads((directory / "summary.json").read_text())["headlines"]]
+    about = experiments()[experiment].about
+    found = {key: name for name, (key, _) in about.placed(names).items()}
+    assert found.keys() == about.beside.keys(), "a published number stands beside nothing"
+    return found
 
 
 def make_session(directory: Path, *overrides: str) -> Session:

@@ -226,6 +226,18 @@ def test_an_answer_longer_than_its_limit_is_not_judged(planted: Lens, planted_tr
     }
 
 
+def test_an_answer_that_was_not_the_likeliest_cannot_cease_to_be(planted: Lens, planted_traces: list[Trace]) -> None:
+    """The reasoning names one digit, and the second trace answers another one."""
+    text, stated = planted_traces[0].text, make_question(1, 0).answer
+    other = text.replace(f"equals {stated}", f"equals {int(stated) % 8 + 1}")
+    traces = [
+        parse_text(one, planted.tokenizer, planted.markers, example=str(i)) for i, one in enumerate((text, other))
+    ]
+    found = Subjects(planted, traces, [None, None], 8).teacher_forced((), Labels("x"))
+    flipped = [row for row in found if row["metric"] == "flipped"]
+    assert [(row["clean"], row["patched"], row["value"]) for row in flipped] == [(0.0, 0.0, 0.0), (None, None, None)]
+
+
 def test_cutting_the_planted_edge_and_others(planted: Lens, planted_traces: list[Trace]) -> None:
     subjects = Subjects(planted, planted_traces, [None] * 4, 8)
     rfh = frozenset({Head(*CIRCUIT.rfh)})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from interp.errors import UserError
-from interp.model.layers import THIRDS, layer_set, layer_sets
+from interp.model.layers import THIRDS, in_layers, layer_set, layer_sets
 
 
 def test_thirds_are_the_papers_and_cover_everything() -> None:
@@ -50,3 +52,11 @@ def test_what_is_not_there(spec: str | list[str]) -> None:
 def test_a_model_too_small_for_thirds() -> None:
     with pytest.raises(UserError, match="has none there"):
         layer_set("bottom", 2)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [(range(6), ""), ([2, 3], " in layers 2-3"), ([4], " in layer 4"), ([5, 0, 1, 3], " in layers 0-1, 3, 5")],
+)
+def test_layers_are_named_where_they_are_not_all(layers: Sequence[int], said: str) -> None:
+    assert in_layers(layers, 6) == said

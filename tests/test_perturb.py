@@ -157,7 +157,7 @@ def test_a_planted_effect_is_found() -> None:
         row = rows[group, "jaccard"]
         assert row["difference_high"] < 0
         assert row["p"] < 0.01
-        assert row["lower"] > 0.9
+        assert row["lower"] == row["net_lower"] > 0.9
     predicted = predictor_rows(problems, ["fai", "follower"], 0)
     found = {(r["score"], r["given"]): r for r in predicted if r["metric"] == "jaccard"}
     assert found["fai", "nothing"]["high"] < -0.4
@@ -192,6 +192,19 @@ def test_what_rolling_out_alone_does_is_no_effect_of_the_token() -> None:
     assert net["net_low"] < 0 < net["net_high"]
     (predicted,) = (r for r in predictor_rows(made, ["fai"], 0) if r["metric"] == "jaccard" and r["given"] == "nothing")
     assert abs(predicted["value"]) < 0.1
+
+
+def test_ties_are_no_half_of_lower_values() -> None:
+    """Position 0 has the top FAI and 3 the lowest. Raw the top is lower in two of four problems and tied in one; net,
+    less what the traces' own tokens do, in one and in two."""
+    scores = Scores({"fai": np.array([3.0, 2, 1, 0])}, np.arange(4.0))
+    made = [
+        Problem(str(i), scores, {m: np.array([top, 0.9, 0.9, bottom]) for m in METRICS},
+                {m: np.array([own, 1, 1, 1]) for m in METRICS})
+        for i, (top, bottom, own) in enumerate([(0.2, 0.5, 1), (0.2, 0.5, 0.7), (0.5, 0.5, 1), (0.6, 0.5, 1)])
+    ]  # fmt: skip
+    row = bottom(group_rows(made, ["fai"], 1, 0))
+    assert [row[name] for name in ("lower", "tied", "net_lower", "net_tied")] == [0.5, 0.25, 0.25, 0.5]
 
 
 def test_intervals_cover_the_truth() -> None:

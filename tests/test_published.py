@@ -10,7 +10,10 @@ import pytest
 
 from interp.errors import UserError
 from interp.heads.published import beside_published, load_published, published_verdicts
+from interp.heads.ranking import middle_third
+from interp.runs.claims import CLAIMS
 from interp.runs.verdicts import Outcome
+from interp.stats import hypergeometric_comparison
 
 IDS = ("test/a/1.json", "test/a/2.json", "test/b/1.json")
 
@@ -121,3 +124,24 @@ def test_what_published_masses_say_by_themselves(tmp_path: Path) -> None:
     assert outcomes[1]["A3.middle"] != Outcome.AGREES
     without = load_published(write(tmp_path / "q.npz", found, answer, ids))
     assert "A2" not in {one.claim for one in published_verdicts(without, 0)[1]}
+
+
+@pytest.mark.parametrize(
+    ("shape", "layers", "inside", "p"),
+    [
+        ((32, 32), (8, 10, 0, 13, 16, 13, 13, 8, 13, 8), 6, ".17"),
+        ((28, 28), (16, 19, 14, 1, 17, 22, 17, 17, 16, 14), 7, ".03"),
+        ((28, 12), (16, 1, 19, 12, 16, 23, 14, 19, 20, 16), 5, ".37"),
+    ],
+)
+def test_published_lists_are_tested_as_ours_are(
+    shape: tuple[int, int], layers: tuple[int, ...], inside: int, p: str
+) -> None:
+    """The layers of the ten heads that Paper A lists for each model: two-sided, against ten of all heads."""
+    middle = middle_third(shape[0])
+    assert sum(layer in middle for layer in layers) == inside
+    compared = hypergeometric_comparison(inside, 10, len(middle) * shape[1], shape[0] * shape[1])
+    assert f"{compared.p:.2f}".lstrip("0") == p
+    said, ours = CLAIMS["A3.middle"].published.split("p ours: ")
+    assert str(inside) in said
+    assert p in ours.split(", ")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from interp.heads.compare import compare
 from interp.heads.ranking import (
     layer_rows,
     mean_over_examples,
@@ -20,6 +22,7 @@ from interp.heads.ranking import (
     top_heads,
 )
 from interp.heads.scores import Head
+from interp.runs.compared import Asked, Run
 
 
 def steady(n: int = 20, noise: float = 0.0) -> np.ndarray:
@@ -127,3 +130,36 @@ def test_only_what_was_measured_is_ranked() -> None:
     samples = samples_by_kind(heads, probes, range(heads["layer"].max() + 1))
     assert list(samples) == ["mass", "difference", "excess", "per_token", "receiver", "induction"]
     assert samples["induction"].tolist() == [[[0.2, 0.3]]]
+
+
+def ranked(label: str, values: dict[Head, float | None], top: list[Head]) -> Run:
+    """A run that ranked heads by their mass; None: of a layer that was left out."""
+    rows = [
+        {"kind": "mass", **head._asdict(), "value": value, "rank": top.index(head) if head in top else 99,
+         "top": head in top}
+        for head, value in values.items()
+    ]  # fmt: skip
+    return Run(Path(label), "heads", label, label, {}, lambda _: pd.DataFrame(rows))
+
+
+def test_runs_share_heads_by_chance_among_those_that_both_rank() -> None:
+    """Layer 1 of three was ranked, four heads: two lists of two share 2 * 2 / 4 by chance, one in six both."""
+    middle = {Head(layer, head): 0.1 * head if layer == 1 else None for layer in range(3) for head in range(4)}
+    every = {head: 0.1 * head.head for head in middle}
+    last = {head: 0.1 * head.head if head.layer == 2 else None for head in middle}
+    top = [Head(1, 2), Head(1, 3)]
+    runs = [
+        ranked("a", middle, top),
+        ranked("b", middle, top),
+        ranked("all", every, [Head(0, 0), Head(1, 3)]),
+        ranked("last", last, [Head(2, 0), Head(2, 1)]),
+    ]
+    found = compare(runs, Asked("mass"))
+    rows = {(row["first"], row["second"]): row for row in found.tables["overlaps"]}
+    assert rows["a", "b"]["n_heads"] == 4
+    assert rows["a", "b"]["expected"] == 1
+    assert rows["a", "b"]["p"] == rows["a", "b"]["p_within_layers"] == pytest.approx(1 / 6)
+    of_all = rows["a", "all"]
+    assert [of_all[name] for name in ("n_first", "n_second", "shared", "expected")] == [2, 1, 1, 0.5]
+    assert ("a", "last") not in rows
+    assert "2 pairs of runs rank no head in common, such as those of other layers" in found.lines

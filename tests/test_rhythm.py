@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ from interp.rhythm.couplings import (
     ratio_lift,
     two_sided,
 )
+from interp.rhythm.findings import why_missing
+from interp.rhythm.head_controls import SENTENCES
 
 NAN = np.nan
 
@@ -258,3 +261,28 @@ def test_boundary_detection_by_hand() -> None:
     assert (near.precision, near.recall) == (0.5, 0.5)
     assert (exact.chance_precision, near.chance_precision, near.chance_recall) == (0.2, 0.6, 0.6)
     assert detect(found, np.zeros(10, dtype=bool), 1) is None
+
+
+def test_a_claim_of_rhythm_says_which_condition_was_not_met() -> None:
+    """Response a has 13 tokens and a WAAD peak, b has 25; FAI ends five tokens before the response does."""
+
+    def why(
+        coupling: str, b_peak: bool = False, sentences: bool = False, random: bool = False, tokens: int = 25
+    ) -> str:
+        rows = [
+            {"example": example, "waad": 1.0, "entropy": 1.0, "fai_to_end": 1.0 if i < n - 5 else np.nan,
+             "receiver_fai": 1.0 if i < n - 5 else np.nan, "waad_peak": i == 3 and (example == "a" or b_peak),
+             "fai_peak": i == 4 and example == "b", "receiver_peak": False, "sentence_start": i == 8 and sentences}
+            for example, n in (("a", 13), ("b", tokens)) for i in range(n)
+        ]  # fmt: skip
+        controls, boundaries = pd.DataFrame({"control": ["random_heads"] * random}), pd.DataFrame({"tolerance": [1]})
+        return why_missing(coupling, pd.DataFrame(rows), controls, boundaries)
+
+    assert why(Coupling.RECEIVER) == "no receiver-FAI peak in any response"
+    assert why(Coupling.ENTROPY, tokens=15).startswith("responses too short: at most 15 tokens")
+    assert why(Coupling.ENTROPY).startswith("no WAAD peak in a response of 20 tokens or more")
+    assert why(Coupling.ENTROPY, b_peak=True) == "no random set of heads (experiment.random_sets)"
+    assert why(Coupling.FOLLOWING, tokens=24).startswith("responses too short: at most 19 tokens")
+    assert why(Coupling.FOLLOWING, random=True).startswith("no FAI peak of random heads")
+    assert why(SENTENCES) == "no sentence begins within a response that has a WAAD peak"
+    assert why(SENTENCES, sentences=True) == "no random set of heads (experiment.random_sets)"

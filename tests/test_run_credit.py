@@ -22,7 +22,7 @@ from interp.credit.study import Training as Done
 from interp.credit.study import over_both, running_peak_average, study_rows
 from interp.errors import UserError
 from interp.runs.store import RunStore, read_table
-from tests.command import ROOT, SMALL_CREDIT, ok, run
+from tests.command import ROOT, SMALL_CREDIT, ok, published_beside, run
 
 TINY = ["experiment=credit", *SMALL_CREDIT, "progress=false"]
 
@@ -55,6 +55,7 @@ def test_a_training_keeps_its_curve_its_heads_and_its_model(trainings: Path) -> 
     assert not list(out.rglob("*.bin"))
     assert not (out / "checkpoints").exists()
     assert 0 <= json.loads((out / "timing.json").read_text())["share"] < 1
+    assert list(published_beside("credit", out).values()) == ["held-out accuracy after 2 steps"]
     for figure in ("credit_curve", "credit_tokens"):
         assert (out / "figures" / f"{figure}.png").is_file()
 

@@ -11,7 +11,7 @@ import pytest
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerBase
 
 from interp.runs.store import read_table
-from tests.command import ok, run
+from tests.command import ok, published_beside, run
 from tests.conftest import ARCHITECTURES
 
 QUIET = ["experiment=evaluate", "progress=false"]
@@ -33,13 +33,16 @@ def test_reasoning_helps_the_embedded_model(tmp_path: Path) -> None:
     found = summary(out)
     with_it = found["all questions, accuracy, with reasoning"]
     without = found["all questions, accuracy, without reasoning"]
-    effect = found["all questions, with reasoning minus without reasoning"]
+    effect = found["all questions, accuracy, with reasoning minus without reasoning"]
     assert with_it["low"] > without["high"]
     assert effect["low"] > effect["control"]["high"]  # type: ignore[index]
     answers = pd.read_parquet(out / "answers.parquet")
     assert len(answers) == 96
     assert (answers.groupby("condition")["correct"].mean()["with_reasoning"]) == pytest.approx(with_it["value"])
     assert "McNemar" in done.stdout
+    # The paper's accuracies are of questions that pass its filters.
+    assert all(name == key for key, name in published_beside("evaluate", out).items())
+    assert all(key.startswith("after the filters, accuracy") for key in published_beside("evaluate", out))
     for name in ("a_fig1_accuracy.png", "evaluate_outcomes.pdf", "a_table2_filters.csv", "a_table3_effect.tex"):
         assert (out / "figures" / name).stat().st_size > 100
 
@@ -78,7 +81,7 @@ def test_given_traces_are_graded_without_a_model(tmp_path: Path) -> None:
     assert set(answers["writer"]) == {"R"}
     found = summary(tmp_path / "run")
     assert found["all questions, accuracy, with reasoning"]["n"] == 5
-    assert found["after the filters, with reasoning minus without reasoning"]["n"] == 2
+    assert found["after the filters, accuracy, with reasoning minus without reasoning"]["n"] == 2
     filters = pd.read_parquet(tmp_path / "run" / "filters.parquet")
     assert list(filters.query("condition == 'with_reasoning'")["responses"]) == [5, 5, 3, 3, 2]
 

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experiments.base.experiment import experiments
 from interp.ablation.findings import METRICS
+from interp.ablation.lists import lists_that_were_cut
 from interp.organisms.planted import CIRCUIT
 from interp.runs.effects import over_examples
-from tests.command import SMALLEST, ok, run
+from tests.command import SMALLEST, ok, published_beside, run
 
 
 def table(directory: Path, name: str) -> pd.DataFrame:
@@ -53,6 +55,38 @@ def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
     assert set(lists["half"]) == {0, 1}
     for name in ("ablate_doses", "ablate_heads", "knockout_windows", "knockout_whole"):
         assert (out / "figures" / f"{name}.png").stat().st_size > 1000
+
+
+def test_the_lists_that_are_told_are_those_that_were_cut() -> None:
+    """At the dose with the most random sets; the halves cut other RFHs, and the same greedy heads in another order."""
+    cut = {
+        ("rfh", 1): [[(0, 0)], [(0, 0)]],
+        ("rfh", 2): [[(0, 0), (1, 1)], [(0, 0), (2, 2)]],
+        ("greedy", 1): [[(3, 3)], [(3, 4)]],
+        ("greedy", 2): [[(3, 3), (3, 4)], [(3, 4), (3, 3)]],
+        ("induction", 2): [[(1, 0), (1, 1)], []],
+    }
+    lists = pd.DataFrame(
+        [
+            {"half": half, "heads_kind": kind, "n_heads": n, "rank": rank, "layer": layer, "head": head}
+            for (kind, n), halves in cut.items() for half, heads in enumerate(halves)
+            for rank, (layer, head) in enumerate(heads, start=1)
+        ]
+    )  # fmt: skip
+    effects = pd.DataFrame(
+        [
+            {"intervention": "ablate_head_zero", "heads_kind": kind, "n_heads": n, "draw": draw}
+            for kind, n in cut for draw in (None, *range(n))
+        ]
+    )  # fmt: skip
+    assert lists_that_were_cut(effects, lists) == {
+        "rfh (half 0)": [(0, 0), (1, 1)],
+        "rfh (half 1)": [(0, 0), (2, 2)],
+        "greedy": [(3, 3), (3, 4)],
+        "induction (half 0)": [(1, 0), (1, 1)],
+    }
+    more = pd.concat([effects, effects[effects["n_heads"] == 1].assign(draw=range(10, 14))])
+    assert lists_that_were_cut(more, lists)["rfh"] == [(0, 0)], "one head has more sets"
 
 
 def test_random_sets_of_like_mass_say_so(tmp_path: Path) -> None:
@@ -159,6 +193,12 @@ def test_every_position_is_forced_and_compared(perturbed: Path) -> None:
     predictors = table(perturbed, "predictors")
     assert predictors["value"].between(-1, 1).all()
     assert (perturbed / "figures" / "b_table1_perturbed.tex").is_file()
+
+
+def test_the_published_overlap_stands_beside_that_at_high_fai(perturbed: Path) -> None:
+    assert list(published_beside("perturb", perturbed).values()) == ["Jaccard overlap of content words: top 3 by FAI"]
+    about = experiments()["perturb"].about
+    assert not about.placed(["Jaccard overlap of content words: top 3 by entropy"]), "not by another score"
 
 
 def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from interp.runs.claims import CLAIMS
 from interp.runs.names import readable_text
 from interp.runs.report import Part, Report, report_page, sentence
 from interp.runs.store import read_table
-from tests.command import ROOT, SMALL_PAPER, ok, run
+from tests.command import ROOT, SMALL_PAPER, ok, published_beside, run
 
 SMALL = ["experiment=paper", *SMALL_PAPER, "progress=false"]
 
@@ -110,8 +110,9 @@ def test_published_and_found_stand_side_by_side_with_their_direction(paper: Path
     for part in ("evaluate", "heads"):
         section = page[page.index(f'<h2 id="{part}">') :].split("<h2")[1]
         rows = [html.unescape(re.sub(r"<[^>]*>", "", row)) for row in section.split("<tr>")]
-        for key, published in parts_of_papers()[part].about.beside.items():
-            assert any(readable_text(key) in row and published in row for row in rows), key
+        published = parts_of_papers()[part].about.beside
+        for key, name in published_beside(part, paper / part).items():
+            assert any(row.startswith(readable_text(name)) and published[key] in row for row in rows), key
     verdicts = json.loads((paper / "summary.json").read_text())["verdicts"]
     compared = [one for one in verdicts if one["decided_by"] and one["decided_by"]["comparison"]]
     assert compared

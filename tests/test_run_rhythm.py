@@ -14,7 +14,7 @@ from interp.rhythm.couplings import Peaks
 from interp.rhythm.waad_fai import Settings, Sinks, measure_rhythm, response_of
 from interp.runs.store import records
 from interp.text.trace import Trace
-from tests.command import SMALLEST, ok, run
+from tests.command import SMALLEST, ok, published_beside, run
 
 QUIET = ["experiment=rhythm", "progress=false"]
 
@@ -78,6 +78,14 @@ def test_couplings_have_nulls_and_intervals(finished: Path) -> None:
     csv = pd.read_csv(finished / "figures" / "b_table2_couplings.csv")
     assert len(csv) == len(prominent)
     assert csv["published_lift"].isna().all()  # the model is not the paper's
+
+
+def test_published_couplings_stand_beside_the_same_couplings(finished: Path) -> None:
+    assert list(published_beside("rhythm", finished).values()) == [
+        "entropy at WAAD peaks, nats",
+        "share of receiver-FAI peaks that are FAI peaks",
+        "share of FAI peaks at or right after a WAAD peak",
+    ]
 
 
 def test_a_model_without_tags_and_unfinished_answers(tmp_path: Path, smollm2: Lens) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 from interp.runs.compared import Run, labels, number_rows, series
 from interp.runs.store import RunStore
-from tests.command import NO_PROBES, ROOT, ok, run
+from tests.command import NO_PROBES, ROOT, SMALL_HEADS, ok, run
 
 SWEEP = [
     "-m",
@@ -124,6 +124,20 @@ def test_layers_decide_which_heads_are_ranked(swept: Path) -> None:
     for job, layers in zip(JOBS, ({0, 1}, {2, 3}) * 2, strict=True):
         ranking = read_table(swept / job, "ranking")
         assert set(ranking[ranking["top"]]["layer"]) <= layers
+        summary = json.loads((swept / job / "summary.json").read_text())
+        (kept,) = (one for one in summary["headlines"] if "a resample of the traces keeps" in one["name"])
+        top = int(kept["name"].split("top ")[1].split()[0])
+        assert kept["control"]["value"] == top / ranking[ranking["kind"] == "difference"]["value"].notna().sum()
+
+
+def test_kinds_that_the_ranked_layers_lack_are_told_with_these(tmp_path: Path) -> None:
+    """The reasoner's induction head lies in layer 1."""
+    options = ["model=reasoner", *SMALL_HEADS, "experiment.layers=middle", f"hydra.run.dir={tmp_path / 'run'}"]
+    ok(*options)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    (induction,) = (one for one in summary["verdicts"] if one["claim"] == "A3.induction")
+    assert induction["why"] == "no induction head is above the floor in layers 2-3"
+    assert "top induction heads: none above the floor in layers 2-3" in summary["lines"]
 
 
 def test_a_failed_job_does_not_stop_the_others_and_is_listed(tmp_path: Path) -> None:

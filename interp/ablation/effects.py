@@ -182,9 +182,9 @@ class Subjects:
         self, interventions: Sequence[Intervention], labels: Labels, reference: Reference | None = None, seed: int = 0
     ) -> list[dict[str, Any]]:
         """`ld`: logit of the answer's first token minus that of its clean runner-up; `logprob` of that token; `kl`:
-        KL(clean || cut) in nats, mean over answer tokens; `flipped`: another token is likelier there. The `value` of
-        the first two is cut minus clean. Rows with a `role`: `logprob` and `kl`, mean over the answer tokens of that
-        role; for random sets of heads `logprob` alone."""
+        KL(clean || cut) in nats, mean over answer tokens; `flipped`: another token is likelier there, None where one
+        was before anything was cut. The `value` of the first two is cut minus clean. Rows with a `role`: `logprob` and
+        `kl`, mean over the answer tokens of that role; for random sets of heads `logprob` alone."""
         rows = []
         predictions = self._predictions(interventions, reference, seed)
         for trace, own, at, foil, roles, clean, cut in zip(
@@ -192,14 +192,15 @@ class Subjects:
         ):
             by_token = (clean.exp() * (clean - cut)).nan_to_num(0.0).sum(-1)
             kl = float(by_token.mean())
-            values: dict[str, tuple[float | None, float, float]] = {}
+            values: dict[str, tuple[float | None, float | None, float | None]] = {}
             for name, before, after in (
                 ("ld", clean[at, own] - clean[at, foil], cut[at, own] - cut[at, foil]),
                 ("logprob", clean[at, own], cut[at, own]),
             ):
                 values[name] = (float(before), float(after), float(after - before))
-            flipped = float(int(cut[at].argmax()) != own)
-            values |= {"kl": (None, kl, kl), "flipped": (float(int(clean[at].argmax()) != own), flipped, flipped)}
+            values["kl"] = None, kl, kl
+            likeliest, flipped = int(clean[at].argmax()) == own, float(int(cut[at].argmax()) != own)
+            values["flipped"] = (0.0, flipped, flipped) if likeliest else (None, None, None)
             rows += [self._row(trace, labels, metric, *numbers) for metric, numbers in values.items()]
             rows += self._by_role(trace, labels, roles, clean, cut, by_token)
         return rows

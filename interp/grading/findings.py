@@ -43,8 +43,7 @@ def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
         of_writer = answers[answers["writer"] == writer]
         here = accuracy[(accuracy["writer"] == writer) & (accuracy["group"] == "all")]
         tests = paired[(paired["writer"] == writer) & (paired["group"] == "all")]
-        dropped = len(passed_filters(of_writer)) < len(of_writer)
-        for kept, label in ((ALL, "all questions"), (PAIRED, "after the filters"))[: 1 + dropped]:
+        for kept, label in ((ALL, "all questions"), (PAIRED, "after the filters")):
             headlines += _accuracies(here[here["kept"] == kept], tests[tests["kept"] == kept], f"{about}{label}")
         lines += [f"{about}{line}" for line in _filters(table("filters"), writer)]
         lines += [f"{about}{line}" for line in _tests(tests)]
@@ -62,7 +61,7 @@ def _accuracies(accuracy: pd.DataFrame, tests: pd.DataFrame, label: str) -> list
         for row in records(accuracy)
     ]
     for row in records(tests):
-        name = f"{label}, {readable(row['first'])} minus {readable(row['second'])}"
+        name = f"{label}, {row['measure']}, {readable(row['first'])} minus {readable(row['second'])}"
         found.append(difference(row, name))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,6 +43,12 @@ class _Ranked:
         return [Head(int(layer), int(head)) for layer, head in zip(rows["layer"], rows["head"], strict=True)]
 
     @property
+    def pool(self) -> set[Head]:
+        """The heads with a value, from which the top was taken: of some layers only, if the run ranked no others."""
+        rows = self.ranking.dropna(subset="value")
+        return {Head(int(layer), int(head)) for layer, head in zip(rows["layer"], rows["head"], strict=True)}
+
+    @property
     def values(self) -> np.ndarray:
         return self.ranking.sort_values(["layer", "head"])["value"].to_numpy(dtype=float)
 
@@ -53,13 +60,16 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     Heads of models of different shapes do not correspond: such pairs are left out, and said so.
     """
     ranked = _ranked(runs, asked.kind)
-    rows, headlines, apart = [], [], 0
+    rows, headlines, apart, disjoint = [], [], 0, 0
     verdicts: list[Verdict] = []
     for shape in dict.fromkeys(one.shape for one in ranked):
         alike = [one for one in ranked if one.shape == shape]
-        layers, heads = shape
-        rows += overlap_rows({one.label: one.top for one in alike}, layers * heads, heads)
-        found = [_correlation(first, second) for first, second in combinations(alike, 2)]
+        pairs = list(combinations(alike, 2))
+        for first, second in pairs:
+            overlap = _overlap(first, second)
+            rows += overlap
+            disjoint += not overlap
+        found = [_correlation(first, second) for first, second in pairs]
         headlines += [headline for headline in found if headline is not None]
         apart += len(alike) * (len(ranked) - len(alike))
     if asked.published:
@@ -78,7 +88,16 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     ]
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
+    if disjoint:
+        lines.append(f"{disjoint} pairs of runs rank no head in common, such as those of other layers")
     return RunsCompared({"overlaps": rows}, headlines, lines, asked.kind, published=verdicts)
+
+
+def _overlap(first: _Ranked, second: _Ranked) -> list[dict[str, Any]]:
+    """How many of the top heads are shared, of those that both rank: chance shares no others. Nothing without any."""
+    both = first.pool & second.pool
+    tops = {one.label: [head for head in one.top if head in both] for one in (first, second)}
+    return overlap_rows(tops, len(both), first.shape[1]) if both else []
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:

@@ -16,6 +16,7 @@ from interp.heads.ranking import (
     Samples,
     mean_over_examples,
     middle_third,
+    ranked_layers,
     share_in_middle_layers,
     stability,
     top_heads,
@@ -23,6 +24,7 @@ from interp.heads.ranking import (
 from interp.heads.scores import Head, head_array, masses_by_segment, mean_over, overlap, rank_heads
 from interp.heads.unrelated import COLUMN, joined
 from interp.heads.walks import trajectories
+from interp.model.layers import in_layers
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
@@ -91,7 +93,7 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
         focus = verdict("A3", [(halves[0], Sign.HIGHER)], least=[LEAST_FOCUS])
         if (beside := _behind_another_answer(heads, values, k, seed)) is not None:
             headlines.append(beside)
-        chance = Estimate(k / means.size, 1)
+        chance = Estimate(k / int((~np.isnan(means)).sum()), 1)
         kept = stability(values, k, seed, score, resamples)
         headlines.append(Headline(f"share of the top {k} that a resample of the traces keeps", kept, "chance", chance))
     in_middle = in_middle_third(values, means, top, score, resamples, seed)
@@ -99,16 +101,16 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     headlines += [in_middle, *moving]
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
     lists: dict[str, list[Head]] = {}
+    where = in_layers(ranked_layers(samples), len(means))
     for kind in HeadKind:
         if kind in samples:
             means_of = mean_over_examples(samples[kind])
             lists[kind.value] = top_heads(means_of, k, kind)
-            lines.append(
-                f"top {readable(kind)} heads: {_listed(lists[kind.value], means_of) or 'none above the floor'}"
-            )
+            none = f"none above the floor{where}"
+            lines.append(f"top {readable(kind)} heads: {_listed(lists[kind.value], means_of) or none}")
     verdicts = [looks, focus, verdict("A3.middle", [(in_middle, Sign.HIGHER)], needs=focus)]
     verdicts += [
-        _little_overlap(kind, top, lists.get(kind), focus) for kind in (HeadKind.INDUCTION, HeadKind.RETRIEVAL)
+        _little_overlap(kind, top, lists.get(kind), where, focus) for kind in (HeadKind.INDUCTION, HeadKind.RETRIEVAL)
     ]
     verdicts += [verdict("A4", moves, needs=focus), verdict("A4.stops", stops, needs=focus)]
     overlaps = table("overlaps")
@@ -169,14 +171,13 @@ def in_middle_third(
     )
 
 
-def _little_overlap(kind: HeadKind, top: list[Head], others: list[Head] | None, focus: Verdict) -> Verdict:
+def _little_overlap(kind: HeadKind, top: list[Head], others: list[Head] | None, where: str, focus: Verdict) -> Verdict:
     """Whether fewer than half of the top heads are of another kind: shown by few shared ones, not by a test that finds
-    no more than chance."""
+    no more than chance. `where`: the layers that were ranked, if not all."""
     claim = f"A3.{kind}"
     if not others:
-        return verdict(
-            claim, [], why=f"{kind} heads were not looked for" if others is None else f"it has no {kind} heads"
-        )
+        none = f"no {kind} head is above the floor{where}"
+        return verdict(claim, [], why=f"{kind} heads were not looked for" if others is None else none)
     shared = overlap(top, others)
     number = Headline(
         f"share of the top {len(top)} that are {kind} heads",

@@ -42,9 +42,9 @@ OVERLAPS_TABLE = Table(
     "overlaps",
     Column("first", TEXT, "a list of heads: a kind of this run, or run and kind"),
     Column("second", TEXT, "another one"),
-    Column("n_first", INT, "heads in the first"),
-    Column("n_second", INT, "heads in the second"),
-    Column("n_heads", INT, "heads in the model"),
+    Column("n_first", INT, "heads in the first, of those that the second could hold"),
+    Column("n_second", INT, "heads in the second, of those that the first could hold"),
+    Column("n_heads", INT, "heads that could be in both: of the layers that were ranked"),
     Column("shared", INT, "heads in both"),
     Column("expected", FLOAT, "the same by chance"),
     Column("p", FLOAT, "hypergeometric probability of so many or more by chance", null="a list is empty"),
@@ -117,6 +117,11 @@ def within_layers(samples: Samples, layers: Sequence[int]) -> Samples:
     """The samples with NaN for heads of other layers."""
     chosen = np.isin(np.arange(samples.shape[1]), layers)
     return np.where(chosen[None, :, None], samples, np.nan)
+
+
+def ranked_layers(samples: Mapping[str, Samples]) -> list[int]:
+    """The layers in which heads have a value of any kind."""
+    return sorted({int(layer) for one in samples.values() for layer in np.flatnonzero(~np.isnan(one).all(axis=(0, 2)))})
 
 
 def mean_over_examples(samples: Samples) -> Float[np.ndarray, "layer head"]:

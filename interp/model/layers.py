@@ -49,6 +49,20 @@ def layer_set(spec: str | int, n_layers: int) -> list[int]:
     return layers
 
 
+def in_layers(layers: Sequence[int], n_layers: int) -> str:
+    """Which layers something is about, to be added to a sentence, such as " in layers 2-3"; nothing where it is all."""
+    if len(set(layers)) == n_layers:
+        return ""
+    runs: list[list[int]] = []
+    for layer in sorted(set(layers)):
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    named = ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+    return f" in layer{'s' if len(set(layers)) > 1 else ''} {named}"
+
+
 def layer_sets(specs: str | int | Sequence[str | int], n_layers: int) -> dict[str, list[int]]:
     """Several sets by name, in order; `thirds` stands for bottom, middle and top."""
     names = [specs] if isinstance(specs, str | int) else list(specs)

@@ -96,8 +96,9 @@ def _line(row: dict[str, Any], about: str) -> str:
     low, high = row["difference_low"], row["difference_high"]
     interval = "" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]"
     p = _adjusted(row, ", sign flips ")
-    lower = f", lower in {100 * row['lower']:.0f} % of problems"
-    return f"{about}: {row['difference']:+.3f}{interval}{p}{lower}, n = {int(row['n'])}"
+    net, raw = (f"lower in {100 * row[f'{b}lower']:.0f} %, tied in {100 * row[f'{b}tied']:.0f} %" for b in ("net_", ""))
+    shares = f"of {int(row['n'])} problems {net}; raw: {raw}"
+    return f"{about}: {row['difference']:+.3f}{interval}{p}; {shares}"
 
 
 def _adjusted(row: dict[str, Any], before: str) -> str:

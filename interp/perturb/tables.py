@@ -29,7 +29,10 @@ PERTURBED_TABLE = Table(
     *ends("difference_", "its 95 % interval", null="the top itself, or n < 2"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="the top itself, or n < 2"),
-    Column("lower", FLOAT, "share of problems in which the top has the lower value", null="the top itself"),
+    Column("lower", FLOAT, "share of problems in which the top's value is the lower one", null="the top itself"),
+    Column("tied", FLOAT, "share of problems in which both values are equal", null="the top itself"),
+    Column("net_lower", FLOAT, "share of problems in which the top's net effect is the lower", null="the top itself"),
+    Column("net_tied", FLOAT, "share of problems in which both net effects are equal", null="the top itself"),
     Column("n", INT, "number of problems"),
 )
 PREDICTORS_TABLE = Table(
@@ -102,6 +105,7 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                     row |= _net(values - net, net, rng)
                 if group is not Group.TOP:
                     row |= _difference(nets[Group.TOP] - net, rng)
+                    row |= _lower(means[Group.TOP] - values) | _lower(nets[Group.TOP] - net, "net_")
                 rows.append(row)
     adjust(rows)
     return rows
@@ -129,10 +133,17 @@ def _difference(values: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     if not estimate.n:
         return {}
     p = sign_flips(values, rng)[0] if len(values) >= 2 else None
-    # A tie speaks for neither side.
-    lower = float(((values < 0) + 0.5 * (values == 0)).mean())
     ends = {"difference_low": estimate.low, "difference_high": estimate.high}
-    return {"difference": estimate.value, **ends, "p": p, "lower": lower}
+    return {"difference": estimate.value, **ends, "p": p}
+
+
+def _lower(values: np.ndarray, before: str = "") -> dict[str, float]:
+    """In which share of the problems a difference is below 0, and in which it is 0: a tie speaks for neither side."""
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return {}
+    tied = np.isclose(values, 0, atol=1e-12)  # means of the same values in another order
+    return {f"{before}lower": float(((values < 0) & ~tied).mean()), f"{before}tied": float(tied.mean())}
 
 
 def predictor_rows(problems: Sequence[Problem], names: Sequence[str], seed: int) -> list[dict[str, Any]]:

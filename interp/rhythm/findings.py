@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from interp.rhythm.couplings import Coupling
-from interp.rhythm.head_controls import SENTENCES, against_heads
+from interp.rhythm.couplings import MIN_TOKENS, Coupling
+from interp.rhythm.head_controls import RANDOM, SENTENCES, against_heads
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
@@ -53,7 +54,8 @@ def findings(table: Tables, seed: int, layers: str, sinks: str) -> Findings[Rhyt
     lines = [_line(row) for row in records(_main(couplings))] + _all_heads(table("head_controls"), seed)
     lines += _partial(table("partial_effects")) + _sinks(table("head_sets"))
     facts = RhythmFacts(int(tokens["example"].nunique()), layers, sinks)
-    return Findings(headlines, facts, lines, verdicts=_verdicts(shifted, against, starts))
+    told = partial(why_missing, tokens=tokens, controls=table("head_controls"), boundaries=table("boundaries"))
+    return Findings(headlines, facts, lines, verdicts=_verdicts(shifted, against, starts, told))
 
 
 def _main(couplings: pd.DataFrame) -> pd.DataFrame:
@@ -104,15 +106,55 @@ def _all_heads(table: pd.DataFrame, seed: int) -> list[str]:
     ]
 
 
-def _verdicts(shifted: dict[str, Headline], heads: dict[str, Headline], starts: Headline | None) -> list[Verdict]:
+EVENTS = {
+    SENTENCES: ("waad_peak", "WAAD peak", ("waad",)),
+    Coupling.ENTROPY: ("waad_peak", "WAAD peak", ("waad", "entropy")),
+    Coupling.RECEIVER: ("receiver_peak", "receiver-FAI peak", ("receiver_fai", "fai_to_end")),
+    Coupling.FOLLOWING: ("fai_peak", "FAI peak", ("fai_to_end", "waad")),
+}
+"""Of each coupling its events' column in tokens.parquet, what they are called, and the curves that it needs."""
+
+
+def why_missing(coupling: str, tokens: pd.DataFrame, controls: pd.DataFrame, boundaries: pd.DataFrame) -> str:
+    """Why a coupling has no number, or none beside random heads: the first condition that no trace meets."""
+    column, event, curves = EVENTS[coupling]
+    traces = [part for _, part in tokens.groupby("example", sort=False)]
+    having = [part for part in traces if part[column].any()]
+    if not having:
+        return f"no {event} in any response"
+    if coupling == SENTENCES:
+        if not any(part["sentence_start"].any() for part in having):
+            return f"no sentence begins within a response that has a {event}"
+        if 1 not in set(boundaries["tolerance"]):
+            return "sentences one token off were not counted (experiment.tolerances)"
+    else:
+        known = [part[part[list(curves)].notna().all(axis=1)] for part in traces]
+        longest = max(map(len, known))
+        if longest < MIN_TOKENS:
+            return f"responses too short: at most {longest} tokens where it can be measured, of {MIN_TOKENS} needed"
+        if not any(part[column].any() for part in known if len(part) >= MIN_TOKENS):
+            return f"no {event} in a response of {MIN_TOKENS} tokens or more where it can be measured"
+    if not (controls["control"] == RANDOM).any():
+        return "no random set of heads (experiment.random_sets)"
+    return f"no {event} of random heads, or of the heads that they stand in for"
+
+
+def _verdicts(
+    shifted: dict[str, Headline],
+    heads: dict[str, Headline],
+    starts: Headline | None,
+    missing: Callable[[str], str],
+) -> list[Verdict]:
     """A claim of a coupling needs both: that it is no chance, and that other heads do not show it as well."""
     claims = {"B1": SENTENCES, "B2": Coupling.ENTROPY, "B3": Coupling.RECEIVER, "B4": Coupling.FOLLOWING}
     beside = {**shifted, **({SENTENCES: starts} if starts else {})}
     found = []
     for claim, coupling in claims.items():
         pair = [of[coupling] for of in (beside, heads) if coupling in of]
-        missing = None if len(pair) == 2 else "no peak, or no random set of heads (experiment.random_sets)"
-        found.append(verdict(claim, [(one, Sign.HIGHER) for one in pair] if len(pair) == 2 else [], why=missing))
+        if len(pair) == 2:
+            found.append(verdict(claim, [(one, Sign.HIGHER) for one in pair]))
+        else:
+            found.append(verdict(claim, [], why=missing(coupling)))
     return found
 
 

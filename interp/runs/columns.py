@@ -92,6 +92,9 @@ LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/model/lay
 SINKS = Column("sinks", TEXT, "`kept`, or `removed`: without attention to the first four tokens")
 UNDEFINED = "NaN where undefined"
 
+UNDEFINED = (
+    "undefined, such as a normalised effect over a zero difference, or `flipped` of a token that was not the likeliest"
+)
 EFFECTS_TABLE = Table(
     "effects",
     EXAMPLE,
@@ -118,7 +121,7 @@ EFFECTS_TABLE = Table(
     Column("clean", FLOAT, "the metric in the clean run", null=NOT_APPLICABLE),
     Column("corrupted", FLOAT, "the metric in the corrupted run", null=NOT_APPLICABLE),
     Column("patched", FLOAT, "the metric in the run with the intervention", null=NOT_APPLICABLE),
-    Column("value", FLOAT, "the effect", null="undefined, such as a normalised effect over a zero difference"),
+    Column("value", FLOAT, "the effect", null=UNDEFINED),
     Column("control", TEXT, "kind of control", null="the measurement itself"),
 )
 """Causal effects, one row per measurement, whatever intervened and whatever was measured."""

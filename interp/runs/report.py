@@ -139,7 +139,7 @@ class NumberRow:
 def _rows(part: Part, about: About) -> Iterator[NumberRow]:
     """A part's headline numbers: one that stands beside several controls is told once."""
     assert part.summary is not None
-    published = dict(about.beside)
+    published = about.placed(one["name"] for one in part.summary["headlines"])
     last: NumberRow | None = None
     for one in part.summary["headlines"]:
         name, _, control = one["name"].partition(", beside ")
@@ -148,7 +148,7 @@ def _rows(part: Part, about: About) -> Iterator[NumberRow]:
             continue
         if last is not None:
             yield last
-        key = next((key for key in published if key in one["name"]), None)
-        last = NumberRow(name, one, published.pop(key) if key is not None else "", [one] if one["control"] else [])
+        _, said = published.get(one["name"], ("", ""))
+        last = NumberRow(name, one, said, [one] if one["control"] else [])
     if last is not None:
         yield last
