@@ -305,6 +305,18 @@ def test_answers_are_told_apart_at_their_first_differing_token(words: PreTrained
         assert one.trace.token_text(len(one.trace.token_ids) - 1) == "Tom"
         assert one.phrase_answer is not None
         assert one.trace.token_text(one.phrase_answer) == name
+    found = align(QUESTION, *sides)
+    words_of = [[one.trace.token_text(key.clean if i == 0 else key.corrupted).strip() for key in key_positions(found)]
+                for i, one in enumerate(sides)]  # fmt: skip
+    assert words_of == [
+        ["Final", "answer", "is", "Tom", "Mia", ".", "</think>", "The", "answer", "is", "Tom"],
+        ["Final", "answer", "is", "Tom", "Jay", ".", "</think>", "The", "answer", "is", "Tom"],
+    ], "the answers stand side by side though one has a token more behind it"
+    (answer,) = (key for key in key_positions(found) if key.role is Role.PHRASE_ANSWER)
+    assert (answer.clean, answer.corrupted) == tuple(one.phrase_answer for one in sides)
+    assert [place for place in found.aligned if place[0] == answer.clean + 1] == [(answer.clean + 1, None)]
+    for i, one in enumerate(sides):
+        assert [place[i] for place in found.aligned if place[i] is not None] == list(range(one.trace.n_measured))
     with pytest.raises(PairError, match="one answer begins the other"):
         build_side("<bos> Who? ", "Tom 3.", "Tom.", "Tom", "one", style, words, ThinkMarkers(), "p", "Tom Mia")
 
