@@ -13,7 +13,7 @@ from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
-from interp.patching.profiles import agreement, curves, head_effects, verified_recall
+from interp.patching.profiles import LEAST_NLD, agreement, curves, head_effects, verified_recall
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
@@ -22,6 +22,8 @@ from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
+LEAST_CARRIED = 0.05
+"""A smaller difference of NLD decides no claim: the least that is published for a place that carries is .285."""
 
 
 @dataclass(frozen=True)
@@ -78,25 +80,26 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         there = nld(
             f"NLD, the phrase's answer, layer {first}", token[first], _at(random, first), "random reasoning positions"
         )
-        carries = verdict("A5", [(transfer, Sign.HIGHER), *prefers])
-        elsewhere = verdict("A5.reasoning", [(there, Sign.HIGHER), *prefers])
+        carries = verdict("A5", [(transfer, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
+        elsewhere = verdict("A5.reasoning", [(there, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
     beside = _at(unrelated[Role.PREDICTING], last)
     at_last = nld(f"NLD, the predicting token, layer {last}", predicting[last], beside, "an unrelated pair")
-    verdicts = [carries, verdict("A5.last", [(at_last, Sign.HIGHER), *prefers]), elsewhere]
+    holds = verdict("A5.last", [(at_last, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
+    verdicts = [carries, holds, elsewhere]
     if not token.empty:
         found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
-        headlines.append(Headline("layer where the phrase's answer falls below half", found.token_falls))
+        unknown = Estimate(float("nan"), 0)
+        falls = found.token_falls if _has_peak(token, seed) else unknown
+        rises = found.predicting_rises if _has_peak(predicting, seed) else unknown
+        beside = Estimate(mean_layer(rfhs), len(rfhs))
+        headlines.append(Headline("layer where the phrase's answer falls below half", falls))
         headlines.append(
-            Headline(
-                "layer where the predicting token rises above half",
-                found.predicting_rises,
-                "mean layer of the RFHs",
-                Estimate(mean_layer(rfhs), len(rfhs)),
-            )
+            Headline("layer where the predicting token rises above half", rises, "mean layer of the RFHs", beside)
         )
-        above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
-        first_above = above[0] if above else None
-        headlines += _paths(effects, peak_layer(token), seed)
+        if _has_peak(token, seed):
+            above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
+            first_above = above[0] if above else None
+            headlines += _paths(effects, peak_layer(token), seed)
     headlines += _agreement(effects, seed)
     maps = verified_recall(effects, TOP)
     if not maps.empty:
@@ -107,11 +110,12 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         by_head = head_effects(effects, role, shape)
         if by_head is None:
             continue
-        top = rank_heads(by_head, len(rfhs))
+        top = [head for head in rank_heads(by_head, len(rfhs)) if by_head[head] >= LEAST_NLD]
         listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
-        lines.append(f"heads with most effect at {readable(role)}: {listed}")
-        (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
-        lines.append(f"  of these, RFHs: {overlap_text(row)}")
+        lines.append(f"heads with most effect at {readable(role)}: {listed or 'none'}")
+        if top:
+            (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
+            lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
     lines.insert(0, f"RFHs: {', '.join(map(str, rfhs))}")
     n_pairs = int(effects["example"].nunique())
@@ -142,6 +146,12 @@ def _preferences(effects: pd.DataFrame, seed: int) -> list[tuple[Headline, Sign]
 def peak_layer(table: pd.DataFrame) -> int:
     """The layer at which the mean curve is highest."""
     return [int(str(layer)) for layer in table.columns][int(np.argmax(table.mean().to_numpy()))]
+
+
+def _has_peak(table: pd.DataFrame, seed: int) -> bool:
+    """Whether the curves' peak is clearly an effect: what is said of a curve's course says nothing of rounding."""
+    at_peak = bootstrap_mean(table[peak_layer(table)].to_numpy(dtype=float), rng_for(seed, "peak"))
+    return at_peak.low is not None and at_peak.low > LEAST_NLD
 
 
 def _paths(effects: pd.DataFrame, layer: int, seed: int) -> list[Headline]:
@@ -187,18 +197,19 @@ def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
     for site in ("resid_pre", "z"):
         found = agreement(effects, site, TOP)
         if not found.empty:
-            rho, recall = (found[name].to_numpy() for name in ("rho", "recall"))
+            rho, recall, chance = (found[name].to_numpy(dtype=float) for name in ("rho", "recall", "chance"))
             rng = rng_for(seed, "attribution", site)
             headlines.append(
                 Headline(f"attribution of {readable(site)}, rank correlation with exact NLD", bootstrap_mean(rho, rng))
             )
+            known = chance[~np.isnan(chance)]
             headlines.append(
                 Headline(
                     f"attribution of {readable(site)}, share of the top {TOP} found",
                     bootstrap_mean(recall, rng),
-                    "chance",
-                    Estimate(float(found["chance"].mean()), len(found)),
-                    Comparison.paired(recall, found["chance"].to_numpy(), rng_for(seed, "attribution", site, "paired")),
+                    "chance" if len(known) else None,
+                    Estimate(float(known.mean()), len(known)) if len(known) else None,
+                    Comparison.paired(recall, chance, rng_for(seed, "attribution", site, "paired")),
                 )
             )
     return headlines

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+
+from interp.stats import rank_correlation
 
 LEAST_NLD = 0.001
 """The smallest effect, in size, that counts as one: below, exact patches differ by rounding."""
@@ -46,8 +47,9 @@ def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Fl
 def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
     """By pair: how well attributed effects agree with exact ones over all patches of a site at key positions.
 
-    `rho`: Spearman's correlation of NLD; `recall`: share of the `top` largest exact effects (in size) that are among as
-    many largest attributed ones; `chance`: that share for a random choice.
+    `rho`: Spearman's correlation of NLD over the exact effects that are one (LEAST_NLD), NaN with fewer than three;
+    `recall`: share of the `top` largest of them (in size) that are among as many largest attributed ones, NaN without
+    any; `chance`: that share for a random choice of the patches.
     """
     keys = ["example", "layer", "head", "position"]
     exact = select(effects, f"patch_{site}")[[*keys, "value"]].fillna({"head": -1})
@@ -56,11 +58,14 @@ def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
     rows = []
     for example, of in both.groupby("example", sort=False):
         a, b = of["value_exact"].to_numpy(float), of["value_attributed"].to_numpy(float)
-        n = min(top, len(of))
-        if len(of) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-            continue
+        real = np.abs(a) >= LEAST_NLD
+        n = min(top, int(real.sum()))
         best = [set(np.argsort(-np.abs(values), kind="stable")[:n].tolist()) for values in (a, b)]
-        found = {"rho": stats.spearmanr(a, b).statistic, "recall": len(best[0] & best[1]) / n, "chance": n / len(of)}
+        found = {
+            "rho": rank_correlation(a[real], b[real]) if real.sum() >= 3 else np.nan,
+            "recall": len(best[0] & best[1]) / n if n else np.nan,
+            "chance": n / len(of) if n else np.nan,
+        }
         rows.append({"example": example, **found})
     return pd.DataFrame(rows)
 

@@ -1,0 +1,136 @@
+"""What `patching` says of its tables: nothing of rounding, and by the right unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interp.heads.scores import Head
+from interp.patching.findings import PatchingFacts, findings
+from interp.patching.profiles import agreement
+from interp.runs.columns import COMMON, table_of
+from interp.runs.findings import Findings
+from interp.runs.headlines import Headline
+from interp.runs.verdicts import Outcome
+
+PAIRS, LAYERS, HEADS = 12, 4, 3
+FALLS, RISES = "layer where the phrase's answer falls below half", "layer where the predicting token rises above half"
+CONTROLS = (
+    ("phrase_answer", None), ("predicting", None), ("phrase_answer", "unrelated_pair"),
+    ("predicting", "unrelated_pair"), (None, "random_position"),
+)  # fmt: skip
+
+
+def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    columns = [column.name for column in (*table_of("effects").columns, *COMMON)]
+    return pd.DataFrame(rows, columns=columns).assign(seed=0)
+
+
+def swept(nld: Callable[[str | None, str | None, int, int], float], denominator: float = 8.0) -> list[dict[str, Any]]:
+    """Patches of PAIRS pairs; `nld` gives the effect by role, control, pair and layer."""
+    rows = []
+    for pair in range(PAIRS):
+        for layer in range(LAYERS):
+            for role, control in CONTROLS:
+                value = nld(role, control, pair, layer)
+                about = {"example": str(pair), "intervention": "patch_resid_pre", "layer": layer, "role": role}
+                rows.append({**about, "control": control, "metric": "nld", "value": value})
+                ends = {"clean": denominator / 2, "corrupted": -denominator / 2}
+                rows.append({**about, "control": control, "metric": "ld", "value": value * denominator, **ends})
+    return rows
+
+
+def told(rows: list[dict[str, Any]]) -> Findings[PatchingFacts]:
+    return findings(frame(rows), [Head(1, 0)], (LAYERS, HEADS), 0)
+
+
+def number(found: Findings[PatchingFacts], name: str) -> Headline:
+    return next(one for one in found.headlines if name in one.name)
+
+
+def outcomes(found: Findings[PatchingFacts]) -> Mapping[str, Outcome]:
+    return {one.claim: one.outcome for one in found.verdicts}
+
+
+def through(share: float) -> Iterator[dict[str, Any]]:
+    """Paths of the phrase's answer, with a share of an effect of .8."""
+    for pair in range(PAIRS):
+        for layer in range(LAYERS):
+            about = {"example": str(pair), "intervention": "through_resid_pre", "layer": layer, "metric": "nld"}
+            yield {**about, "role": "phrase_answer", "value": 0.8 * share}
+
+
+def test_nothing_is_said_of_a_curve_that_is_rounding() -> None:
+    """The phrase's answer moves the answer by less than a thousandth, always the other way than erasing does."""
+
+    def rounding(role: str | None, control: str | None, pair: int, layer: int) -> float:
+        if role == "predicting":
+            return [0.0, 0.2, 0.8, 1.0][layer] / (1 if control is None else 2)
+        return (0.0003 if layer == 1 else -0.0013 - 0.0001 * pair) if control is None else 0.001
+
+    found = told([*swept(rounding), *through(0.2)])
+    falls, rises = number(found, FALLS), number(found, RISES)
+    assert np.isnan(falls.estimate.value)
+    assert falls.estimate.n == 0
+    assert rises.estimate.value == pytest.approx(1.5), "from .2 to .8, half of 1 is half way"
+    assert not [one for one in found.headlines if "goes through" in one.name]
+    assert found.facts.first_layer_predicting_above_token is None
+    transfer = number(found, "layer 0, against erasing").comparison
+    assert transfer is not None
+    assert transfer.decided, "a difference of two thousandths may well be significant"
+    undecided = Outcome.UNDECIDED
+    assert outcomes(found) == {"A5": undecided, "A5.reasoning": undecided, "A5.last": Outcome.AGREES}
+
+
+def test_of_a_clear_curve_all_is_said() -> None:
+    def carried(role: str | None, control: str | None, pair: int, layer: int) -> float:
+        curve = [0.0, 0.2, 0.8, 1.0] if role == "predicting" else [0.8, 0.8, 0.2, 0.0]
+        return curve[layer] / (1 if control is None else 2) + 0.01 * (pair % 3)
+
+    found = told([*swept(carried), *through(0.2)])
+    assert number(found, FALLS).estimate.value == pytest.approx(1.66, abs=0.02)
+    assert number(found, "goes through").estimate.value == pytest.approx(0.2, abs=0.01)
+    assert found.facts.first_layer_predicting_above_token == 2
+    assert set(outcomes(found).values()) == {Outcome.AGREES}
+
+
+def heads_patched(effects: Mapping[Head, float], layers: range = range(LAYERS)) -> list[dict[str, Any]]:
+    """Every head's output patched at the predicting token; heads that are not named do nothing but round."""
+    return [
+        {"example": "0", "intervention": "patch_z", "layer": layer, "head": head, "role": "predicting",
+         "metric": "nld", "value": effects.get(Head(layer, head), 1e-6)}
+        for layer in layers for head in range(HEADS)
+    ]  # fmt: skip
+
+
+def test_heads_without_effect_are_not_among_those_with_most() -> None:
+    flat, rfhs = swept(lambda *_: 0.0), [Head(1, 0), Head(1, 2)]
+    for effects, top in (({Head(1, 2): 0.7}, [Head(1, 2)]), ({}, [])):
+        found = findings(frame([*flat, *heads_patched(effects)]), rfhs, (LAYERS, HEADS), 0)
+        assert found.facts.top_heads == {"predicting": top}
+
+
+def test_estimates_are_held_against_effects_alone() -> None:
+    """Of eight patches three are effects, the others rounding; estimates have their order, but one other is second."""
+    exact = [0.9, -0.5, 0.1, 2e-4, -1e-5, 3e-6, 0.0, 5e-4]
+    estimated = [0.7, -0.3, 0.2, 0.4, 0.0, 0.0, 1e-5, 0.0]
+
+    def rows(exact: list[float]) -> pd.DataFrame:
+        both = {"patch": exact, "attribute": estimated}
+        return frame([
+            {"example": "a", "intervention": f"{verb}_resid_pre", "layer": 0, "position": position, "metric": "nld",
+             "role": "answer", "value": value}
+            for verb, values in both.items() for position, value in enumerate(values)
+        ])  # fmt: skip
+
+    (found,) = agreement(rows(exact), "resid_pre", 10).to_dict("records")
+    assert found == {"example": "a", "rho": pytest.approx(1.0), "recall": pytest.approx(2 / 3), "chance": 3 / 8}
+    (one,) = agreement(rows([0.9, *[1e-5] * 7]), "resid_pre", 10).to_dict("records")
+    assert (one["recall"], one["chance"]) == (1.0, 1 / 8)
+    assert np.isnan(one["rho"]), "one effect has no order"
+    (none,) = agreement(rows([1e-5] * 8), "resid_pre", 10).to_dict("records")
+    assert np.isnan([none["rho"], none["recall"], none["chance"]]).all()
