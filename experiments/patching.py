@@ -33,6 +33,7 @@ from interp.patching.edges import NEEDED, require_edges
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
 from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, run_pair
+from interp.patching.preferences import preference_row
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
 from interp.patching.stored import pair_of, pair_row, trace_rows
@@ -52,22 +53,24 @@ def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
 
 
 def measure(session: Session, options: PatchingOptions, example: Example) -> Rows | LeftOut:
-    """A pair's aligned tokens and the masses of its clean trace, if its runs prefer their own answers."""
+    """What a pair's runs prefer; its aligned tokens and its clean trace's masses if they prefer their own answers."""
     lens, pair, maker = session.lens, example.subject, pair_maker(session)
     positions = positions_of(lens.hf.config)
     longest = max(side.trace.n_measured for side in (pair.clean, pair.corrupted))
     if positions is not None and longest > positions:
         return LeftOut(f"longer than the {positions} positions of {lens.name}")
     runs = run_pair(lens, pair, [], Pads(maker.options.pads))
-    if runs.answers.ld_clean == runs.answers.ld_corrupted:
-        return LeftOut("both runs have the same logit difference, so that no patch can be normalised by it")
     bound = maker.options.min_ld
-    if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
-        return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}")
+    prefers = preference_row(pair.id, runs.answers, bound)
+    found: Rows = {"preferences": [prefers]}
+    if prefers["clean"] == prefers["corrupted"]:
+        return LeftOut("both runs have the same logit difference, so that no patch can be normalised by it", found)
+    if not prefers["kept"]:
+        return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}", found)
     masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
     for mass in masses:
         mass["example"] = pair.id
-    return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses}
+    return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses, **found}
 
 
 def patch(session: Session, options: PatchingOptions) -> None:
@@ -117,7 +120,7 @@ def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple
 def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     """The findings, out of the run's tables."""
     store, maker = session.store, pair_maker(session)
-    found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
+    found = findings(store.table("effects"), store.table("preferences"), *_rfhs(session, options), session.seed)
     n_pairs = len(store.table("pairs"))
     edges, routes = (store.table(name) if options.edges else None for name in ("edges", "routes"))
     headlines, told = ([], []) if edges is None or routes is None else route_findings(edges, routes, session.seed)

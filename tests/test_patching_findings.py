@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,8 @@ CONTROLS = (
 )  # fmt: skip
 
 
-def frame(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    columns = [column.name for column in (*table_of("effects").columns, *COMMON)]
+def frame(rows: list[dict[str, Any]], table: str = "effects") -> pd.DataFrame:
+    columns = [column.name for column in (*table_of(table).columns, *COMMON)]
     return pd.DataFrame(rows, columns=columns).assign(seed=0)
 
 
@@ -44,8 +44,21 @@ def swept(nld: Callable[[str | None, str | None, int, int], float], denominator:
     return rows
 
 
-def told(rows: list[dict[str, Any]]) -> Findings[PatchingFacts]:
-    return findings(frame(rows), [Head(1, 0)], (LAYERS, HEADS), 0)
+def preferred(clean: Sequence[float], corrupted: Sequence[float]) -> pd.DataFrame:
+    """What the runs of all pairs prefer."""
+    sides = zip(clean, corrupted, strict=True)
+    return frame([
+        {"example": str(pair), "clean": a, "corrupted": b, "kept": a > 0 > b} for pair, (a, b) in enumerate(sides)
+    ], "preferences")  # fmt: skip
+
+
+RIGHT = preferred([4.0] * PAIRS, [-4.0] * PAIRS)
+
+
+def told(
+    rows: list[dict[str, Any]], prefers: pd.DataFrame = RIGHT, rfhs: Sequence[Head] = (Head(1, 0),)
+) -> Findings[PatchingFacts]:
+    return findings(frame(rows), prefers, list(rfhs), (LAYERS, HEADS), 0)
 
 
 def number(found: Findings[PatchingFacts], name: str) -> Headline:
@@ -86,16 +99,54 @@ def test_nothing_is_said_of_a_curve_that_is_rounding() -> None:
     assert outcomes(found) == {"A5": undecided, "A5.reasoning": undecided, "A5.last": Outcome.AGREES}
 
 
-def test_of_a_clear_curve_all_is_said() -> None:
-    def carried(role: str | None, control: str | None, pair: int, layer: int) -> float:
-        curve = [0.0, 0.2, 0.8, 1.0] if role == "predicting" else [0.8, 0.8, 0.2, 0.0]
-        return curve[layer] / (1 if control is None else 2) + 0.01 * (pair % 3)
+def carried(role: str | None, control: str | None, pair: int, layer: int) -> float:
+    """A hand-over from layer 1 to layer 2; the controls do half as much."""
+    curve = [0.0, 0.2, 0.8, 1.0] if role == "predicting" else [0.8, 0.8, 0.2, 0.0]
+    return curve[layer] / (1 if control is None else 2) + 0.01 * (pair % 3)
 
+
+def test_of_a_clear_curve_all_is_said() -> None:
     found = told([*swept(carried), *through(0.2)])
     assert number(found, FALLS).estimate.value == pytest.approx(1.66, abs=0.02)
     assert number(found, "goes through").estimate.value == pytest.approx(0.2, abs=0.01)
     assert found.facts.first_layer_predicting_above_token == 2
     assert set(outcomes(found).values()) == {Outcome.AGREES}
+
+
+def test_pairs_that_were_chosen_by_their_preferences_do_not_show_any() -> None:
+    """Random weights: both runs prefer the same answer by about as much. Of 400 pairs the few whose runs prefer their
+    own by chance are patched, and there patches carry over what little there is."""
+    rng = np.random.default_rng(0)
+    bias = rng.normal(0, 1, 400)
+    clean, corrupted = (bias + rng.normal(0, 0.05, 400) for _ in range(2))
+    chance = preferred(clean, corrupted)
+    kept = chance[chance["kept"]]
+    assert 0 < len(kept) < 30
+    assert kept["clean"].min() > 0 > kept["corrupted"].max(), "those that are kept always prefer their own"
+    claims = {"A5", "A5.last", "A5.reasoning"}
+    assert outcomes(told(swept(carried), chance)) == dict.fromkeys(claims, Outcome.UNDECIDED)
+    assert outcomes(told(swept(carried))) == dict.fromkeys(claims, Outcome.AGREES)
+    theirs = told(swept(carried), preferred([4.0] * PAIRS, [3.0] * PAIRS))
+    assert outcomes(theirs) == dict.fromkeys(claims, Outcome.UNDECIDED), "no finding against the claims"
+    assert "both runs prefer their own answers: logit difference of the corrupted run" in str(theirs.verdicts[0].why)
+
+
+def test_the_share_moved_is_a_ratio_of_means() -> None:
+    """Eleven pairs whose runs differ by 8 and one by .1, where NLD is 40: the mean of NLD is far above all others'."""
+    rows = swept(lambda *_: 0.5)
+    small = [row for row in rows if row["example"] == "0"]
+    for row in small:
+        row["value"] = 40.0 if row["metric"] == "nld" else 4.0
+        if row["metric"] == "ld":
+            row["clean"], row["corrupted"] = 0.05, -0.05
+    found = told(rows)
+    assert number(found, "NLD, the phrase's answer, layer 0").estimate.value == pytest.approx((40 + 11 * 0.5) / 12)
+    moved = number(found, "share of the logit difference moved, the phrase's answer, layer 0")
+    assert moved.estimate.value == pytest.approx((4 + 11 * 4) / (0.1 + 11 * 8))
+    assert moved.control is not None
+    assert moved.control.value == moved.estimate.value, "an unrelated pair does as much here"
+    assert moved.comparison is not None
+    assert moved.comparison.p == 1.0
 
 
 def heads_patched(effects: Mapping[Head, float], layers: range = range(LAYERS)) -> list[dict[str, Any]]:
@@ -110,7 +161,7 @@ def heads_patched(effects: Mapping[Head, float], layers: range = range(LAYERS)) 
 def test_heads_without_effect_are_not_among_those_with_most() -> None:
     flat, rfhs = swept(lambda *_: 0.0), [Head(1, 0), Head(1, 2)]
     for effects, top in (({Head(1, 2): 0.7}, [Head(1, 2)]), ({}, [])):
-        found = findings(frame([*flat, *heads_patched(effects)]), rfhs, (LAYERS, HEADS), 0)
+        found = told([*flat, *heads_patched(effects)], rfhs=rfhs)
         assert found.facts.top_heads == {"predicting": top}
 
 

@@ -1,4 +1,4 @@
-"""The headline numbers of `patching`, from effects.parquet alone."""
+"""The headline numbers of `patching`, from its tables alone."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
-from interp.patching.profiles import LEAST_NLD, agreement, curves, head_effects, verified_recall
+from interp.patching.preferences import preferences, verdict_if_preferred
+from interp.patching.profiles import LEAST_NLD, agreement, curves, head_effects, select, verified_recall
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
-from interp.runs.verdicts import Sign, verdict
+from interp.runs.verdicts import verdict
 from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
 
 TOP = 10
@@ -38,8 +39,10 @@ class PatchingFacts:
     n_pairs: int
 
 
-def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int) -> Findings[PatchingFacts]:
-    """What a run tells."""
+def findings(
+    effects: pd.DataFrame, preferred: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int
+) -> Findings[PatchingFacts]:
+    """What a run tells, out of its effects and of what all pairs prefer (preferences.parquet)."""
     headlines: list[Headline] = []
     first_above: int | None = None
     top_heads: dict[str, list[Head]] = {}
@@ -64,13 +67,14 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         role: curves(effects, role, control="unrelated_pair") for role in (Role.PHRASE_ANSWER, Role.PREDICTING)
     }
     erasing = "the same of an unrelated pair: erasing alone"
-    prefers = _preferences(effects, seed)
+    prefers = preferences(preferred, seed)
     carries = verdict("A5", [], why="no probing phrase states the answer in the reasoning")
     elsewhere = verdict("A5.reasoning", [], why="no probing phrase states the answer in the reasoning")
     if not token.empty:
         peak = peak_layer(token)
         beside = _at(unrelated[Role.PHRASE_ANSWER], first)
         transfer = nld(f"NLD, the phrase's answer, layer {first}, against erasing", token[first], beside, erasing)
+        headlines.append(_moved(effects, Role.PHRASE_ANSWER, first, "the phrase's answer", erasing, seed))
         nld(
             f"NLD, the phrase's answer, layer {peak} (its peak)",
             token[peak],
@@ -80,11 +84,13 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         there = nld(
             f"NLD, the phrase's answer, layer {first}", token[first], _at(random, first), "random reasoning positions"
         )
-        carries = verdict("A5", [(transfer, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
-        elsewhere = verdict("A5.reasoning", [(there, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
+        carries = verdict_if_preferred("A5", transfer, prefers, LEAST_CARRIED)
+        elsewhere = verdict_if_preferred("A5.reasoning", there, prefers, LEAST_CARRIED)
     beside = _at(unrelated[Role.PREDICTING], last)
     at_last = nld(f"NLD, the predicting token, layer {last}", predicting[last], beside, "an unrelated pair")
-    holds = verdict("A5.last", [(at_last, Sign.HIGHER), *prefers], least=[LEAST_CARRIED])
+    headlines.append(_moved(effects, Role.PREDICTING, last, "the predicting token", "an unrelated pair", seed))
+    headlines += [number for number, _ in prefers]
+    holds = verdict_if_preferred("A5.last", at_last, prefers, LEAST_CARRIED)
     verdicts = [carries, holds, elsewhere]
     if not token.empty:
         found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
@@ -126,21 +132,19 @@ def _at(table: pd.DataFrame, layer: int) -> pd.Series | None:
     return table.get(layer)
 
 
-def _preferences(effects: pd.DataFrame, seed: int) -> list[tuple[Headline, Sign]]:
-    """Whether both runs prefer their own answers: what NLD is normalised by. Where they do not (an untrained model, a
-    model that cannot do the task), it says nothing."""
-    found = []
-    denoised = effects[(effects["metric"] == "ld") & (effects["intervention"] == "patch_resid_pre")]
-    by_pair = denoised.groupby("example", sort=False)[["clean", "corrupted"]].first()
-    for side, sign in (("clean", Sign.HIGHER), ("corrupted", Sign.LOWER)):
-        values = by_pair[side].to_numpy(dtype=float)
-        rng = rng_for(seed, "preference", side)
-        mean, zero = bootstrap_mean(values, rng), Estimate(0.0, len(values))
-        number = Headline(
-            f"logit difference of the {side} run", mean, "no preference", zero, Comparison.paired(values, 0.0, rng)
-        )
-        found.append((number, sign))
-    return found
+def _moved(effects: pd.DataFrame, role: Role, layer: int, where: str, kind: str, seed: int) -> Headline:
+    """The mean change of the logit difference as a share of the mean difference of the runs. Pairs whose runs hardly
+    differ weigh as little as they say here; in the mean of NLD, a ratio by pair, they may outweigh all others."""
+    part = curves(effects, role, metric="ld")[layer]
+    control = curves(effects, role, metric="ld", control="unrelated_pair").get(layer)
+    runs = select(effects, "patch_resid_pre", "ld", role).groupby("example", sort=False)[["clean", "corrupted"]].first()
+    whole = runs["clean"] - runs["corrupted"]
+    name = f"share of the logit difference moved, {where}, layer {layer}"
+    found = _ratio(part, whole, rng_for(seed, "moved", role))
+    if control is None:
+        return Headline(name, found)
+    compared = Comparison.paired(*_shares(part, control, whole), rng_for(seed, "moved", role, "paired"))
+    return Headline(name, found, kind, _ratio(control, whole, rng_for(seed, "moved", role, "control")), compared)
 
 
 def peak_layer(table: pd.DataFrame) -> int:

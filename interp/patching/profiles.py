@@ -22,10 +22,16 @@ def select(
 
 
 def curves(
-    effects: pd.DataFrame, role: str | None, *, verb: str = "patch", site: str = "resid_pre", control: str | None = None
+    effects: pd.DataFrame,
+    role: str | None,
+    *,
+    verb: str = "patch",
+    site: str = "resid_pre",
+    metric: str = "nld",
+    control: str | None = None,
 ) -> pd.DataFrame:
-    """NLD by pair (rows) and layer (columns), mean over the positions of that role; empty if there are none."""
-    rows = select(effects, f"{verb}_{site}", "nld", role, control)
+    """Effect by pair (rows) and layer (columns), mean over the positions of that role; empty if there are none."""
+    rows = select(effects, f"{verb}_{site}", metric, role, control)
     if rows.empty:
         return pd.DataFrame()
     order = rows["example"].unique()
