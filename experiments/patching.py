@@ -32,7 +32,7 @@ from interp.patching.attribution import Method, passes
 from interp.patching.edges import NEEDED, require_edges
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
-from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, run_pair
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, longest_run, run_pair
 from interp.patching.preferences import preference_row
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
@@ -55,11 +55,10 @@ def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
 def measure(session: Session, options: PatchingOptions, example: Example) -> Rows | LeftOut:
     """What a pair's runs prefer; its aligned tokens and its clean trace's masses if they prefer their own answers."""
     lens, pair, maker = session.lens, example.subject, pair_maker(session)
-    positions = positions_of(lens.hf.config)
-    longest = max(side.trace.n_measured for side in (pair.clean, pair.corrupted))
-    if positions is not None and longest > positions:
-        return LeftOut(f"longer than the {positions} positions of {lens.name}")
-    runs = run_pair(lens, pair, [], Pads(maker.options.pads))
+    pads = Pads(maker.options.pads)
+    if not fits(session, pair, pads):
+        return LeftOut(f"longer than the {positions_of(lens.hf.config)} positions of {lens.name}")
+    runs = run_pair(lens, pair, [], pads)
     bound = maker.options.min_ld
     prefers = preference_row(pair.id, runs.answers, bound)
     found: Rows = {"preferences": [prefers]}
@@ -71,6 +70,12 @@ def measure(session: Session, options: PatchingOptions, example: Example) -> Row
     for mass in masses:
         mass["example"] = pair.id
     return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses, **found}
+
+
+def fits(session: Session, pair: ContrastPair, pads: Pads) -> bool:
+    """Whether the model has a position for every token of the pair's runs."""
+    positions = positions_of(session.lens.hf.config)
+    return positions is None or longest_run(pair, pads) <= positions
 
 
 def patch(session: Session, options: PatchingOptions) -> None:
@@ -191,18 +196,19 @@ def patches_a_pair(session: Session, patch_options: PatchOptions, options: Patch
 def plan(session: Session, options: PatchingOptions) -> Plan:
     """Drafts one batch of pairs and patches one of them."""
     patch_options, maker = patch_options_of(session, options), pair_maker(session)
+    pads = Pads(maker.options.pads)
     drafted, pair = 0, None
     tokens = 0
     with measured() as drafting:
         for draft in maker.drafts():
             drafted += 1
             tokens += sum(row["n_tokens"] for row in draft.tables["answers"])
-            pair = pair or draft.subject
+            if pair is None and draft.subject is not None and fits(session, draft.subject, pads):
+                pair = draft.subject
             if pair is not None and drafted >= min(len(maker.questions), max(1, session.generation.batch // 2)):
                 break
     if pair is None:
         raise UserError("no pair can be made of these questions")
-    pads = Pads(maker.options.pads)
     sample = replace(patch_options, sites=[Site.RESID_PRE], directions=[Direction.DENOISE], head_roles=())
     with measured():
         runs = run_pair(session.lens, pair, patch_options_sites(patch_options, options), pads)

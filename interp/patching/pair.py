@@ -62,6 +62,12 @@ class PairRuns:
         return self._shift.get((key.clean, key.corrupted), (key.clean, key.corrupted))
 
 
+def longest_run(pair: ContrastPair, pads: Pads) -> int:
+    """Tokens of the longer of a pair's two runs, pads counted where they are put in."""
+    sides = (pair.clean, pair.corrupted)
+    return len(pair.aligned) if pads is Pads.ATTENDED else max(len(side.trace.token_ids) for side in sides)
+
+
 def run_pair(lens: Lens, pair: ContrastPair, sites: Sequence[Site], pads: Pads) -> PairRuns:
     """Runs both sides once."""
     shift: dict[tuple[int, int], tuple[int, int]] = {}
