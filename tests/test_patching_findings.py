@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from interp.heads.scores import Head
 from interp.patching.findings import PatchingFacts, findings
-from interp.patching.profiles import agreement
+from interp.patching.profiles import agreement, at_layers, peaks_elsewhere
 from interp.runs.columns import COMMON, table_of
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
@@ -147,6 +148,32 @@ def test_the_share_moved_is_a_ratio_of_means() -> None:
     assert moved.control.value == moved.estimate.value, "an unrelated pair does as much here"
     assert moved.comparison is not None
     assert moved.comparison.p == 1.0
+
+
+def test_a_peak_is_measured_on_other_pairs_than_it_is_chosen_on() -> None:
+    """Layer 1 is highest in the even pairs, layer 2 in the odd ones: each half is measured at the other's peak."""
+    curve = pd.DataFrame([[0.1, 0.9, 0.4], [0.2, 0.3, 0.8], [0.0, 0.7, 0.5], [0.1, 0.2, 0.6]], index=list("abcd"))
+    peaks = peaks_elsewhere(curve)
+    assert peaks.to_dict() == {"a": 2, "b": 1, "c": 2, "d": 1}
+    assert at_layers(curve, peaks).to_dict() == {"a": 0.4, "b": 0.3, "c": 0.5, "d": 0.2}
+    assert at_layers(curve.drop(columns=1), peaks).isna().to_list() == [False, True, False, True]
+    assert peaks_elsewhere(curve.iloc[:1]).isna().all(), "one pair has no other"
+
+    def even_and_odd(role: str | None, control: str | None, pair: int, layer: int) -> float:
+        return 0.9 if control is None and layer == 1 + pair % 2 else 0.3
+
+    assert number(told(swept(even_and_odd)), "layer 1 or 2 (its peak)").estimate.value == pytest.approx(0.3)
+
+
+def test_a_peak_of_chance_is_found_as_often_as_the_level_says() -> None:
+    """No effect, 28 layers: a peak that is chosen on the same pairs is 'significant' in a fifth of the cases."""
+    found = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        token, random = (pd.DataFrame(rng.normal(0, 0.2, (16, 28))) for _ in range(2))
+        peaks = peaks_elsewhere(token)
+        found += float(stats.ttest_rel(at_layers(token, peaks), at_layers(random, peaks)).pvalue) < 0.05
+    assert found <= stats.binom.ppf(0.999, 200, 0.05)
 
 
 def heads_patched(effects: Mapping[Head, float], layers: range = range(LAYERS)) -> list[dict[str, Any]]:

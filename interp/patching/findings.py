@@ -14,7 +14,17 @@ from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
 from interp.patching.preferences import preferences, verdict_if_preferred
-from interp.patching.profiles import LEAST_NLD, agreement, curves, head_effects, select, verified_recall
+from interp.patching.profiles import (
+    LEAST_NLD,
+    agreement,
+    at_layers,
+    curves,
+    head_effects,
+    peak_layer,
+    peaks_elsewhere,
+    select,
+    verified_recall,
+)
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
@@ -71,16 +81,14 @@ def findings(
     carries = verdict("A5", [], why="no probing phrase states the answer in the reasoning")
     elsewhere = verdict("A5.reasoning", [], why="no probing phrase states the answer in the reasoning")
     if not token.empty:
-        peak = peak_layer(token)
+        peaks = peaks_elsewhere(token)
         beside = _at(unrelated[Role.PHRASE_ANSWER], first)
         transfer = nld(f"NLD, the phrase's answer, layer {first}, against erasing", token[first], beside, erasing)
         headlines.append(_moved(effects, Role.PHRASE_ANSWER, first, "the phrase's answer", erasing, seed))
-        nld(
-            f"NLD, the phrase's answer, layer {peak} (its peak)",
-            token[peak],
-            _at(random, peak),
-            "random reasoning positions",
-        )
+        if peaks.notna().any():
+            where = " or ".join(map(str, sorted(set(peaks.astype(int)))))
+            name = f"NLD, the phrase's answer, layer {where} (its peak)"
+            nld(name, at_layers(token, peaks), at_layers(random, peaks), "random reasoning positions")
         there = nld(
             f"NLD, the phrase's answer, layer {first}", token[first], _at(random, first), "random reasoning positions"
         )
@@ -147,14 +155,9 @@ def _moved(effects: pd.DataFrame, role: Role, layer: int, where: str, kind: str,
     return Headline(name, found, kind, _ratio(control, whole, rng_for(seed, "moved", role, "control")), compared)
 
 
-def peak_layer(table: pd.DataFrame) -> int:
-    """The layer at which the mean curve is highest."""
-    return [int(str(layer)) for layer in table.columns][int(np.argmax(table.mean().to_numpy()))]
-
-
 def _has_peak(table: pd.DataFrame, seed: int) -> bool:
     """Whether the curves' peak is clearly an effect: what is said of a curve's course says nothing of rounding."""
-    at_peak = bootstrap_mean(table[peak_layer(table)].to_numpy(dtype=float), rng_for(seed, "peak"))
+    at_peak = bootstrap_mean(at_layers(table, peaks_elsewhere(table)).to_numpy(dtype=float), rng_for(seed, "peak"))
     return at_peak.low is not None and at_peak.low > LEAST_NLD
 
 

@@ -38,6 +38,28 @@ def curves(
     return rows.pivot_table(index="example", columns="layer", values="value", aggfunc="mean").reindex(order)
 
 
+def peak_layer(table: pd.DataFrame) -> int:
+    """The layer at which the mean curve is highest."""
+    return [int(str(layer)) for layer in table.columns][int(np.argmax(table.mean().to_numpy()))]
+
+
+def peaks_elsewhere(table: pd.DataFrame) -> pd.Series:
+    """For each pair the layer at which the mean curve of the other half of the pairs, every other one, is highest: a
+    peak that is chosen on the pairs that it is measured on looks higher than it is. NaN for a pair that is alone."""
+    layers = pd.Series(np.nan, index=table.index)
+    for half in (0, 1):
+        others = table.iloc[1 - half :: 2]
+        if len(others):
+            layers.iloc[half::2] = peak_layer(others)
+    return layers
+
+
+def at_layers(table: pd.DataFrame, layers: pd.Series) -> pd.Series:
+    """Each pair's effect at a layer of its own; NaN where the table does not have it."""
+    known = table.stack()
+    return pd.Series([known.get(place, np.nan) for place in layers.items()], index=layers.index, dtype=float)
+
+
 def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Float[np.ndarray, "layer head"] | None:
     """Mean NLD over pairs of patching each head's output at a role; NaN where a layer was left out."""
     rows = select(effects, "patch_z", "nld", role).dropna(subset="head")
