@@ -332,7 +332,7 @@ EXPERIMENT = Experiment(
             "patch_map_0": "NLD of every layer and position of one pair.",
         },
         beside={
-            "(its peak)": "at layer 0 .285 (R1-Distill-Llama-8B), .420 (Qwen-7B), .359 (Qwen-1.5B), phrase 1",
+            "NLD, the phrase's answer, layer 0": ".285 (R1-Distill-Llama-8B), .420 (Qwen-7B), .359 (1.5B), phrase 1",
             "NLD, the predicting token": ".800, .967, .883 (last layer)",
             "the predicting token rises above half": "above the first curve from layer 15 of 32, 20 of 28, 21 of 28",
         },
