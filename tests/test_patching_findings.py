@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from experiments.patching import EXPERIMENT
 from interp.heads.scores import Head
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.profiles import agreement, at_layers, peaks_elsewhere
@@ -190,6 +191,23 @@ def test_heads_without_effect_are_not_among_those_with_most() -> None:
     for effects, top in (({Head(1, 2): 0.7}, [Head(1, 2)]), ({}, [])):
         found = told([*flat, *heads_patched(effects)], rfhs=rfhs)
         assert found.facts.top_heads == {"predicting": top}
+
+
+def test_chance_is_over_the_heads_that_are_patched() -> None:
+    """Of two layers with three heads each, two RFHs are there and two heads do something, one of them an RFH: by chance
+    2 * 2 / 6. The third RFH lies elsewhere."""
+    heads = heads_patched({Head(1, 0): 0.9, Head(2, 1): 0.6}, range(1, 3))
+    found = told([*swept(lambda *_: 0.0), *heads], rfhs=[Head(1, 0), Head(2, 2), Head(0, 1)])
+    assert [line for line in found.lines if line.startswith("  of these, RFHs: 1 (by chance 0.67, ")], found.lines
+    elsewhere = told([*swept(lambda *_: 0.0), *heads], rfhs=[Head(0, 1)])
+    assert not [line for line in elsewhere.lines if "of these" in line], "it says nothing of heads that are not patched"
+
+
+def test_the_published_number_stands_beside_the_layer_that_it_is_of() -> None:
+    """In the report, beside the first headline whose name has the key."""
+    key = next(key for key, text in EXPERIMENT.about.beside.items() if text.startswith(".285"))
+    names = [one.name for one in told(swept(carried)).headlines if key in one.name]
+    assert names[0] == "NLD, the phrase's answer, layer 0, against erasing"
 
 
 def test_estimates_are_held_against_effects_alone() -> None:

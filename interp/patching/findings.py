@@ -127,8 +127,11 @@ def findings(
         top = [head for head in rank_heads(by_head, len(rfhs)) if by_head[head] >= LEAST_NLD]
         listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
         lines.append(f"heads with most effect at {readable(role)}: {listed or 'none'}")
-        if top:
-            (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
+        if top and not np.isnan([by_head[head] for head in rfhs]).all():
+            # Heads of layers that are not patched can be in one list alone.
+            patched = ~np.isnan(by_head)
+            lists = {"RFHs": [head for head in rfhs if patched[head]], "heads": top}
+            (row,) = overlap_rows(lists, int(patched.sum()), by_head.shape[1])
             lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
     lines.insert(0, f"RFHs: {', '.join(map(str, rfhs))}")
