@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.pairs import pair_maker
 from experiments.base.patching_options import PatchingOptions, method_of_map, patch_options_of, verified_of_map
@@ -36,11 +34,12 @@ from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, longest_ru
 from interp.patching.preferences import preference_row
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
+from interp.patching.shares import control_of, path_sets
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
-from interp.stats import random_heads_like, rng_for
+from interp.stats import Sets, rng_for
 from interp.text.trace import Segment
 
 
@@ -81,7 +80,8 @@ def fits(session: Session, pair: ContrastPair, pads: Pads) -> bool:
 def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
     patch_options, pads = patch_options_of(session, options), Pads(pair_maker(session).options.pads)
-    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
+    pairs, (rfhs, shape), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
+    sets = path_sets(rfhs, shape, options.random_sets, session.seed)
     ahead: dict[int, PairRuns] = {}
 
     def rows(number: int, tick: Any) -> Rows:
@@ -91,7 +91,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
         ahead.clear()
         if other == number + 1 and theirs is not None:
             ahead[other] = theirs  # mostly the next pair is the unrelated one: its runs are made once for both purposes
-        effects = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, tick)
+        effects = measure_pair(session, runs, theirs, rfhs, sets, number < options.maps, patch_options, options, tick)
         tables = {}
         if options.edges:
             edges, route = route_rows(session.lens, runs, options.edges)
@@ -125,12 +125,14 @@ def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple
 def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     """The findings, out of the run's tables."""
     store, maker = session.store, pair_maker(session)
-    found = findings(store.table("effects"), store.table("preferences"), *_rfhs(session, options), session.seed)
+    rfhs, shape = _rfhs(session, options)
+    sets = path_sets(rfhs, shape, options.random_sets, session.seed)
+    found = findings(store.table("effects"), store.table("preferences"), rfhs, sets, shape, session.seed)
     n_pairs = len(store.table("pairs"))
     edges, routes = (store.table(name) if options.edges else None for name in ("edges", "routes"))
     headlines, told = ([], []) if edges is None or routes is None else route_findings(edges, routes, session.seed)
-    rfhs, *lines = found.lines
-    lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
+    listed, *lines = found.lines
+    lines.insert(0, f"{listed}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
         found,
         headlines=[*found.headlines, *headlines],
@@ -143,6 +145,7 @@ def measure_pair(
     runs: PairRuns,
     other: PairRuns | None,
     rfhs: list[Head],
+    sets: Sets,
     with_map: bool,
     patch_options: PatchOptions,
     options: PatchingOptions,
@@ -165,10 +168,8 @@ def measure_pair(
     if options.attribution:
         rows += patcher.attributed()
     if options.random_sets:
-        rows += patcher.through(rfhs, None)
-        rng = rng_for(session.seed, "random heads", name)
-        for one in random_heads_like(np.array(rfhs), lens.n_heads, options.random_sets, rng):
-            rows += patcher.through([Head(int(a), int(b)) for a, b in one if a >= 0], "random_heads")
+        rows += patcher.through(rfhs)
+        rows += patcher.through_sets([[Head(*place) for place in one] for one in sets.heads], control_of(sets))
     return rows
 
 
@@ -190,7 +191,7 @@ def patches_a_pair(session: Session, patch_options: PatchOptions, options: Patch
     roles = [key.role for key in keys]
     heads = sum(role in patch_options.head_roles for role in roles) * session.lens.n_heads
     a_direction = len(keys) * len(patch_options.sites) + heads + options.random_positions
-    return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1 + options.random_sets)
+    return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1) + options.random_sets
 
 
 def plan(session: Session, options: PatchingOptions) -> Plan:
@@ -256,7 +257,8 @@ def cost(
     )
     more = 0.0
     if options is not None:
-        more = options.unrelated * (phrase + last) + (1 + options.random_sets) * phrase * bool(options.random_sets)
+        more = options.unrelated * (phrase + last) + phrase * bool(options.random_sets)
+        more += options.random_sets * phrase * (lens.n_layers - min(layers)) / depth
         more += options.edges * (stop - pair.corrupted.trace[Segment.REASONING].start) / len(layers)
     return depth * (len(patch_options.directions) * a_direction + more)
 

@@ -35,6 +35,7 @@ from interp.rhythm.tables import Analysis, boundary_rows, coupling_rows
 from interp.rhythm.waad_fai import HeadCurves, Sinks
 from interp.runs.columns import COMMON, table_of
 from interp.runs.verdicts import Outcome, Verdict
+from interp.stats import Sets
 from interp.text.prompts import Condition
 from interp.text.trace import Segment, Span, Trace
 
@@ -70,7 +71,7 @@ def patched(rng: np.random.Generator, effect: float) -> list[Verdict]:
                 moved = value * (sides["clean"] - sides["corrupted"])
                 rows.append({**about, "metric": "ld", "role": role, "control": control, "value": moved, **sides})
     tables = frame("effects", rows), frame("preferences", preferred)
-    return patching.findings(*tables, [Head(0, 0)], (3, 4), 0).verdicts
+    return patching.findings(*tables, [Head(0, 0)], Sets([], True, 1.0), (3, 4), 0).verdicts
 
 
 def ablated(rng: np.random.Generator, effect: float) -> list[Verdict]:

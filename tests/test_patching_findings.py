@@ -14,10 +14,13 @@ from experiments.patching import EXPERIMENT
 from interp.heads.scores import Head
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.profiles import agreement, at_layers, peaks_elsewhere
+from interp.patching.shares import path_sets
+from interp.patching.shares import through as through_heads
 from interp.runs.columns import COMMON, table_of
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Outcome
+from interp.stats import ComparedBy, Sets
 
 PAIRS, LAYERS, HEADS = 12, 4, 3
 FALLS, RISES = "layer where the phrase's answer falls below half", "layer where the predicting token rises above half"
@@ -60,7 +63,7 @@ RIGHT = preferred([4.0] * PAIRS, [-4.0] * PAIRS)
 def told(
     rows: list[dict[str, Any]], prefers: pd.DataFrame = RIGHT, rfhs: Sequence[Head] = (Head(1, 0),)
 ) -> Findings[PatchingFacts]:
-    return findings(frame(rows), prefers, list(rfhs), (LAYERS, HEADS), 0)
+    return findings(frame(rows), prefers, list(rfhs), Sets([], True, 1.0), (LAYERS, HEADS), 0)
 
 
 def number(found: Findings[PatchingFacts], name: str) -> Headline:
@@ -71,12 +74,12 @@ def outcomes(found: Findings[PatchingFacts]) -> Mapping[str, Outcome]:
     return {one.claim: one.outcome for one in found.verdicts}
 
 
-def through(share: float) -> Iterator[dict[str, Any]]:
-    """Paths of the phrase's answer, with a share of an effect of .8."""
+def through(share: float, draw: int | None = None) -> Iterator[dict[str, Any]]:
+    """Paths of the phrase's answer through the RFHs, or a random set, with a share of an effect of .8."""
     for pair in range(PAIRS):
-        for layer in range(LAYERS):
-            about = {"example": str(pair), "intervention": "through_resid_pre", "layer": layer, "metric": "nld"}
-            yield {**about, "role": "phrase_answer", "value": 0.8 * share}
+        about = {"example": str(pair), "intervention": "through_resid_pre", "layer": 0, "metric": "nld"}
+        control = None if draw is None else "random_heads"
+        yield {**about, "role": "phrase_answer", "control": control, "draw": draw, "value": 0.8 * share}
 
 
 def test_nothing_is_said_of_a_curve_that_is_rounding() -> None:
@@ -191,6 +194,34 @@ def test_heads_without_effect_are_not_among_those_with_most() -> None:
     for effects, top in (({Head(1, 2): 0.7}, [Head(1, 2)]), ({}, [])):
         found = told([*flat, *heads_patched(effects)], rfhs=rfhs)
         assert found.facts.top_heads == {"predicting": top}
+
+
+def test_paths_have_sets_of_heads_as_their_unit() -> None:
+    """Heads differ, and so do any two sets, in every pair alike: the RFHs' share is told from chance by how many sets
+    have less, however many pairs there are."""
+    rfhs, shape = [Head(0, 1), Head(2, 3)], (4, 12)
+    sets = path_sets(rfhs, shape, 60, 0)
+    assert sets == path_sets(rfhs, shape, 60, 0)
+    assert len({tuple(one) for one in sets.heads}) == 60
+    assert all([layer for layer, _ in one] == [0, 2] and not set(one) & set(rfhs) for one in sets.heads)
+    assert sets.matched
+    whole = swept(lambda role, *_: 0.8 if role == "phrase_answer" else 1.0)
+    shares = np.linspace(0.1, 0.3, 60)
+
+    def compared(own: float) -> Headline:
+        random = [row for i, share in enumerate(shares) for row in through(share, i)]
+        (found,) = through_heads(frame([*whole, *through(own), *random]), 0, sets, 0)
+        return found
+
+    usual, high = compared(0.25), compared(0.5)
+    for found, own, decided in ((usual, 0.25, False), (high, 0.5, True)):
+        assert found.estimate.value == pytest.approx(own)
+        assert found.control is not None
+        assert (found.control.value, found.control.n) == (pytest.approx(0.2), 60)
+        assert found.comparison is not None
+        assert found.comparison.test is ComparedBy.SETS
+        assert (found.comparison.difference.n, found.comparison.decided) == (60, decided)
+        assert found.comparison.difference.value == pytest.approx(own - 0.2)
 
 
 def test_chance_is_over_the_heads_that_are_patched() -> None:

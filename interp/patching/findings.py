@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from interp.heads.findings import overlap_text
 from interp.heads.ranking import overlap_rows
@@ -20,16 +19,15 @@ from interp.patching.profiles import (
     at_layers,
     curves,
     head_effects,
-    peak_layer,
     peaks_elsewhere,
-    select,
     verified_recall,
 )
+from interp.patching.shares import moved, through
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.verdicts import verdict
-from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
+from interp.stats import Comparison, Estimate, Sets, bootstrap_mean, rng_for
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
@@ -50,9 +48,15 @@ class PatchingFacts:
 
 
 def findings(
-    effects: pd.DataFrame, preferred: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int
+    effects: pd.DataFrame,
+    preferred: pd.DataFrame,
+    rfhs: list[Head],
+    sets: Sets,
+    shape: tuple[int, ...],
+    seed: int,
 ) -> Findings[PatchingFacts]:
-    """What a run tells, out of its effects and of what all pairs prefer (preferences.parquet)."""
+    """What a run tells, out of its effects and of what all pairs prefer (preferences.parquet); `sets`: the random sets
+    of heads whose paths were measured beside those through the RFHs."""
     headlines: list[Headline] = []
     first_above: int | None = None
     top_heads: dict[str, list[Head]] = {}
@@ -84,7 +88,7 @@ def findings(
         peaks = peaks_elsewhere(token)
         beside = _at(unrelated[Role.PHRASE_ANSWER], first)
         transfer = nld(f"NLD, the phrase's answer, layer {first}, against erasing", token[first], beside, erasing)
-        headlines.append(_moved(effects, Role.PHRASE_ANSWER, first, "the phrase's answer", erasing, seed))
+        headlines.append(moved(effects, Role.PHRASE_ANSWER, first, "the phrase's answer", erasing, seed))
         if peaks.notna().any():
             where = " or ".join(map(str, sorted(set(peaks.astype(int)))))
             name = f"NLD, the phrase's answer, layer {where} (its peak)"
@@ -96,24 +100,26 @@ def findings(
         elsewhere = verdict_if_preferred("A5.reasoning", there, prefers, LEAST_CARRIED)
     beside = _at(unrelated[Role.PREDICTING], last)
     at_last = nld(f"NLD, the predicting token, layer {last}", predicting[last], beside, "an unrelated pair")
-    headlines.append(_moved(effects, Role.PREDICTING, last, "the predicting token", "an unrelated pair", seed))
+    headlines.append(moved(effects, Role.PREDICTING, last, "the predicting token", "an unrelated pair", seed))
     headlines += [number for number, _ in prefers]
     holds = verdict_if_preferred("A5.last", at_last, prefers, LEAST_CARRIED)
     verdicts = [carries, holds, elsewhere]
     if not token.empty:
+        at_peak, later = (at_layers(table, peaks_elsewhere(table)) for table in (token, predicting))
         found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
         unknown = Estimate(float("nan"), 0)
-        falls = found.token_falls if _has_peak(token, seed) else unknown
-        rises = found.predicting_rises if _has_peak(predicting, seed) else unknown
+        falls = found.token_falls if _is_effect(at_peak, seed) else unknown
+        rises = found.predicting_rises if _is_effect(later, seed) else unknown
         beside = Estimate(mean_layer(rfhs), len(rfhs))
         headlines.append(Headline("layer where the phrase's answer falls below half", falls))
         headlines.append(
             Headline("layer where the predicting token rises above half", rises, "mean layer of the RFHs", beside)
         )
-        if _has_peak(token, seed):
+        if _is_effect(at_peak, seed):
             above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
             first_above = above[0] if above else None
-            headlines += _paths(effects, peak_layer(token), seed)
+        if _is_effect(token[first], seed):
+            headlines += through(effects, first, sets, seed)
     headlines += _agreement(effects, seed)
     maps = verified_recall(effects, TOP)
     if not maps.empty:
@@ -143,63 +149,10 @@ def _at(table: pd.DataFrame, layer: int) -> pd.Series | None:
     return table.get(layer)
 
 
-def _moved(effects: pd.DataFrame, role: Role, layer: int, where: str, kind: str, seed: int) -> Headline:
-    """The mean change of the logit difference as a share of the mean difference of the runs. Pairs whose runs hardly
-    differ weigh as little as they say here; in the mean of NLD, a ratio by pair, they may outweigh all others."""
-    part = curves(effects, role, metric="ld")[layer]
-    control = curves(effects, role, metric="ld", control="unrelated_pair").get(layer)
-    runs = select(effects, "patch_resid_pre", "ld", role).groupby("example", sort=False)[["clean", "corrupted"]].first()
-    whole = runs["clean"] - runs["corrupted"]
-    name = f"share of the logit difference moved, {where}, layer {layer}"
-    found = _ratio(part, whole, rng_for(seed, "moved", role))
-    if control is None:
-        return Headline(name, found)
-    compared = Comparison.paired(*_shares(part, control, whole), rng_for(seed, "moved", role, "paired"))
-    return Headline(name, found, kind, _ratio(control, whole, rng_for(seed, "moved", role, "control")), compared)
-
-
-def _has_peak(table: pd.DataFrame, seed: int) -> bool:
-    """Whether the curves' peak is clearly an effect: what is said of a curve's course says nothing of rounding."""
-    at_peak = bootstrap_mean(at_layers(table, peaks_elsewhere(table)).to_numpy(dtype=float), rng_for(seed, "peak"))
-    return at_peak.low is not None and at_peak.low > LEAST_NLD
-
-
-def _paths(effects: pd.DataFrame, layer: int, seed: int) -> list[Headline]:
-    """Which share of the effect of the phrase's answer goes through the RFHs; ratio of means, resampled over pairs."""
-    whole = curves(effects, Role.PHRASE_ANSWER)[layer]
-    through = curves(effects, Role.PHRASE_ANSWER, verb="through")
-    random = curves(effects, Role.PHRASE_ANSWER, verb="through", control="random_heads")
-    if through.empty:
-        return []
-    headline = Headline(
-        f"share of that effect (layer {layer}) that goes through the RFHs",
-        _ratio(through[layer], whole, rng_for(seed, "through")),
-        "random heads of the same layers" if not random.empty else None,
-        _ratio(random[layer], whole, rng_for(seed, "through", "random")) if not random.empty else None,
-        None
-        if random.empty
-        else Comparison.paired(*_shares(through[layer], random[layer], whole), rng_for(seed, "through", "paired")),
-    )
-    return [headline]
-
-
-def _shares(part: pd.Series, control: pd.Series, whole: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """By pair, both as shares of the mean whole effect: a single pair's effect may be near 0."""
-    mean = float(whole.mean())
-    return (part / mean).to_numpy(dtype=float), (control.reindex(part.index) / mean).to_numpy(dtype=float)
-
-
-def _ratio(part: pd.Series, whole: pd.Series, rng: np.random.Generator) -> Estimate:
-    both = pd.concat([part, whole], axis=1, keys=["part", "whole"]).dropna()
-    n = len(both)
-    value = float(both["part"].mean() / both["whole"].mean())
-    if n < 2:
-        return Estimate(value, n)
-    interval = stats.bootstrap(
-        (both["part"], both["whole"]), lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis), paired=True,
-        vectorized=True, n_resamples=2000, method="percentile", rng=rng,
-    ).confidence_interval  # fmt: skip
-    return Estimate(value, n, float(interval.low), float(interval.high))
+def _is_effect(values: pd.Series, seed: int) -> bool:
+    """Whether pairs have clearly more than rounding: what is said of how a curve runs, or of where an effect goes."""
+    found = bootstrap_mean(values.to_numpy(dtype=float), rng_for(seed, "effect"))
+    return found.low is not None and found.low > LEAST_NLD
 
 
 def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
