@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.pairs import pair_maker
 from experiments.base.patching_options import PatchingOptions, method_of_map, patch_options_of, verified_of_map
@@ -32,14 +30,16 @@ from interp.patching.attribution import Method, passes
 from interp.patching.edges import NEEDED, require_edges
 from interp.patching.findings import PatchingFacts, findings
 from interp.patching.nld import Direction
-from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, run_pair
+from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, longest_run, run_pair
+from interp.patching.preferences import preference_row
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
+from interp.patching.shares import control_of, path_sets
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.runs.store import records
-from interp.stats import random_heads_like, rng_for
+from interp.stats import Sets, rng_for
 from interp.text.trace import Segment
 
 
@@ -52,28 +52,36 @@ def drafts(session: Session, options: PatchingOptions) -> Iterator[Example]:
 
 
 def measure(session: Session, options: PatchingOptions, example: Example) -> Rows | LeftOut:
-    """A pair's aligned tokens and the masses of its clean trace, if its runs prefer their own answers."""
+    """What a pair's runs prefer; its aligned tokens and its clean trace's masses if they prefer their own answers."""
     lens, pair, maker = session.lens, example.subject, pair_maker(session)
-    positions = positions_of(lens.hf.config)
-    longest = max(side.trace.n_measured for side in (pair.clean, pair.corrupted))
-    if positions is not None and longest > positions:
-        return LeftOut(f"longer than the {positions} positions of {lens.name}")
-    runs = run_pair(lens, pair, [], Pads(maker.options.pads))
-    if runs.answers.ld_clean == runs.answers.ld_corrupted:
-        return LeftOut("both runs have the same logit difference, so that no patch can be normalised by it")
+    pads = Pads(maker.options.pads)
+    if not fits(session, pair, pads):
+        return LeftOut(f"longer than the {positions_of(lens.hf.config)} positions of {lens.name}")
+    runs = run_pair(lens, pair, [], pads)
     bound = maker.options.min_ld
-    if not (runs.answers.ld_clean > bound and runs.answers.ld_corrupted < -bound):
-        return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}")
+    prefers = preference_row(pair.id, runs.answers, bound)
+    found: Rows = {"preferences": [prefers]}
+    if prefers["clean"] == prefers["corrupted"]:
+        return LeftOut("both runs have the same logit difference, so that no patch can be normalised by it", found)
+    if not prefers["kept"]:
+        return LeftOut(f"a run does not prefer its own answer by more than data.min_ld={bound:g}", found)
     masses = measure_heads(lens, pair.clean.trace, HeadMeasures(permutations=0), session.seed)
     for mass in masses:
         mass["example"] = pair.id
-    return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses}
+    return {"pairs": [pair_row(lens, pair)], "traces": trace_rows(pair), "heads": masses, **found}
+
+
+def fits(session: Session, pair: ContrastPair, pads: Pads) -> bool:
+    """Whether the model has a position for every token of the pair's runs."""
+    positions = positions_of(session.lens.hf.config)
+    return positions is None or longest_run(pair, pads) <= positions
 
 
 def patch(session: Session, options: PatchingOptions) -> None:
     """Finds the RFHs of the kept pairs, and makes all patches."""
     patch_options, pads = patch_options_of(session, options), Pads(pair_maker(session).options.pads)
-    pairs, (rfhs, _), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
+    pairs, (rfhs, shape), sites = _pairs(session), _rfhs(session, options), patch_options_sites(patch_options, options)
+    sets = path_sets(rfhs, shape, options.random_sets, session.seed)
     ahead: dict[int, PairRuns] = {}
 
     def rows(number: int, tick: Any) -> Rows:
@@ -83,7 +91,7 @@ def patch(session: Session, options: PatchingOptions) -> None:
         ahead.clear()
         if other == number + 1 and theirs is not None:
             ahead[other] = theirs  # mostly the next pair is the unrelated one: its runs are made once for both purposes
-        effects = measure_pair(session, runs, theirs, rfhs, number < options.maps, patch_options, options, tick)
+        effects = measure_pair(session, runs, theirs, rfhs, sets, number < options.maps, patch_options, options, tick)
         tables = {}
         if options.edges:
             edges, route = route_rows(session.lens, runs, options.edges)
@@ -117,12 +125,14 @@ def _rfhs(session: Session, options: PatchingOptions) -> tuple[list[Head], tuple
 def tell(session: Session, options: PatchingOptions) -> Findings[PatchingFacts]:
     """The findings, out of the run's tables."""
     store, maker = session.store, pair_maker(session)
-    found = findings(store.table("effects"), *_rfhs(session, options), session.seed)
+    rfhs, shape = _rfhs(session, options)
+    sets = path_sets(rfhs, shape, options.random_sets, session.seed)
+    found = findings(store.table("effects"), store.table("preferences"), rfhs, sets, shape, session.seed)
     n_pairs = len(store.table("pairs"))
     edges, routes = (store.table(name) if options.edges else None for name in ("edges", "routes"))
     headlines, told = ([], []) if edges is None or routes is None else route_findings(edges, routes, session.seed)
-    rfhs, *lines = found.lines
-    lines.insert(0, f"{rfhs}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
+    listed, *lines = found.lines
+    lines.insert(0, f"{listed}, {'the top ones on the clean traces' if options.rfhs is None else 'as given'}")
     return replace(
         found,
         headlines=[*found.headlines, *headlines],
@@ -135,6 +145,7 @@ def measure_pair(
     runs: PairRuns,
     other: PairRuns | None,
     rfhs: list[Head],
+    sets: Sets,
     with_map: bool,
     patch_options: PatchOptions,
     options: PatchingOptions,
@@ -157,10 +168,8 @@ def measure_pair(
     if options.attribution:
         rows += patcher.attributed()
     if options.random_sets:
-        rows += patcher.through(rfhs, None)
-        rng = rng_for(session.seed, "random heads", name)
-        for one in random_heads_like(np.array(rfhs), lens.n_heads, options.random_sets, rng):
-            rows += patcher.through([Head(int(a), int(b)) for a, b in one if a >= 0], "random_heads")
+        rows += patcher.through(rfhs)
+        rows += patcher.through_sets([[Head(*place) for place in one] for (one,) in sets.heads], control_of(sets))
     return rows
 
 
@@ -182,24 +191,25 @@ def patches_a_pair(session: Session, patch_options: PatchOptions, options: Patch
     roles = [key.role for key in keys]
     heads = sum(role in patch_options.head_roles for role in roles) * session.lens.n_heads
     a_direction = len(keys) * len(patch_options.sites) + heads + options.random_positions
-    return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1 + options.random_sets)
+    return layers * (a_direction * len(patch_options.directions) + 2 * options.unrelated + 1) + options.random_sets
 
 
 def plan(session: Session, options: PatchingOptions) -> Plan:
     """Drafts one batch of pairs and patches one of them."""
     patch_options, maker = patch_options_of(session, options), pair_maker(session)
+    pads = Pads(maker.options.pads)
     drafted, pair = 0, None
     tokens = 0
     with measured() as drafting:
         for draft in maker.drafts():
             drafted += 1
             tokens += sum(row["n_tokens"] for row in draft.tables["answers"])
-            pair = pair or draft.subject
+            if pair is None and draft.subject is not None and fits(session, draft.subject, pads):
+                pair = draft.subject
             if pair is not None and drafted >= min(len(maker.questions), max(1, session.generation.batch // 2)):
                 break
     if pair is None:
         raise UserError("no pair can be made of these questions")
-    pads = Pads(maker.options.pads)
     sample = replace(patch_options, sites=[Site.RESID_PRE], directions=[Direction.DENOISE], head_roles=())
     with measured():
         runs = run_pair(session.lens, pair, patch_options_sites(patch_options, options), pads)
@@ -247,7 +257,8 @@ def cost(
     )
     more = 0.0
     if options is not None:
-        more = options.unrelated * (phrase + last) + (1 + options.random_sets) * phrase * bool(options.random_sets)
+        more = options.unrelated * (phrase + last) + phrase * bool(options.random_sets)
+        more += options.random_sets * phrase * (lens.n_layers - min(layers)) / depth
         more += options.edges * (stop - pair.corrupted.trace[Segment.REASONING].start) / len(layers)
     return depth * (len(patch_options.directions) * a_direction + more)
 
@@ -323,7 +334,7 @@ EXPERIMENT = Experiment(
             "patch_map_0": "NLD of every layer and position of one pair.",
         },
         beside={
-            "(its peak)": "at layer 0 .285 (R1-Distill-Llama-8B), .420 (Qwen-7B), .359 (Qwen-1.5B), phrase 1",
+            "NLD, the phrase's answer, layer 0": ".285 (R1-Distill-Llama-8B), .420 (Qwen-7B), .359 (1.5B), phrase 1",
             "NLD, the predicting token": ".800, .967, .883 (last layer)",
             "the predicting token rises above half": "above the first curve from layer 15 of 32, 20 of 28, 21 of 28",
         },

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import stats
 from scipy.optimize import brentq
 from scipy.special import betaln, xlog1py, xlogy
@@ -199,26 +199,6 @@ def confidence_sequence(successes: int, n: int, level: float = LEVEL) -> tuple[f
     low = 0.0 if successes == 0 else brentq(evidence, 1e-12, share)
     high = 1.0 if successes == n else brentq(evidence, share, 1 - 1e-12)
     return float(low), float(high)
-
-
-def random_heads_like(
-    heads: Int[np.ndarray, "k 2"], n_heads: int, draws: int, rng: np.random.Generator
-) -> Int[np.ndarray, "draws k 2"]:
-    """Sets of random heads, each with as many heads in every layer as `heads` has: the control matched by layer.
-
-    Heads of the set itself are never drawn; in a layer where too few others are left, all of them are drawn and the set
-    stays that much smaller: the missing places are -1. For what is drawn anew for every example; sets that all examples
-    share are those of `relabelled`.
-    """
-    drawn = np.full((draws, len(heads), 2), -1)
-    for layer in np.unique(heads[:, 0]):
-        places = np.flatnonzero(heads[:, 0] == layer)
-        pool = np.setdiff1d(np.arange(n_heads), heads[places, 1])
-        for draw in range(draws):
-            chosen = rng.permutation(pool)[: len(places)]
-            drawn[draw, places[: len(chosen)], 0] = layer
-            drawn[draw, places[: len(chosen)], 1] = chosen
-    return drawn
 
 
 def binomial_comparison(successes: int, n: int, expected: float) -> Comparison:

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from experiments.patching import fits
 from interp.data.datasets import read_traces
 from interp.errors import UserError
 from interp.model.lens import Lens
@@ -36,7 +38,7 @@ from interp.patching.align import (
 from interp.patching.closing import before_answer, states_answer
 from interp.patching.handover import falls_below_half, hand_over, rises_above_half
 from interp.patching.nld import Answers, Direction
-from interp.patching.pair import run_pair
+from interp.patching.pair import longest_run, run_pair
 from interp.patching.questions import ContrastQuestion, object_comparisons, read_object_comparisons
 from interp.patching.sources import STYLES, PairSource, Template, questions_from, style_of
 from interp.patching.stored import pair_of, pair_row, trace_rows
@@ -118,6 +120,15 @@ def test_pads_that_are_attended_to_change_the_runs(word_reasoner: Lens, pair: Co
         clean, corrupted = attended.place(key)
         assert clean == corrupted
         assert attended.clean.ids[clean] == masked.clean.ids[key.clean]
+
+
+def test_a_run_with_pads_beyond_the_positions_is_left_out(
+    word_reasoner: Lens, pair: ContrastPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    longest = max(one.trace.n_measured for one in (pair.clean, pair.corrupted))
+    assert longest_run(pair, Pads.MASKED) == longest < longest_run(pair, Pads.ATTENDED) == len(pair.aligned)
+    monkeypatch.setattr("experiments.patching.positions_of", lambda _: longest)
+    assert [fits(SimpleNamespace(lens=word_reasoner), pair, pads) for pads in Pads] == [True, False]  # type: ignore[arg-type]
 
 
 def test_key_positions(pair: ContrastPair) -> None:
@@ -305,6 +316,12 @@ def test_answers_are_told_apart_at_their_first_differing_token(words: PreTrained
         assert one.trace.token_text(len(one.trace.token_ids) - 1) == "Tom"
         assert one.phrase_answer is not None
         assert one.trace.token_text(one.phrase_answer) == name
+    found = align(QUESTION, *sides)
+    (answer,) = (key for key in key_positions(found) if key.role is Role.PHRASE_ANSWER)
+    assert (answer.clean, answer.corrupted) == tuple(one.phrase_answer for one in sides)
+    assert [place for place in found.aligned if place[0] == answer.clean + 1] == [(answer.clean + 1, None)]
+    for i, one in enumerate(sides):
+        assert [place[i] for place in found.aligned if place[i] is not None] == list(range(one.trace.n_measured))
     with pytest.raises(PairError, match="one answer begins the other"):
         build_side("<bos> Who? ", "Tom 3.", "Tom.", "Tom", "one", style, words, ThinkMarkers(), "p", "Tom Mia")
 

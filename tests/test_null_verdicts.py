@@ -35,6 +35,7 @@ from interp.rhythm.tables import Analysis, boundary_rows, coupling_rows
 from interp.rhythm.waad_fai import HeadCurves, Sinks
 from interp.runs.columns import COMMON, table_of
 from interp.runs.verdicts import Outcome, Verdict
+from interp.stats import Sets
 from interp.text.prompts import Condition
 from interp.text.trace import Segment, Span, Trace
 
@@ -51,9 +52,11 @@ def frame(name: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 def patched(rng: np.random.Generator, effect: float) -> list[Verdict]:
     """Patches move each pair by a number of its own, which those of an unrelated pair and elsewhere share."""
-    rows = []
+    rows, preferred = [], []
     for pair in range(12):
         own = rng.normal(0.2, 0.3)
+        sides = {"clean": rng.normal(4, 1), "corrupted": rng.normal(-4, 1)}
+        preferred.append({"example": str(pair), "kept": True, **sides})
         for layer in range(3):
             about = {"example": str(pair), "intervention": "patch_resid_pre", "layer": layer}
             for role, control in (
@@ -65,9 +68,10 @@ def patched(rng: np.random.Generator, effect: float) -> list[Verdict]:
             ):
                 value = own + rng.normal(0, 0.2) + (effect if control is None else 0)
                 rows.append({**about, "metric": "nld", "role": role, "control": control, "value": value})
-            sides = {"clean": rng.normal(4, 1), "corrupted": rng.normal(-4, 1)}
-            rows.append({**about, "metric": "ld", "role": "phrase_answer", "value": 0.0, **sides})
-    return patching.findings(frame("effects", rows), [Head(0, 0)], (3, 4), 0).verdicts
+                moved = value * (sides["clean"] - sides["corrupted"])
+                rows.append({**about, "metric": "ld", "role": role, "control": control, "value": moved, **sides})
+    tables = frame("effects", rows), frame("preferences", preferred)
+    return patching.findings(*tables, [Head(0, 0)], Sets([], True, 1.0), (3, 4), 0).verdicts
 
 
 def ablated(rng: np.random.Generator, effect: float) -> list[Verdict]:

@@ -11,7 +11,6 @@ from interp.stats import (
     binomial_estimate,
     bootstrap_mean,
     or_null,
-    random_heads_like,
     rng_for,
     seed_for,
     wide_enough,
@@ -58,23 +57,6 @@ def test_wilson_interval_by_hand() -> None:
     """8 of 10: (0.490, 0.943) in any table."""
     estimate = binomial_estimate(8, 10)
     assert (estimate.value, estimate.low, estimate.high) == pytest.approx((0.8, 0.4902, 0.9433), abs=1e-4)
-
-
-def test_random_heads_match_the_layers_and_avoid_the_heads() -> None:
-    heads = np.array([[2, 0], [2, 1], [5, 3]])
-    draws = random_heads_like(heads, n_heads=6, draws=500, rng=np.random.default_rng(0))
-    assert (draws[:, :, 0] == heads[:, 0]).all()
-    taken = {tuple(h) for h in heads.tolist()}
-    assert all(tuple(h) not in taken for draw in draws.tolist() for h in draw)
-    assert all(len({tuple(h) for h in draw}) == 3 for draw in draws.tolist())
-    counts = np.bincount(draws[:, 2, 1], minlength=6)
-    assert counts[3] == 0
-    assert counts[[0, 1, 2, 4, 5]].min() > 60, "every other head is as likely"
-
-
-def test_random_heads_where_too_few_are_left() -> None:
-    draws = random_heads_like(np.array([[0, 0], [0, 1], [0, 2]]), n_heads=4, draws=2, rng=np.random.default_rng(0))
-    assert draws[:, :, 1].tolist() == [[3, -1, -1]] * 2
 
 
 def test_p_values_are_adjusted_over_the_rows_that_have_one() -> None:

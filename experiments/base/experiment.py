@@ -43,9 +43,10 @@ class Example:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """What measuring an example may end in instead of rows: why there are none."""
+    """What measuring an example may end in instead of its rows: why there are none, and what is known of it even so."""
 
     reason: str
+    tables: Rows = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

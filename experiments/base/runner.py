@@ -81,7 +81,8 @@ def _measure(experiment: Experiment[O, Any], session: Session, options: O) -> No
         if example.subject is not None:
             found = experiment.measure(session, options, example)
         if isinstance(found, LeftOut):
-            store.skip(example.index, example.name, found.reason, example.subject is not None, **example.tables)
+            tables = {**found.tables, **example.tables}
+            store.skip(example.index, example.name, found.reason, example.subject is not None, **tables)
         else:
             store.write(example.index, example.name, **{**found, **example.tables})
 

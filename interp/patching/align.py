@@ -2,7 +2,8 @@
 
 Each side reads: prompt, open tag, reasoning, probing phrase, close tag, answer up to its result, ending. The
 ending is cut so that the next token is the answer. Parts are aligned at their right ends, as if the shorter side were
-padded on the left; the runs themselves are made without pads, which is the same as masked pads with right positions.
+padded on the left, and so are the pieces of the phrase before, at and behind the answer, so that answer stands beside
+answer; the runs themselves are made without pads, which is the same as masked pads with right positions.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 
 from transformers import PreTrainedTokenizerBase
 
@@ -231,13 +233,23 @@ def align(question: ContrastQuestion, clean: Side, corrupted: Side) -> ContrastP
     if clean.answer_id == corrupted.answer_id:
         raise PairError(question.id, "both answers are the same token")
     aligned: list[tuple[int | None, int | None]] = []
-    for part in Part:
-        a, b = clean.parts[part], corrupted.parts[part]
+    for a, b in zip(_pieces(clean), _pieces(corrupted), strict=True):
         length = max(len(a), len(b))
         left = [None] * (length - len(a)) + list(a)
         right = [None] * (length - len(b)) + list(b)
         aligned += zip(left, right, strict=True)
     return ContrastPair(question.id, question.domain, clean, corrupted, tuple(aligned))
+
+
+def _pieces(side: Side) -> list[range]:
+    """A side's parts in order, the phrase in three: before, at and behind its answer token. Answers may have several
+    tokens, so that neither end of the phrase tells where the answer stands."""
+    pieces = []
+    for part in Part:
+        whole, at = side.parts[part], side.phrase_answer
+        cuts = [whole.start, at, at + 1, whole.stop] if at is not None and at in whole else [whole.start, whole.stop]
+        pieces += [range(start, stop) for start, stop in pairwise(cuts)]
+    return pieces
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The headline numbers of `patching`, from effects.parquet alone."""
+"""The headline numbers of `patching`, from its tables alone."""
 
 from __future__ import annotations
 
@@ -6,22 +6,33 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from interp.heads.findings import overlap_text
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head, rank_heads
 from interp.patching.align import Role
 from interp.patching.handover import hand_over, mean_layer
-from interp.patching.profiles import agreement, curves, head_effects, verified_recall
+from interp.patching.preferences import preferences, verdict_if_preferred
+from interp.patching.profiles import (
+    LEAST_NLD,
+    agreement,
+    at_layers,
+    curves,
+    head_effects,
+    peaks_elsewhere,
+    verified_recall,
+)
+from interp.patching.shares import moved, through
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
-from interp.runs.verdicts import Sign, verdict
-from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
+from interp.runs.verdicts import verdict
+from interp.stats import Comparison, Estimate, Sets, bootstrap_mean, rng_for
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
+LEAST_CARRIED = 0.05
+"""A smaller difference of NLD decides no claim: the least that is published for a place that carries is .285."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +47,16 @@ class PatchingFacts:
     n_pairs: int
 
 
-def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], seed: int) -> Findings[PatchingFacts]:
-    """What a run tells."""
+def findings(
+    effects: pd.DataFrame,
+    preferred: pd.DataFrame,
+    rfhs: list[Head],
+    sets: Sets,
+    shape: tuple[int, ...],
+    seed: int,
+) -> Findings[PatchingFacts]:
+    """What a run tells, out of its effects and of what all pairs prefer (preferences.parquet); `sets`: the random sets
+    of heads whose paths were measured beside those through the RFHs."""
     headlines: list[Headline] = []
     first_above: int | None = None
     top_heads: dict[str, list[Head]] = {}
@@ -62,41 +81,45 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         role: curves(effects, role, control="unrelated_pair") for role in (Role.PHRASE_ANSWER, Role.PREDICTING)
     }
     erasing = "the same of an unrelated pair: erasing alone"
-    prefers = _preferences(effects, seed)
+    prefers = preferences(preferred, seed)
     carries = verdict("A5", [], why="no probing phrase states the answer in the reasoning")
     elsewhere = verdict("A5.reasoning", [], why="no probing phrase states the answer in the reasoning")
     if not token.empty:
-        peak = peak_layer(token)
+        peaks = peaks_elsewhere(token)
         beside = _at(unrelated[Role.PHRASE_ANSWER], first)
         transfer = nld(f"NLD, the phrase's answer, layer {first}, against erasing", token[first], beside, erasing)
-        nld(
-            f"NLD, the phrase's answer, layer {peak} (its peak)",
-            token[peak],
-            _at(random, peak),
-            "random reasoning positions",
-        )
+        headlines.append(moved(effects, Role.PHRASE_ANSWER, first, "the phrase's answer", erasing, seed))
+        if peaks.notna().any():
+            where = " or ".join(map(str, sorted(set(peaks.astype(int)))))
+            name = f"NLD, the phrase's answer, layer {where} (its peak)"
+            nld(name, at_layers(token, peaks), at_layers(random, peaks), "random reasoning positions")
         there = nld(
             f"NLD, the phrase's answer, layer {first}", token[first], _at(random, first), "random reasoning positions"
         )
-        carries = verdict("A5", [(transfer, Sign.HIGHER), *prefers])
-        elsewhere = verdict("A5.reasoning", [(there, Sign.HIGHER), *prefers])
+        carries = verdict_if_preferred("A5", transfer, prefers, LEAST_CARRIED)
+        elsewhere = verdict_if_preferred("A5.reasoning", there, prefers, LEAST_CARRIED)
     beside = _at(unrelated[Role.PREDICTING], last)
     at_last = nld(f"NLD, the predicting token, layer {last}", predicting[last], beside, "an unrelated pair")
-    verdicts = [carries, verdict("A5.last", [(at_last, Sign.HIGHER), *prefers]), elsewhere]
+    headlines.append(moved(effects, Role.PREDICTING, last, "the predicting token", "an unrelated pair", seed))
+    headlines += [number for number, _ in prefers]
+    holds = verdict_if_preferred("A5.last", at_last, prefers, LEAST_CARRIED)
+    verdicts = [carries, holds, elsewhere]
     if not token.empty:
+        at_peak, later = (at_layers(table, peaks_elsewhere(table)) for table in (token, predicting))
         found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
-        headlines.append(Headline("layer where the phrase's answer falls below half", found.token_falls))
+        unknown = Estimate(float("nan"), 0)
+        falls = found.token_falls if _is_effect(at_peak, seed) else unknown
+        rises = found.predicting_rises if _is_effect(later, seed) else unknown
+        beside = Estimate(mean_layer(rfhs), len(rfhs))
+        headlines.append(Headline("layer where the phrase's answer falls below half", falls))
         headlines.append(
-            Headline(
-                "layer where the predicting token rises above half",
-                found.predicting_rises,
-                "mean layer of the RFHs",
-                Estimate(mean_layer(rfhs), len(rfhs)),
-            )
+            Headline("layer where the predicting token rises above half", rises, "mean layer of the RFHs", beside)
         )
-        above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
-        first_above = above[0] if above else None
-        headlines += _paths(effects, peak_layer(token), seed)
+        if _is_effect(at_peak, seed):
+            above = [int(layer) for layer in token.columns if predicting[layer].mean() > token[layer].mean()]
+            first_above = above[0] if above else None
+        if _is_effect(token[first], seed):
+            headlines += through(effects, first, sets, seed)
     headlines += _agreement(effects, seed)
     maps = verified_recall(effects, TOP)
     if not maps.empty:
@@ -107,11 +130,15 @@ def findings(effects: pd.DataFrame, rfhs: list[Head], shape: tuple[int, ...], se
         by_head = head_effects(effects, role, shape)
         if by_head is None:
             continue
-        top = rank_heads(by_head, len(rfhs))
+        top = [head for head in rank_heads(by_head, len(rfhs)) if by_head[head] >= LEAST_NLD]
         listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
-        lines.append(f"heads with most effect at {readable(role)}: {listed}")
-        (row,) = overlap_rows({"RFHs": rfhs, "heads": top}, by_head.size, by_head.shape[1])
-        lines.append(f"  of these, RFHs: {overlap_text(row)}")
+        lines.append(f"heads with most effect at {readable(role)}: {listed or 'none'}")
+        if top and not np.isnan([by_head[head] for head in rfhs]).all():
+            # Heads of layers that are not patched can be in one list alone.
+            patched = ~np.isnan(by_head)
+            lists = {"RFHs": [head for head in rfhs if patched[head]], "heads": top}
+            (row,) = overlap_rows(lists, int(patched.sum()), by_head.shape[1])
+            lines.append(f"  of these, RFHs: {overlap_text(row)}")
         top_heads[str(role)] = top
     lines.insert(0, f"RFHs: {', '.join(map(str, rfhs))}")
     n_pairs = int(effects["example"].nunique())
@@ -122,64 +149,10 @@ def _at(table: pd.DataFrame, layer: int) -> pd.Series | None:
     return table.get(layer)
 
 
-def _preferences(effects: pd.DataFrame, seed: int) -> list[tuple[Headline, Sign]]:
-    """Whether both runs prefer their own answers: what NLD is normalised by. Where they do not (an untrained model, a
-    model that cannot do the task), it says nothing."""
-    found = []
-    denoised = effects[(effects["metric"] == "ld") & (effects["intervention"] == "patch_resid_pre")]
-    by_pair = denoised.groupby("example", sort=False)[["clean", "corrupted"]].first()
-    for side, sign in (("clean", Sign.HIGHER), ("corrupted", Sign.LOWER)):
-        values = by_pair[side].to_numpy(dtype=float)
-        rng = rng_for(seed, "preference", side)
-        mean, zero = bootstrap_mean(values, rng), Estimate(0.0, len(values))
-        number = Headline(
-            f"logit difference of the {side} run", mean, "no preference", zero, Comparison.paired(values, 0.0, rng)
-        )
-        found.append((number, sign))
-    return found
-
-
-def peak_layer(table: pd.DataFrame) -> int:
-    """The layer at which the mean curve is highest."""
-    return [int(str(layer)) for layer in table.columns][int(np.argmax(table.mean().to_numpy()))]
-
-
-def _paths(effects: pd.DataFrame, layer: int, seed: int) -> list[Headline]:
-    """Which share of the effect of the phrase's answer goes through the RFHs; ratio of means, resampled over pairs."""
-    whole = curves(effects, Role.PHRASE_ANSWER)[layer]
-    through = curves(effects, Role.PHRASE_ANSWER, verb="through")
-    random = curves(effects, Role.PHRASE_ANSWER, verb="through", control="random_heads")
-    if through.empty:
-        return []
-    headline = Headline(
-        f"share of that effect (layer {layer}) that goes through the RFHs",
-        _ratio(through[layer], whole, rng_for(seed, "through")),
-        "random heads of the same layers" if not random.empty else None,
-        _ratio(random[layer], whole, rng_for(seed, "through", "random")) if not random.empty else None,
-        None
-        if random.empty
-        else Comparison.paired(*_shares(through[layer], random[layer], whole), rng_for(seed, "through", "paired")),
-    )
-    return [headline]
-
-
-def _shares(part: pd.Series, control: pd.Series, whole: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """By pair, both as shares of the mean whole effect: a single pair's effect may be near 0."""
-    mean = float(whole.mean())
-    return (part / mean).to_numpy(dtype=float), (control.reindex(part.index) / mean).to_numpy(dtype=float)
-
-
-def _ratio(part: pd.Series, whole: pd.Series, rng: np.random.Generator) -> Estimate:
-    both = pd.concat([part, whole], axis=1, keys=["part", "whole"]).dropna()
-    n = len(both)
-    value = float(both["part"].mean() / both["whole"].mean())
-    if n < 2:
-        return Estimate(value, n)
-    interval = stats.bootstrap(
-        (both["part"], both["whole"]), lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis), paired=True,
-        vectorized=True, n_resamples=2000, method="percentile", rng=rng,
-    ).confidence_interval  # fmt: skip
-    return Estimate(value, n, float(interval.low), float(interval.high))
+def _is_effect(values: pd.Series, seed: int) -> bool:
+    """Whether pairs have clearly more than rounding: what is said of how a curve runs, or of where an effect goes."""
+    found = bootstrap_mean(values.to_numpy(dtype=float), rng_for(seed, "effect"))
+    return found.low is not None and found.low > LEAST_NLD
 
 
 def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
@@ -187,18 +160,19 @@ def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
     for site in ("resid_pre", "z"):
         found = agreement(effects, site, TOP)
         if not found.empty:
-            rho, recall = (found[name].to_numpy() for name in ("rho", "recall"))
+            rho, recall, chance = (found[name].to_numpy(dtype=float) for name in ("rho", "recall", "chance"))
             rng = rng_for(seed, "attribution", site)
             headlines.append(
                 Headline(f"attribution of {readable(site)}, rank correlation with exact NLD", bootstrap_mean(rho, rng))
             )
+            known = chance[~np.isnan(chance)]
             headlines.append(
                 Headline(
                     f"attribution of {readable(site)}, share of the top {TOP} found",
                     bootstrap_mean(recall, rng),
-                    "chance",
-                    Estimate(float(found["chance"].mean()), len(found)),
-                    Comparison.paired(recall, found["chance"].to_numpy(), rng_for(seed, "attribution", site, "paired")),
+                    "chance" if len(known) else None,
+                    Estimate(float(known.mean()), len(known)) if len(known) else None,
+                    Comparison.paired(recall, chance, rng_for(seed, "attribution", site, "paired")),
                 )
             )
     return headlines

@@ -62,6 +62,12 @@ class PairRuns:
         return self._shift.get((key.clean, key.corrupted), (key.clean, key.corrupted))
 
 
+def longest_run(pair: ContrastPair, pads: Pads) -> int:
+    """Tokens of the longer of a pair's two runs, pads counted where they are put in."""
+    sides = (pair.clean, pair.corrupted)
+    return len(pair.aligned) if pads is Pads.ATTENDED else max(len(side.trace.token_ids) for side in sides)
+
+
 def run_pair(lens: Lens, pair: ContrastPair, sites: Sequence[Site], pads: Pads) -> PairRuns:
     """Runs both sides once."""
     shift: dict[tuple[int, int], tuple[int, int]] = {}
@@ -193,10 +199,20 @@ class PairPatcher:
                     planned.append(_Planned(patch, key, "unrelated_pair"))
         return self._sweep(Direction.DENOISE, planned, source=other.clean)
 
-    def through(self, heads: Sequence[Head], control: str | None) -> list[Row]:
+    def through(self, heads: Sequence[Head]) -> list[Row]:
         """Residual stream at the phrase's answer, with all later heads but these held as they were (path patching)."""
+        return self._through(heads, self._phrase_answer(None))
+
+    def through_sets(self, sets: Sequence[Sequence[Head]], control: str) -> list[Row]:
+        """The same by sets of heads, in the first of the layers: everything that a patch does comes from there."""
+        planned = [one for one in self._phrase_answer(control) if one.patch.layer == min(self.layers)]
+        return [{**row, "draw": i} for i, heads in enumerate(sets) for row in self._through(heads, planned)]
+
+    def _phrase_answer(self, control: str | None) -> list[_Planned]:
         keys = [key for key in self.keys if key.role is Role.PHRASE_ANSWER]
-        planned = self._patches(Direction.DENOISE, Site.RESID_PRE, keys, control=control)
+        return self._patches(Direction.DENOISE, Site.RESID_PRE, keys, control=control)
+
+    def _through(self, heads: Sequence[Head], planned: Sequence[_Planned]) -> list[Row]:
         freeze = Freeze(frozenset((head.layer, head.head) for head in heads))
         rows = self._sweep(Direction.DENOISE, planned, freeze=freeze, verb="through")
         return [row for row in rows if row["metric"] in ("nld", "ld")]

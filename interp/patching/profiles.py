@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
+
+from interp.stats import rank_correlation
 
 LEAST_NLD = 0.001
 """The smallest effect, in size, that counts as one: below, exact patches differ by rounding."""
@@ -21,14 +22,42 @@ def select(
 
 
 def curves(
-    effects: pd.DataFrame, role: str | None, *, verb: str = "patch", site: str = "resid_pre", control: str | None = None
+    effects: pd.DataFrame,
+    role: str | None,
+    *,
+    verb: str = "patch",
+    site: str = "resid_pre",
+    metric: str = "nld",
+    control: str | None = None,
 ) -> pd.DataFrame:
-    """NLD by pair (rows) and layer (columns), mean over the positions of that role; empty if there are none."""
-    rows = select(effects, f"{verb}_{site}", "nld", role, control)
+    """Effect by pair (rows) and layer (columns), mean over the positions of that role; empty if there are none."""
+    rows = select(effects, f"{verb}_{site}", metric, role, control)
     if rows.empty:
         return pd.DataFrame()
     order = rows["example"].unique()
     return rows.pivot_table(index="example", columns="layer", values="value", aggfunc="mean").reindex(order)
+
+
+def peak_layer(table: pd.DataFrame) -> int:
+    """The layer at which the mean curve is highest."""
+    return [int(str(layer)) for layer in table.columns][int(np.argmax(table.mean().to_numpy()))]
+
+
+def peaks_elsewhere(table: pd.DataFrame) -> pd.Series:
+    """For each pair the layer at which the mean curve of the other half of the pairs, every other one, is highest: a
+    peak that is chosen on the pairs that it is measured on looks higher than it is. NaN for a pair that is alone."""
+    layers = pd.Series(np.nan, index=table.index)
+    for half in (0, 1):
+        others = table.iloc[1 - half :: 2]
+        if len(others):
+            layers.iloc[half::2] = peak_layer(others)
+    return layers
+
+
+def at_layers(table: pd.DataFrame, layers: pd.Series) -> pd.Series:
+    """Each pair's effect at a layer of its own; NaN where the table does not have it."""
+    known = table.stack()
+    return pd.Series([known.get(place, np.nan) for place in layers.items()], index=layers.index, dtype=float)
 
 
 def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Float[np.ndarray, "layer head"] | None:
@@ -46,8 +75,9 @@ def head_effects(effects: pd.DataFrame, role: str, shape: tuple[int, ...]) -> Fl
 def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
     """By pair: how well attributed effects agree with exact ones over all patches of a site at key positions.
 
-    `rho`: Spearman's correlation of NLD; `recall`: share of the `top` largest exact effects (in size) that are among as
-    many largest attributed ones; `chance`: that share for a random choice.
+    `rho`: Spearman's correlation of NLD over the exact effects that are one (LEAST_NLD), NaN with fewer than three;
+    `recall`: share of the `top` largest of them (in size) that are among as many largest attributed ones, NaN without
+    any; `chance`: that share for a random choice of the patches.
     """
     keys = ["example", "layer", "head", "position"]
     exact = select(effects, f"patch_{site}")[[*keys, "value"]].fillna({"head": -1})
@@ -56,11 +86,14 @@ def agreement(effects: pd.DataFrame, site: str, top: int) -> pd.DataFrame:
     rows = []
     for example, of in both.groupby("example", sort=False):
         a, b = of["value_exact"].to_numpy(float), of["value_attributed"].to_numpy(float)
-        n = min(top, len(of))
-        if len(of) < 3 or np.ptp(a) == 0 or np.ptp(b) == 0:
-            continue
+        real = np.abs(a) >= LEAST_NLD
+        n = min(top, int(real.sum()))
         best = [set(np.argsort(-np.abs(values), kind="stable")[:n].tolist()) for values in (a, b)]
-        found = {"rho": stats.spearmanr(a, b).statistic, "recall": len(best[0] & best[1]) / n, "chance": n / len(of)}
+        found = {
+            "rho": rank_correlation(a[real], b[real]) if real.sum() >= 3 else np.nan,
+            "recall": len(best[0] & best[1]) / n if n else np.nan,
+            "chance": n / len(of) if n else np.nan,
+        }
         rows.append({"example": example, **found})
     return pd.DataFrame(rows)
 

@@ -92,7 +92,7 @@ LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/model/lay
 SINKS = Column("sinks", TEXT, "`kept`, or `removed`: without attention to the first four tokens")
 UNDEFINED = "NaN where undefined"
 
-UNDEFINED = (
+NO_EFFECT = (
     "undefined, such as a normalised effect over a zero difference, or `flipped` of a token that was not the likeliest"
 )
 EFFECTS_TABLE = Table(
@@ -121,7 +121,7 @@ EFFECTS_TABLE = Table(
     Column("clean", FLOAT, "the metric in the clean run", null=NOT_APPLICABLE),
     Column("corrupted", FLOAT, "the metric in the corrupted run", null=NOT_APPLICABLE),
     Column("patched", FLOAT, "the metric in the run with the intervention", null=NOT_APPLICABLE),
-    Column("value", FLOAT, "the effect", null=UNDEFINED),
+    Column("value", FLOAT, "the effect", null=NO_EFFECT),
     Column("control", TEXT, "kind of control", null="the measurement itself"),
 )
 """Causal effects, one row per measurement, whatever intervened and whatever was measured."""
