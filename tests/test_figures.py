@@ -14,8 +14,11 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 
 from interp.figures import heads as figures
+from interp.figures import key_tokens as key_token_figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
+from interp.figures import rhythm as rhythm_figures
+from interp.figures import sentences as sentence_figures
 from interp.figures import style
 from interp.figures.compare import along_layers
 from interp.figures.tokens import deciding_positions, token_attention
@@ -294,3 +297,52 @@ def test_a_learning_curve_has_every_measure() -> None:
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == [f"m{i}" for i in range(9)]
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].get_lines()}
     assert len(looks) == 9
+
+
+def place_rows(*rows: tuple[str, float, float, float, int]) -> pd.DataFrame:
+    """Shares of answers that change in the first and second step, each with its interval and number of traces."""
+    names = ("value_of_group", "value", "low", "high", "n")
+    same = {"kind": "change_number", "metric": "answer_changed"}
+    return pd.DataFrame(
+        [{"group": g, **same, **dict(zip(names, row, strict=True))} for g in ("third", "step_from_end") for row in rows]
+    )
+
+
+def test_one_trace_is_neither_sure_nor_joined_to_others() -> None:
+    rows = place_rows(("1", 0.3, np.nan, np.nan, 1), ("2", 0.5, 0.2, 0.8, 6), ("3", 0.4, 0.1, 0.7, 6))
+    axis = key_token_figures.by_place(rows, "m").axes[0]
+    points = {tuple(line.get_xydata()[0]): line for line in axis.lines if line.get_marker() == "o"}
+    assert [points[at].get_markerfacecolor() == "white" for at in ((1, 0.3), (2, 0.5), (3, 0.4))] == [
+        True,
+        False,
+        False,
+    ]
+    assert [text.get_text() for text in axis.texts] == ["n = 1"]
+    whiskers = [line.get_xydata().tolist() for line in axis.lines if len(line.get_xydata()) == 2]
+    assert whiskers == [[[2, 0.2], [2, 0.8]], [[3, 0.1], [3, 0.7]]]
+    (joined,) = (line for line in axis.lines if len(line.get_xydata()) == 3)
+    assert np.isnan(joined.get_ydata()[0])
+
+
+def test_a_sentence_without_a_value_is_named_and_not_drawn_as_zero() -> None:
+    nothing = dict.fromkeys(sentence_figures.CAUSAL, np.nan)
+    texts = [{"example": "e", "text": name, **nothing, "resampled": 0.0} for name in "abc"]
+    sentences = pd.DataFrame(texts).assign(counterfactual=[0.5, np.nan, 0.0])
+    rollouts, other = sentence_figures.along_the_text(sentences, "m").axes
+    assert not rollouts.texts
+    assert [(text.get_text(), text.get_position()) for text in other.texts] == [("none", (0, 1))]
+
+
+def test_types_of_peaks_that_there_are_not_have_no_share() -> None:
+    shares = {"share of tokens": (0.4, 20), "share of waad_peaks": (0.1, 14), "share of receiver_peaks": (0.2, 1)}
+    rows = [
+        {"type": "word", "measure": name, "value": value, "n": n}
+        | ({"low": np.nan, "high": np.nan} if n == 1 else {"low": value - 0.1, "high": value + 0.1})
+        for name, (value, n) in shares.items()
+    ]
+    axis = rhythm_figures.token_types(pd.DataFrame(rows), "m").axes[0]
+    assert [text.get_text().strip() for text in axis.texts] == ["none", "n = 1"]
+    assert [bar.get_height() for bar in axis.patches] == [0.4, 0.1, 0.2]
+    assert [bar.get_facecolor()[:3] == (1, 1, 1) for bar in axis.patches] == [False, False, True]
+    legend = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert [text.partition("(")[2] for text in legend] == ["n = 20)", "n = 14)", "n = 0)", "n = 1)"]

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from interp.ablation.findings import dose_rows
 from interp.figures import style
+from interp.figures.intervals import point
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
@@ -236,9 +237,7 @@ def whole(effects: pd.DataFrame, model: str) -> Figure | None:
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, name in enumerate(reversed(names)):
             estimate = over_examples(cut[(cut["intervention"] == name) & (cut["metric"] == metric)])
-            if estimate.low is not None and estimate.high is not None:
-                axis.plot([estimate.low, estimate.high], [place, place], color=style.BLUE, linewidth=1.2)
-            axis.plot(estimate.value, place, "o", color=style.BLUE, markersize=5)
+            point(axis, estimate, place, style.BLUE)
         axis.set_yticks(range(len(names)), [_spoken(name) for name in names][::-1], fontsize=8)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel(titles[metric], fontsize=8)

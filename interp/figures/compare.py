@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.figures import style
+from interp.figures.intervals import point
 from interp.runs.names import readable, readable_text
+from interp.stats import Estimate
 
 COLUMNS, PANELS = 3, 12
 """Panels beside one another, and on one page."""
@@ -23,7 +25,7 @@ MARKERS = "osD^vP*X"
 def side_by_side(numbers: pd.DataFrame) -> Iterator[Figure]:
     """One panel for each number that all runs have: runs from top to bottom, blue the value, orange its control."""
     runs = list(numbers["run"].unique())
-    marks = [("value, 95 % interval", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
+    marks = [("value, 95 % interval (hollow: none)", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
     handles = [Line2D([], [], color=colour, marker=mark, label=label) for label, colour, mark in marks]
 
     def draw(axis: Axes, rows: pd.DataFrame) -> None:
@@ -111,12 +113,10 @@ def _runs_downwards(axis: Axes, rows: pd.DataFrame) -> None:
     places = range(len(rows))[::-1]
     for place, (_, row) in zip(places, rows.iterrows(), strict=True):
         for prefix, colour, mark, shift in (("", style.BLUE, "o", 0.12), ("control_", style.ORANGE, "s", -0.16)):
-            value, low, high = (row[f"{prefix}{key}"] for key in ("value", "low", "high"))
-            if pd.isna(value):
-                continue
-            axis.plot(value, place + shift, mark, color=colour, markersize=4)
-            if not pd.isna(low):
-                axis.hlines(place + shift, low, high, color=colour, linewidth=1.2)
+            # A control that is known exactly has no interval and is no less sure for that.
+            face = colour if prefix else None
+            of = {"n": row["n"]} | {key: row[f"{prefix}{key}"] for key in ("value", "low", "high")}
+            point(axis, Estimate.of(of), place + shift, colour, marker=mark, size=4, face=face)
     first_column = axis.get_subplotspec().is_first_col()  # type: ignore[union-attr]
     labels = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
     axis.set_yticks(list(places), labels)

@@ -7,6 +7,9 @@ from matplotlib.figure import Figure
 
 from interp.credit.study import called, running_peak_average
 from interp.figures import style
+from interp.figures.intervals import point
+from interp.runs.store import records
+from interp.stats import Estimate
 
 SHOWN_TOKENS = 60
 
@@ -98,12 +101,9 @@ def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
     places = range(len(study))[::-1]
     columns = (("accuracy", "low", "high"), ("difference", "difference_low", "difference_high"))
     for axis, (value, low, high) in zip(axes, columns, strict=True):
-        for place, (_, row) in zip(places, study.iterrows(), strict=True):
-            if pd.isna(row[value]):
-                continue
-            axis.plot(row[value], place, "o", color=style.BLUE, markersize=5)
-            if not pd.isna(row[low]):
-                axis.hlines(place, row[low], row[high], color=style.BLUE, linewidth=1.5)
+        for place, row in zip(places, records(study), strict=True):
+            of = {"value": row[value], "low": row[low], "high": row[high], "n": row["seeds"]}
+            point(axis, Estimate.of(of), place, style.BLUE)
     axes[0].axvline(study["start"].mean(), color=style.GREY, linestyle=":", linewidth=1)
     axes[0].set_title("dotted: before training", fontsize=8, color=style.GREY)
     axes[1].axvline(0, color=style.GREY, linewidth=0.8)

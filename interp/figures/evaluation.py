@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.figures.intervals import point
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import Estimate
 
 COLOURS = {
     "with_reasoning": style.BLUE,
@@ -160,10 +162,7 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
         for place, row in enumerate(reversed(records(part))):
             sure = row["p_adjusted"] if row["group"] != "all" else row["p_permutation"]
             filled = not pd.isna(sure) and sure < 0.05
-            if not pd.isna(row["low"]):
-                axis.plot([row["low"], row["high"]], [place, place], color=style.BLUE, linewidth=1.2)
-            face = style.BLUE if filled else "white"
-            axis.plot(row["value"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            point(axis, Estimate.of(row), place, style.BLUE, face=style.BLUE if filled else "white")
         labels = [f"{_group_name(row)} (n = {row['n']})" for row in reversed(records(part))]
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.figures.intervals import none_here
 from interp.heads.ranking import middle_third
 from interp.heads.scores import Head, head_array, masses_by_segment
 from interp.runs.names import readable
@@ -41,7 +42,7 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
         axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4)
         for x, column in enumerate(columns, start=1):
             if not len(column):
-                axis.text(x, 0.02, "none", ha="center", va="bottom", fontsize=7, color=style.GREY)
+                none_here(axis, x, 0.02)
         axis.set_xticks(range(1, len(means) + 1), [readable(s) for s in Segment], rotation=35, ha="right")
         axis.set_title(f"{name} (n = {len(masses)} traces)")
         axis.set_xlabel("attended segment (dot: mean)")
@@ -146,6 +147,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
         axis.plot(of["layer"], of["value"].astype(float), "o-", color=style.BLUE, markersize=3)
         low, high = of["low"].astype(float), of["high"].astype(float)
         axis.fill_between(of["layer"], low, high, color=style.BLUE, alpha=0.25, lw=0)
+        axis.set_xlim(-0.5, n_layers - 0.5)  # all layers, of which not all need to be ranked
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))

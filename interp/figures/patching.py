@@ -219,7 +219,7 @@ def _hand_over(axis: Axes, effects: pd.DataFrame) -> int:
         if table.empty:
             continue
         n = len(table)
-        mean, sd = table.mean(), table.std(ddof=1) if n > 1 else 0 * table.mean()
+        mean, sd = table.mean(), table.std(ddof=1)  # of one pair there is none, and no band
         axis.plot(table.columns, mean, "o-", color=colour, markersize=3, label=NAMES[role])
         axis.fill_between(table.columns.astype(float), mean - sd, mean + sd, color=colour, alpha=0.2, lw=0)
         unrelated = curves(effects, role, control="unrelated_pair")
@@ -281,7 +281,7 @@ def paths(effects: pd.DataFrame, model: str) -> Figure | None:
     figure, axis = style.subplots(figsize=(5.6, 3.5), layout="constrained")
     for name, table, colour, line in lines:
         if not table.empty:
-            error = 1.96 * table.std(ddof=1) / np.sqrt(len(table)) if len(table) > 1 else 0 * table.mean()
+            error = 1.96 * table.std(ddof=1) / np.sqrt(len(table))  # of one pair there is none, and no band
             axis.plot(table.columns, table.mean(), line, marker="o", markersize=3, color=colour, label=name)
             low, high = table.mean() - error, table.mean() + error
             axis.fill_between(table.columns.astype(float), low, high, color=colour, alpha=0.2, lw=0)

@@ -6,16 +6,18 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
+from interp.figures.intervals import none_here, point, share_bar
 from interp.figures.maps import dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import Estimate
 
 CURVE_TOKENS = 64
 """How many tokens the curves show: as many as have room for their labels."""
@@ -102,7 +104,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
             low, high = row["null_low"], row["null_high"]
             axis.barh(place, high - low, left=low, height=0.5, color="#dddddd")
             axis.plot([row["baseline"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
-            _point(axis, row, place)
+            point(axis, Estimate.of(row), place, style.BLUE)
             lift = "" if pd.isna(row["lift"]) else f"{100 * row['lift']:+.0f} %"
             axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
         axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
@@ -122,12 +124,6 @@ def _setting(row: dict[str, Any]) -> str:
     return f"{horizon}sinks {row['sinks']}"
 
 
-def _point(axis: Axes, row: dict[str, Any], place: float, prefix: str = "", value: str = "value") -> None:
-    if not pd.isna(row[f"{prefix}low"]):
-        axis.plot([row[f"{prefix}low"], row[f"{prefix}high"]], [place, place], color=style.BLUE, linewidth=1.2)
-    axis.plot(row[value], place, "o", color=style.BLUE, markersize=5)
-
-
 def by_layers(table: pd.DataFrame, model: str) -> Figure:
     """Table 10: the lift of each coupling by layers, FAI to the end, filled where the circular-shift p-value is below
     .05 after Benjamini-Hochberg; orange diamonds: published, where the model is the paper's."""
@@ -139,11 +135,11 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
     for axis, coupling in zip(axes, Coupling, strict=True):
         for row in records(rows[rows["coupling"] == coupling]):
             place = names.index(row["layers"])
-            if not pd.isna(row["lift_low"]):
-                ends = [100 * row["lift_low"], 100 * row["lift_high"]]
-                axis.plot(ends, [place, place], color=style.BLUE, linewidth=1.2)
             face = style.BLUE if row["p_adjusted"] < 0.05 else "white"
-            axis.plot(100 * row["lift"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            lift = {
+                end: 100 * row[name] for end, name in (("value", "lift"), ("low", "lift_low"), ("high", "lift_high"))
+            }
+            point(axis, Estimate.of({**lift, "n": row["n"]}), place, style.BLUE, face=face)
             published = LIFTS.get(model, {}).get(row["layers"], {}).get(coupling)
             if published is not None:
                 axis.plot(100 * published, place, "D", color=style.ORANGE, markersize=5)
@@ -210,19 +206,24 @@ def token_types(table: pd.DataFrame, model: str) -> Figure:
     kinds = list(table["type"].unique())
     figure, axis = style.subplots(figsize=(6.6, 2.9))
     colours = (style.GREY, style.RED, style.BLUE, style.PURPLE)
+    handles = []
     for j, (measure, colour) in enumerate(zip(shares, colours, strict=True)):
-        rows = table[table["measure"] == measure].set_index("type").reindex(kinds)
-        x = np.arange(len(kinds)) + (j - 1.5) * 0.2
+        found = {row["type"]: Estimate.of(row) for row in records(table[table["measure"] == measure])}
+        for i, kind in enumerate(kinds):
+            x = i + (j - 1.5) * 0.2
+            if kind in found:
+                share_bar(axis, found[kind], x, 0.18, colour)
+            else:
+                none_here(axis, x, 0.004, rotation="vertical")
         name = readable(measure.removeprefix("share of "))
-        axis.bar(x, rows["value"], 0.18, color=colour, label=f"of {'all ' if name == 'tokens' else ''}{name}")
-        ends = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float)
-        axis.errorbar(
-            x, rows["value"], np.nan_to_num(ends).clip(0), fmt="none", color="black", linewidth=0.8, capsize=2
-        )
+        most = max((share.n for share in found.values()), default=0)
+        label = f"of {'all ' if name == 'tokens' else ''}{name} (n = {most})"
+        handles.append(Rectangle((0, 0), 1, 1, facecolor=colour, label=label))
     axis.set_xticks(range(len(kinds)), [readable(kind) for kind in kinds])
+    axis.set_xlim(-0.5, len(kinds) - 0.5)
     axis.set_ylabel("share, with 95 % interval")
-    axis.set_title(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
-    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set_title(f"{model}; n: traces that have such tokens", fontsize=9)
+    axis.legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 
@@ -234,7 +235,7 @@ def boundaries(table: pd.DataFrame, model: str) -> Figure:
         rows = records(table[table["measure"] == measure])[::-1]
         for place, row in enumerate(rows):
             axis.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
-            _point(axis, row, place)
+            point(axis, Estimate.of(row), place, style.BLUE)
         labels = [f"{row['boundary']}, {_within(row['tolerance'])} (n = {row['n']})" for row in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=8)
         axis.set_xlim(0, 1)
