@@ -346,3 +346,12 @@ def test_types_of_peaks_that_there_are_not_have_no_share() -> None:
     assert [bar.get_facecolor()[:3] == (1, 1, 1) for bar in axis.patches] == [False, False, True]
     legend = [text.get_text() for text in axis.get_legend().get_texts()]
     assert [text.partition("(")[2] for text in legend] == ["n = 20)", "n = 14)", "n = 0)", "n = 1)"]
+
+
+def test_each_correlation_says_of_how_many_traces_it_is() -> None:
+    rows = [
+        {"causal": "suppressed", "other": other, "given": given, "value": 0.2, "low": 0.1, "high": 0.3, "n": n}
+        for other, given, n in (("demanded", "nothing", 48), ("received", "nothing", 13), ("received", "place", 12))
+    ]
+    axis = sentence_figures.signals(pd.DataFrame(rows), "m").axes[0]
+    assert [text.get_text() for text in axis.texts] == ["48", "12 to 13"]

@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.figures.intervals import none_here
+from interp.figures.intervals import counted, none_here
 from interp.heads.ranking import middle_third
 from interp.heads.scores import Head, head_array, masses_by_segment
 from interp.runs.names import readable
@@ -177,7 +177,9 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     lower.set_ylim(0, 1)
     lower.set_xticks(x, names, rotation=90, fontsize=7)
     lower.set_xlabel("(layer, head)")
-    figure.suptitle(f"{model}, n = {rows['n'].max()} traces; red: the top {k}; bars: 95 % over traces", fontsize=9)
+    figure.suptitle(
+        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {k}; bars: 95 % over traces", fontsize=9
+    )
     return figure
 
 

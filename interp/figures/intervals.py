@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
@@ -53,6 +54,12 @@ def share_bar(axis: Axes, of: Estimate, x: float, width: float, colour: str) -> 
         axis.vlines(x, of.low, of.high, color="black", linewidth=0.8)
     if of.n == 1:
         axis.text(x, of.value, " n = 1", ha="center", va="bottom", rotation="vertical", fontsize=6, color=style.GREY)
+
+
+def counted(n: pd.Series, what: str = "") -> str:
+    """`6 traces`, or `3 to 6 traces` where some of what is shown has fewer."""
+    least, most = int(n.min()), int(n.max())
+    return (f"{most}" if least == most else f"{least} to {most}") + (f" {what}" if what else "")
 
 
 def handle(colour: str, label: str, marker: str = "o") -> Line2D:

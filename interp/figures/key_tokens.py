@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.figures.intervals import handle, point
+from interp.figures.intervals import counted, handle, point
 from interp.runs.effects import over_examples
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -40,16 +40,17 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
     whole = corrupted[(corrupted["group"] == "all") & corrupted["metric"].isin(METRICS)]
     metrics = [m for m in METRICS if (whole["metric"] == m).any()]
     names = [k for k in KINDS if (whole["kind"] == k).any()]
-    size = (2.9 * len(metrics) + 1.6, 0.9 + 0.4 * len(names))
+    size = (2.9 * len(metrics) + 2.4, 0.9 + 0.4 * len(names))
     figure, axes = style.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row in records(whole[whole["metric"] == metric]):
             place = len(names) - 1 - names.index(row["kind"])
             point(axis, Estimate.of(row), place, KINDS[row["kind"]][1], size=6)
-        axis.set_yticks(range(len(names)), [KINDS[name][0] for name in reversed(names)])
+        labels = [f"{KINDS[k][0]} (n = {counted(whole[whole['kind'] == k]['n'])})" for k in reversed(names)]
+        axis.set_yticks(range(len(names)), labels)
         axis.set_xlim(-0.05, 1.05)
         axis.set_xlabel(METRICS[metric], fontsize=8)
-    figure.suptitle(f"{model}, n = {int(whole['n'].max())} traces", fontsize=9)
+    figure.suptitle(f"{model}; n: traces", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -76,7 +77,7 @@ def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
     shown = corrupted[corrupted["group"].isin(labels) & (corrupted["metric"] == "answer_changed")]
     handles = [handle(colour, name) for kind, (name, colour) in KINDS.items() if (shown["kind"] == kind).any()]
     axes[1].legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(f"{model}, n = {int(corrupted['n'].max())} traces at most; bars: 95 %", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(shown['n'], 'traces')} a point; bars: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 

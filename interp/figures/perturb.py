@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import style
-from interp.figures.intervals import handle, point
+from interp.figures.intervals import counted, handle, point
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -54,7 +54,7 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
         handles=handles, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions"
     )
     axes[0][0].set_ylabel("chosen by")
-    figure.suptitle(f"{model}, n = {int(perturbed['n'].max())} problems", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(perturbed['n'], 'problems')}", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -102,8 +102,8 @@ def predictors(table: pd.DataFrame, model: str) -> Figure | None:
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_yticks(np.arange(len(scores)), [readable(s) for s in reversed(scores)])
         axis.set_xlabel(f"rank correlation with\n{METRICS[metric]}", fontsize=8)
-    n = int(rows["n"].max())
-    figure.suptitle(f"{model}, n = {n} problems; filled: alone, open: given position and entropy", fontsize=9)
+    n = counted(rows["n"], "problems")
+    figure.suptitle(f"{model}, n = {n}; filled: alone, open: given position and entropy", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
-from interp.figures.intervals import none_here, point, share_bar
+from interp.figures.intervals import counted, none_here, point, share_bar
 from interp.figures.maps import dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
@@ -107,14 +107,13 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
             point(axis, Estimate.of(row), place, style.BLUE)
             lift = "" if pd.isna(row["lift"]) else f"{100 * row['lift']:+.0f} %"
             axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
-        axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
+        labels = [f"{_setting(row)} (n = {row['n']})" for row in reversed(found)]
+        axis.set_yticks(range(len(found)), labels, fontsize=7)
         axis.set_ylim(-0.6, len(found) - 0.2)
         axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
         axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
-    figure.suptitle(
-        f"{model}, n = {int(rows['n'].max())} traces; point: at events; grey: all tokens, circular shifts", fontsize=8
-    )
+    figure.suptitle(f"{model}; point: at events; grey: all tokens, circular shifts; n: traces", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -149,8 +148,8 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
         axis.set_xlabel("above all tokens, %", fontsize=8)
         axis.set_title(LABELS[coupling], fontsize=8)
         axis.margins(x=0.08)
-    n = int(rows["n"].max())
-    figure.suptitle(f"{model}, n = {n} traces, FAI to the end; filled: q < .05 against circular shifts", fontsize=8)
+    n = counted(rows["n"], "traces")
+    figure.suptitle(f"{model}, n = {n}, FAI to the end; filled: q < .05 against circular shifts", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -166,10 +165,10 @@ def lags(table: pd.DataFrame, model: str) -> Figure:
         axis.plot(rows["lag"], rows["value"], "o-", color=colour, markersize=3)
         axis.fill_between(rows["lag"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        axis.set_title(label.split(",")[0], fontsize=9)
+        axis.set_title(f"{label.split(',')[0]} (n = {counted(rows['n'], 'traces')})", fontsize=9)
         axis.set_xlabel("tokens after a WAAD peak")
     axes[0][0].set_ylabel("relative to the trace's mean")
-    figure.suptitle(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
+    figure.suptitle(model, fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -195,7 +194,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
         axis.set_xlabel("share of tokens that are peaks")
         axis.set_title(LABELS[coupling], fontsize=8)
     axes[0].set_ylabel("above all tokens, %")
-    figure.suptitle(f"{model}, n = {int(rows['n'].max())} traces; band: 95 %", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(rows['n'], 'traces')}; band: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.figures.intervals import handle, none_here, point
+from interp.figures.intervals import counted, handle, none_here, point
 from interp.runs.store import records
 from interp.stats import Estimate
 
@@ -86,8 +86,9 @@ def matrix(sentences: pd.DataFrame, edges: pd.DataFrame, model: str) -> Figure:
     return figure
 
 
-def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
-    """Mean rank correlations over traces with 95 % intervals, as they are and with the place held constant."""
+def signals(table: pd.DataFrame, model: str) -> Figure:
+    """Mean rank correlations over traces with 95 % intervals, as they are and with the place held constant; at the
+    right of each panel the number of traces behind them."""
     ways = [way for way in CAUSAL if (table["causal"] == way).any()]
     n = max(1, len(ways))
     size = (2.6 + 2.3 * n, 3.4)
@@ -100,6 +101,8 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
             for row in records(rows):
                 place = names.index(row["other"]) + 0.22 * shift - 0.11
                 point(axis, Estimate.of(row), place, colour, marker=marker, size=4)
+        for other, part in table[table["causal"] == way].groupby("other"):
+            axis.text(1.1, names.index(str(other)), counted(part["n"]), va="center", fontsize=6, color=style.GREY)
         axis.axvline(0, color=style.GREY, linewidth=0.8)
         axis.set_xlim(-1.05, 1.05)
         axis.set_xticks((-0.8, -0.4, 0, 0.4, 0.8))
@@ -109,7 +112,7 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
     axes[0][0].invert_yaxis()
     handles = [handle(CAUSAL[ways[0]][1], "as it is"), handle(style.GREY, "place held constant", "D")] if ways else []
     figure.legend(handles=handles, fontsize=7, loc="outside lower center", ncols=2, frameon=False)
-    figure.suptitle(f"{model}, n = {n_traces} traces", fontsize=9)
+    figure.suptitle(f"{model}; grey numbers: traces in which both are known and differ", fontsize=9)
     return figure
 
 
