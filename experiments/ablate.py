@@ -21,7 +21,7 @@ from experiments.base.session import Session
 from experiments.base.steps import run_steps
 from interp.ablation.design import CUT, RFH, Design, Step, kept_lists
 from interp.ablation.effects import Labels, Subjects, answer_position
-from interp.ablation.findings import AblateFacts, findings
+from interp.ablation.findings import AblateFacts, findings, with_widenings
 from interp.ablation.interventions import Ablation, AblationKind, Reference, record_reference
 from interp.ablation.interventions import Rows as CutRows
 from interp.errors import UserError
@@ -297,7 +297,7 @@ def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:
     """Doses, single heads, windows of layers, whole segments."""
-    effects, heads = table("effects"), table("heads")
+    effects, heads = with_widenings(table("effects"), table("cut_lists")), table("heads")
     effects = effects[effects["role"].isna()]  # figures are of whole answers
     model = str(effects["model"].iloc[0])
     shape = (int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1)
@@ -313,12 +313,13 @@ EXPERIMENT = Experiment(
     about=About(
         title="Do the heads matter that look at the reasoning?",
         question=(
-            "Heads are cut, and edges of attention from one segment to another, beside random heads of the same layers."
+            "Heads are cut, and edges of attention from one segment to another, beside random heads, of the same "
+            "layers where these hold enough."
         ),
         source="Paper A, section 4: a causal control",
         published="The papers have no such experiment: attention alone does not show influence.",
         figures={
-            "ablate_doses": "Effects by the number of heads that are cut; grey: random heads of the same layers.",
+            "ablate_doses": "Effects by the number of heads that are cut, beside random sets of as many heads.",
             "ablate_doses_appendix": "Appendix: the same for every kind of ablation, at answer rows and at all rows.",
             "ablate_heads": "What cutting each head alone does to the answer's logit difference.",
             "knockout_whole": "Edges of attention between two segments cut in all heads and layers.",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from interp.ablation.design import ANY_LAYER, LIKE_MASS, ONLY, RANDOM, RFH
 from interp.ablation.roles import AnswerRole
@@ -36,9 +37,10 @@ METRICS = {
 
 @dataclass(frozen=True)
 class AblateFacts:
-    """The lists of heads that were cut, best first, and on how many traces."""
+    """Which heads the claims are about, and on how many traces they were cut."""
 
     lists: dict[str, list[Head]]
+    """By kind, best first over all traces, at the dose that decides."""
     n_traces: int
 
 
@@ -46,23 +48,35 @@ def findings(
     table: Callable[[str], pd.DataFrame], lists: Mapping[str, Sequence[Head]], seed: int, *, halves: bool
 ) -> Findings[AblateFacts]:
     """What a run tells; `halves`: heads were ranked on other traces than they were cut on."""
-    effects = table("effects").merge(_widenings(table("cut_lists")), on=["heads_kind", "n_heads"], how="left")
+    effects = with_widenings(table("effects"), table("cut_lists"))
     whole = effects[effects["role"].isna()]
     doses, verdicts = _doses(whole)
     headlines = [*doses, *_edges(whole), *_knockouts(whole, seed), *_by_role(effects, seed)]
-    lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
+    shown = _deciding(lists, dose_rows(whole))
+    lines = [
+        f"top {len(heads)} {name} heads: {', '.join(map(str, heads))}"
+        if heads
+        else f"{name} heads: none above the floor"
+        for name, heads in shown.items()
+    ]
     if not halves:
         lines.append("heads were ranked on the traces that they are cut on: their effects are flattered")
     lines += _tests(whole) + _single(whole)
-    facts = AblateFacts({name: list(heads) for name, heads in lists.items()}, int(effects["example"].nunique()))
+    facts = AblateFacts(shown, int(effects["example"].nunique()))
     return Findings(headlines, facts, lines, verdicts=verdicts)
 
 
-def _widenings(cut: pd.DataFrame) -> pd.DataFrame:
-    """One number for each list and dose: the larger of both halves'."""
-    by_list = cut.groupby(["heads_kind", "n_heads"], as_index=False)["widening"].max()
+def with_widenings(effects: pd.DataFrame, cut_lists: pd.DataFrame) -> pd.DataFrame:
+    """Effects with a column `widening`: one number for each list and dose, the larger of both halves'."""
+    by_list = cut_lists.groupby(["heads_kind", "n_heads"], as_index=False)["widening"].max()
     only = by_list.assign(heads_kind=ONLY + by_list["heads_kind"])
-    return pd.concat([by_list, only], ignore_index=True)
+    return effects.merge(pd.concat([by_list, only], ignore_index=True), on=["heads_kind", "n_heads"], how="left")
+
+
+def _deciding(lists: Mapping[str, Sequence[Head]], rows: pd.DataFrame) -> dict[str, list[Head]]:
+    """Each list as far as the claims are about it; all of one that was not cut."""
+    cut = {kind: decisive(of_kind) for kind, of_kind in rows.groupby("heads_kind")}
+    return {name: list(heads[: cut.get(name, len(heads))]) for name, heads in lists.items()}
 
 
 def dose_rows(effects: pd.DataFrame) -> pd.DataFrame:
@@ -79,23 +93,30 @@ def decisive(rows: pd.DataFrame) -> int:
 def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Comparison | None]:
     """One intervention's rows of a metric with controls: what these are, the sets' mean with the middle 95 % of sets
     (n = sets), and where the list itself stands among them. Sets, not traces, are what chance chooses."""
-    own, drawn = rows[rows["control"].isna()], rows[rows["control"].notna()]
-    if drawn.empty:
-        return None, None, None
-    by_set = drawn.groupby("draw")
-    whole = by_set["example"].nunique() == own["example"].nunique()  # one half of the traces may have fewer sets
-    sets = by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
+    own, (kind, sets) = rows[rows["control"].isna()], random_sets(rows)
     if not len(sets):
         return None, None, None
     low, high = np.quantile(sets, [0.025, 0.975])
-    compared = Comparison.with_draws(float(own["value"].mean()), sets, _widening_of(own))
-    controls = set(drawn["control"])  # the halves may differ
-    kind = SETS[ANY_LAYER if ANY_LAYER in controls else min(controls)]
+    compared = Comparison.with_draws(float(own["value"].mean()), sets, widening_of(own))
     return kind, Estimate(float(sets.mean()), len(sets), float(low), float(high)), compared
 
 
-def _widening_of(own: pd.DataFrame) -> float:
-    known = own["widening"].dropna()
+def random_sets(rows: pd.DataFrame) -> tuple[str | None, Float[np.ndarray, " set"]]:
+    """What the sets beside one list are, of one dose, intervention and metric, and the mean effect of each over all
+    traces that the list was cut on."""
+    own, drawn = rows[rows["control"].isna()], rows[rows["control"].notna()]
+    if drawn.empty:
+        return None, np.empty(0)
+    by_set = drawn.groupby("draw")
+    whole = by_set["example"].nunique() == own["example"].nunique()  # one half of the traces may have fewer sets
+    controls = set(drawn["control"])  # the halves may differ
+    kind = SETS[ANY_LAYER if ANY_LAYER in controls else min(controls)]
+    return kind, by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
+
+
+def widening_of(rows: pd.DataFrame) -> float:
+    """How much more a list like its random sets would spread than they do."""
+    known = rows["widening"].dropna()
     return float(known.iloc[0]) if len(known) else 1.0
 
 
@@ -199,22 +220,23 @@ def _by_role(effects: pd.DataFrame, seed: int) -> list[Headline]:
 
 
 def _tests(effects: pd.DataFrame) -> list[str]:
-    """Where each list of heads stands among sets of as many heads of its layers; one family, Benjamini-Hochberg."""
+    """Where each list of heads stands among its random sets; one family, Benjamini-Hochberg."""
     rows = dose_rows(effects)
     rows = rows[rows["metric"] == "ld"]
     found: list[dict[str, Any]] = []
     for (kind, intervention, where, n), part in rows.groupby(
         ["heads_kind", "intervention", "rows", "n_heads"], sort=False
     ):
-        _, _, compared = against_sets(part)
+        sets, _, compared = against_sets(part)
         if compared is not None and 1 / (1 + compared.difference.n) < LEVEL:
             method = str(intervention).removeprefix("ablate_head_")
             found.append(
-                {"about": f"top {int(n)} {kind} heads, {method}, {where} rows", "c": compared, "p": compared.p}
+                {"about": f"top {int(n)} {kind} heads, {method}, {where} rows, logit difference against {sets}"}
+                | {"c": compared, "p": compared.p}
             )
     adjust(found)
     return [
-        f"{row['about']}, logit difference against sets of their layers: {row['c'].difference.value:+.2f} "
+        f"{row['about']}: {row['c'].difference.value:+.2f} "
         f"[{row['c'].difference.low:+.2f}, {row['c'].difference.high:+.2f}], p = {row['p']:.2g}, "
         f"q = {row['p_adjusted']:.2g} ({row['c'].difference.n} sets)"
         for row in found
