@@ -20,7 +20,7 @@ from interp.figures import patching as patch_figures
 from interp.figures import rhythm as rhythm_figures
 from interp.figures import sentences as sentence_figures
 from interp.figures import style
-from interp.figures.compare import along_layers
+from interp.figures.compare import along_layers, layer_profiles
 from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
 from interp.heads.ranking import overlap_rows
@@ -244,6 +244,17 @@ def test_layers_are_an_axis_where_they_tell_the_runs_of_a_series_apart() -> None
     assert [tick.get_text() for tick in axis.get_xticklabels()] == ["0-1", "2-3"]
     assert not list(along_layers(compared(("x", "0-1", 1.0), ("x", "0-1", 2.0), ("x", "2-3", 3.0))))
     assert not list(along_layers(compared(("x", "0-1", 1.0), ("y", "0-1", 2.0))))
+
+
+def test_the_middle_third_is_that_of_each_number_of_layers() -> None:
+    rows = [
+        {"kind": "mass", "measure": measure, "layer": layer, "value": 0.5, "low": 0.4, "high": 0.6, "n": 3}
+        for measure in ("mean", "top_share") for layer in range(28)
+    ]  # fmt: skip
+    of = {"a": pd.DataFrame(rows), "b": pd.DataFrame([row for row in rows if row["layer"] < 4])}
+    axis = layer_profiles(of, "mass").axes[0]
+    spans = [span.get_extents().transformed(axis.transData.inverted()) for span in axis.patches]
+    assert [(round(s.x0, 6), round(s.x1, 6)) for s in spans] == [(0.25, 0.5), (round(9 / 28, 6), round(18 / 28, 6))]
 
 
 @given(st.text())

@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from interp.figures import style
 from interp.figures.intervals import point
+from interp.heads.ranking import middle_third
 from interp.runs.names import readable, readable_text
 from interp.stats import Estimate
 
@@ -65,12 +66,15 @@ def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
 
 def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     """Mean score over heads (left) and share of the top heads (right) of several runs by the depth of the layer;
-    bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs. Only layers with ranked heads."""
+    bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs, of each number of layers. Only
+    layers with ranked heads."""
     figure, axes = style.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for axis, (measure, label) in zip(
         axes, (("mean", f"mean {readable(kind)} score"), ("top_share", "share of the top heads")), strict=True
     ):
-        axis.axvspan(1 / 3, 2 / 3, color=style.GREY, alpha=0.15, lw=0)
+        for n in sorted({int(table["layer"].max()) + 1 for table in layers.values()}):
+            middle = middle_third(n)
+            axis.axvspan(middle.start / n, middle.stop / n, color=style.GREY, alpha=0.15, lw=0)
         for i, (name, table) in enumerate(layers.items()):
             of = table[table["kind"] == kind].sort_values("layer")
             ranked = of[(of["measure"] == "mean") & of["value"].notna()]["layer"]

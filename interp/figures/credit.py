@@ -118,5 +118,5 @@ def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
 def study_table(study: pd.DataFrame) -> pd.DataFrame:
     """The table of the paper, with intervals and differences."""
     names = ["arm", "seeds", "start", "accuracy", "low", "high", "difference", "difference_low", "difference_high"]
-    table = study[[*names, "p_adjusted", "credit_share", "published"]]
+    table = study[[*names, "p_adjusted", "credit_time_share", "published"]]
     return table.drop(columns="published") if table["published"].isna().all() else table

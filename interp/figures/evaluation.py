@@ -148,8 +148,8 @@ def outcomes(answers: pd.DataFrame) -> Figure:
 
 
 def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Figure | None:
-    """Paired differences by group with 95 % intervals; filled where p < .05 after Benjamini-Hochberg. None if there
-    are no such groups."""
+    """Paired differences by group with 95 % intervals; filled where p < .05 after Benjamini-Hochberg over the groups,
+    to which the row of all questions does not belong. None if there are no such groups."""
     rows = paired[(paired["kept"] == "paired") & paired["group"].isin([*groups, "all"])]
     rows = rows[rows["value"].notna()]
     if not rows["group"].isin(list(groups)).any():
@@ -166,7 +166,9 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
         labels = [f"{_group_name(row)} (n = {row['n']})" for row in reversed(records(part))]
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        axis.set_title(f"{writer}\n{readable(first)} minus {readable(second)}; filled: q < .05", fontsize=8)
+        axis.set_title(
+            f"{writer}\n{readable(first)} minus {readable(second)}; filled: q < .05 (all: p < .05)", fontsize=8
+        )
         axis.set_xlabel(f"{xlabel} ({measure})", fontsize=8)
     figure.tight_layout()
     return figure
