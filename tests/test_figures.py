@@ -21,10 +21,12 @@ from interp.figures import rhythm as rhythm_figures
 from interp.figures import sentences as sentence_figures
 from interp.figures import style
 from interp.figures.compare import along_layers, layer_profiles
+from interp.figures.credit import looks
 from interp.figures.tokens import deciding_positions, token_attention
 from interp.figures.training import training_curve
 from interp.heads.ranking import overlap_rows
 from interp.heads.scores import Head
+from interp.runs.effects import over_examples
 from interp.text.trace import Segment, Span, Trace
 
 
@@ -366,3 +368,39 @@ def test_each_correlation_says_of_how_many_traces_it_is() -> None:
     ]
     axis = sentence_figures.signals(pd.DataFrame(rows), "m").axes[0]
     assert [text.get_text() for text in axis.texts] == ["48", "12 to 13"]
+
+
+def test_attention_that_is_next_to_nothing_has_no_peaks_and_no_contrast() -> None:
+    curve = {"receiver_fai": [0.0, 1e-9, 0.0], "fai_to_end": [0.0, 0.5, 0.0], "waad": [1.0, 2.0, 1.0]}
+    peaks = {key: [False, True, False] for key in ("receiver_peak", "fai_peak", "waad_peak")}
+    rest = {"entropy": 1.0, "example": "e", "token": list("abc"), "sentence_start": False}
+    tokens = pd.DataFrame({**curve, **peaks, **rest})
+    nothing, something, *_ = rhythm_figures.curves(tokens, "m").axes
+    assert [text.get_text() for text in nothing.texts] == ["next to nothing, 1e-09 at most"]
+    marked = [[line for line in axis.lines if line.get_marker() == "v"] for axis in (nothing, something)]
+    assert [[line.get_xydata().tolist() for line in lines] for lines in marked] == [[], [[[1, 0.5]]]]
+    assert map_figures.root_scale(np.full(9, 1e-8)).vmax == map_figures.NOTHING
+    assert map_figures.root_scale(np.full(9, 0.25)).vmax == 0.25
+
+
+def test_paths_have_the_intervals_of_all_effects() -> None:
+    rows = [
+        {"example": str(i), "intervention": f"{verb}_resid_pre", "metric": "nld", "layer": layer, "head": None,
+         "position": 5, "role": "phrase_answer", "value": i / 6 + layer, "control": None, "seed": 0}
+        for verb in ("patch", "through") for layer in (0, 1) for i in range(6)
+    ]  # fmt: skip
+    effects = pd.DataFrame(rows).assign(rows=None, heads_kind=None, n_heads=None, layer_end=None)
+    figure = patch_figures.paths(effects, "m")
+    assert figure is not None
+    band = figure.axes[0].collections[1].get_paths()[0].vertices
+    first = effects[(effects["intervention"] == "through_resid_pre") & (effects["layer"] == 0)]
+    estimate = over_examples(first)
+    ends = sorted({y for x, y in band if x == 0})
+    assert ends == pytest.approx([estimate.low, estimate.high])
+
+
+def test_an_arm_keeps_its_colour_whatever_stands_beside_it() -> None:
+    few, many = looks(["coupled"]), looks(["uniform", "entropy, q .2", "entropy, q .4", "coupled"])
+    assert few["coupled"] == many["coupled"]
+    assert len(set(many.values())) == 4
+    assert many["entropy, q .2"][0] == many["entropy, q .4"][0]

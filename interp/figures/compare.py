@@ -122,6 +122,7 @@ def _runs_downwards(axis: Axes, rows: pd.DataFrame) -> None:
             of = {"n": row["n"]} | {key: row[f"{prefix}{key}"] for key in ("value", "low", "high")}
             point(axis, Estimate.of(of), place + shift, colour, marker=mark, size=4, face=face)
     first_column = axis.get_subplotspec().is_first_col()  # type: ignore[union-attr]
-    labels = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
+    names = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
+    labels = [f"{name} (n = {n})".strip() for name, n in zip(names, rows["n"], strict=True)]
     axis.set_yticks(list(places), labels)
     axis.set_ylim(-0.6, len(rows) - 0.4)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
-from interp.figures.intervals import point
+from interp.figures.intervals import counted, point
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -190,13 +190,14 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
     for (writer, condition), part in rows.groupby(["writer", "condition"], sort=False):
         k = part["measure"].str.removeprefix("pass@").astype(int)
         colour = COLOURS.get(str(condition), style.GREY)
-        axis.plot(k, part["value"], "o-", color=colour, label=f"{writer}, {readable(condition)}")
+        label = f"{writer}, {readable(condition)} (n = {counted(part['n'])})"
+        axis.plot(k, part["value"], "o-", color=colour, label=label)
         axis.fill_between(k, part["low"].astype(float), part["high"].astype(float), color=colour, alpha=0.2)
     axis.set_xscale("log", base=2)
     ks = sorted({int(m.removeprefix("pass@")) for m in rows["measure"]})
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.minorticks_off()
-    axis.set_xlabel("k, answers to each question")
+    axis.set_xlabel("k, answers to each question; n: questions")
     axis.set_ylabel("pass@k, with 95 % interval")
     axis.set_ylim(0, 1.02)
     axis.legend(frameon=False, fontsize=8)

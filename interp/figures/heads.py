@@ -206,6 +206,6 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
     axis.set_xlim(-0.5, len(names) - 1.5)
     axis.set_ylim(len(names) - 0.5, 0.5)
     axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads / length of the shorter list")
+    figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads /\nlength of the shorter list", fontsize=8)
     figure.suptitle(f"{model}: heads in both lists (by chance)\nbold: q < .05, hypergeometric", fontsize=9)
     return figure

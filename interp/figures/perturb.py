@@ -25,6 +25,7 @@ GROUPS = {
     "position_matched": "of the same position",
     "entropy_matched": "of the same entropy",
 }
+AS_MEASURED = "as measured; verdicts are net of forcing the trace's own token"
 COLOURS = {
     "top": style.BLUE,
     "bottom": style.ORANGE,
@@ -54,7 +55,7 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
         handles=handles, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions"
     )
     axes[0][0].set_ylabel("chosen by")
-    figure.suptitle(f"{model}, n = {counted(perturbed['n'], 'problems')}", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(perturbed['n'], 'problems')}; {AS_MEASURED}", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -79,7 +80,7 @@ def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) ->
     axis.set_ylabel(f"mean Jaccard overlap,\n{k} tokens of highest FAI", fontsize=8)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
-    axis.set_title(f"{model}, {len(high)} problems", fontsize=9)
+    axis.set_title(f"{model}, {len(high)} problems\n{AS_MEASURED}", fontsize=8)
     figure.tight_layout()
     return figure
 

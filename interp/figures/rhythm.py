@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
 from interp.figures.intervals import counted, none_here, point, share_bar
-from interp.figures.maps import dense_rows, root_bar, root_map, root_scale, token_margin
+from interp.figures.maps import NOTHING, dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
 from interp.runs.names import readable
@@ -23,8 +23,10 @@ CURVE_TOKENS = 64
 """How many tokens the curves show: as many as have room for their labels."""
 LEAST = 1e-3
 """Curves below it are drawn in a power of ten."""
+NO_CURVE = 1e-6
+"""Curves below it are flat, without peaks: attention of that size is rounding."""
 LABELS = {
-    Coupling.ENTROPY: "(1) entropy at WAAD peaks, nats",
+    Coupling.ENTROPY: "(1) entropy at WAAD peaks",
     Coupling.RECEIVER: "(2) receiver peaks that are FAI peaks",
     Coupling.FOLLOWING: "(3) FAI peaks at or after WAAD peaks",
 }
@@ -51,7 +53,9 @@ def maps_of_sets(maps: pd.DataFrame, tokens: pd.DataFrame, model: str) -> Figure
     figure, axes = style.subplots(1, len(sets), figsize=(4.4 * len(sets), 4.2), squeeze=False, layout="constrained")
     for axis, name, weights in zip(axes[0], sets, drawn, strict=True):
         image = root_map(axis, weights, scale, (0, 0))
-        axis.set_title(f"{name} heads, largest weight {weights.max():.2g}", fontsize=9)
+        largest = float(weights.max())
+        said = "" if largest >= NOTHING else ": next to nothing"
+        axis.set_title(f"{name} heads, largest weight {largest:.2g}{said}", fontsize=9)
         axis.set_xlabel("attended token of the response")
         token_margin(axis, texts, 0, weights.max(axis=0), below=True)
         token_margin(axis, texts, 0, weights.max(axis=1), below=False)
@@ -71,12 +75,18 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
         values = first[column].to_numpy(dtype=float)
         for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
             axis.axvline(start, color="#cccccc", linewidth=0.7, zorder=0)
+        largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
         axis.plot(x, values, color=colour, linewidth=1.1)
-        if peaks is not None:
+        if largest < NO_CURVE:
+            axis.set_ylim(-NO_CURVE, NO_CURVE)
+            axis.set_yticks([0])
+            axis.text(
+                0.5, 0.6, f"next to nothing, {largest:.1g} at most", transform=axis.transAxes, ha="center", fontsize=7
+            )
+        elif peaks is not None:
             marked = first[peaks].to_numpy(dtype=bool)
             axis.plot(x[marked], values[marked], "v", color=colour, markersize=5, markeredgecolor="black")
-        largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
-        if 0 < largest < LEAST:  # no power of ten above the axis, where the next panel's ticks are
+        if NO_CURVE <= largest < LEAST:  # no power of ten above the axis, where the next panel's ticks are
             power = int(np.floor(np.log10(largest)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _, power=power: f"{y / 10.0**power:.1f}"))
             label = f"{label}\n(times 1e{power})"
@@ -113,6 +123,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
         axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
         axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
+        axis.set_xlabel("nats" if coupling is Coupling.ENTROPY else "share", fontsize=8)
     figure.suptitle(f"{model}; point: at events; grey: all tokens, circular shifts; n: traces", fontsize=8)
     figure.tight_layout()
     return figure
