@@ -324,12 +324,13 @@ EXPERIMENT = Experiment(
     about=About(
         title="Do the heads matter that look at the reasoning?",
         question=(
-            "Heads are cut, and edges of attention from one segment to another, beside random heads of the same layers."
+            "Heads are cut, and edges of attention from one segment to another, beside random heads, of the same "
+            "layers where these hold enough."
         ),
         source="Paper A, section 4: a causal control",
         published="The papers have no such experiment: attention alone does not show influence.",
         figures={
-            "ablate_doses": "Effects by the number of heads that are cut; grey: random heads of the same layers.",
+            "ablate_doses": "Effects by the number of heads that are cut, beside random sets of as many heads.",
             "ablate_doses_appendix": "Appendix: the same for every kind of ablation, at answer rows and at all rows.",
             "ablate_heads": "What cutting each head alone does to the answer's logit difference.",
             "knockout_whole": "Edges of attention between two segments cut in all heads and layers.",

@@ -108,7 +108,7 @@ def draw(table: Tables, facts: SentencesFacts) -> Drawings:
     one = sentences[sentences["example"] == first]
     yield "sentences_text", partial(figures.along_the_text, one, model)
     yield "sentences_matrix", partial(figures.matrix, one, edges[edges["example"] == first], model)
-    yield "sentences_signals", partial(figures.signals, table("sentence_signals"), model, facts.n_traces)
+    yield "sentences_signals", partial(figures.signals, table("sentence_signals"), model)
 
 
 EXPERIMENT = Experiment(

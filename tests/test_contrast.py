@@ -38,11 +38,12 @@ from interp.patching.align import (
 from interp.patching.closing import before_answer, states_answer
 from interp.patching.handover import falls_below_half, hand_over, rises_above_half
 from interp.patching.nld import Answers, Direction
-from interp.patching.pair import longest_run, run_pair
+from interp.patching.pair import PairPatcher, PatchOptions, longest_run, run_pair
 from interp.patching.questions import ContrastQuestion, object_comparisons, read_object_comparisons
 from interp.patching.sources import STYLES, PairSource, Template, questions_from, style_of
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.store import Identity, RunStore, records
+from interp.text.numbers import in_digits
 from interp.text.trace import Segment, ThinkMarkers
 from tests.conftest import shared_file
 
@@ -396,3 +397,20 @@ def test_the_hand_over_by_hand() -> None:
     noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)
     assert noisy.token_falls.low is not None
     assert noisy.token_falls.low < noisy.token_falls.value < (noisy.token_falls.high or 0)
+
+
+@pytest.mark.parametrize(("answers", "left"), [(("Tom", "Jay"), {"five", "3", "more"}), (("5", "3"), {"more", "Tom"})])
+def test_random_positions_name_no_answer(
+    words: PreTrainedTokenizerBase, word_reasoner: Lens, answers: tuple[str, str], left: set[str]
+) -> None:
+    """Patched there, the answer would be the treatment itself, also where it is spelt."""
+    sides = [side(words, x, "Tom five more. Jay 3.", f"It is {x}.") for x in answers]
+    runs = run_pair(word_reasoner, align(QUESTION, *sides), [], Pads.MASKED)
+    drawn = PairPatcher(word_reasoner, runs, PatchOptions(random_positions=99)).random_keys(np.random.default_rng(0))
+    found = {key.token.strip() for key in drawn}
+    assert left <= found
+    assert not {in_digits(word) for word in found} & set(answers)
+
+
+def test_numbers_are_the_same_in_digits_and_spelt() -> None:
+    assert [in_digits(word) for word in ("six", "Twenty", "6", "sixth")] == ["6", "20", "6", "sixth"]

@@ -111,6 +111,19 @@ def test_heads_are_chosen_on_the_map_and_by_keys(browser: Browser, small_page: P
     assert browser.run(HASH) == "#trace=1&head=rfh"
 
 
+def test_layers_go_upwards_and_weights_have_the_digits_that_a_byte_can_tell(browser: Browser, small_page: Path) -> None:
+    browser.open(small_page, "#trace=0&token=8")
+    (upper,) = browser.run("[...document.querySelectorAll('#masses button')].map(b => [b.title, b.offsetTop])")
+    assert "(1,0)" in upper[0]
+    assert upper[1] == 0, "layer 1 of 2"
+    shown = browser.run(
+        "[...document.querySelectorAll('#back button, #ahead button')].map(b => b.lastChild.textContent)"
+    )
+    large = [text for text in shown if float(text) >= 0.1]
+    assert large
+    assert all(len(text.partition(".")[2]) == 2 for text in large)
+
+
 def test_an_address_names_a_place(browser: Browser, small_page: Path) -> None:
     browser.open(small_page, "#trace=1&token=9&head=1,0")
     assert browser.run("document.querySelector('.q').dataset.p") == "9"

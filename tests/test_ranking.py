@@ -79,6 +79,14 @@ def test_layers_by_hand() -> None:
     assert share.tolist() == pytest.approx([0, 0, 0.5, 0.5, 0, 0])
 
 
+def test_layers_that_are_not_ranked_have_no_share_of_the_top_heads() -> None:
+    values = steady()
+    values[:, :2] = np.nan
+    rows = pd.DataFrame(layer_rows(values, "mass", 4, 0, 50)).set_index(["measure", "layer"])
+    assert rows.loc["top_share"]["value"].isna().tolist() == [True, True, False, False, False, False]
+    assert rows.loc["top_share"]["low"].isna().tolist() == [True, True, False, False, False, False]
+
+
 @pytest.mark.parametrize(
     ("layers", "expected"), [(28, range(9, 18)), (4, range(1, 2)), (1, range(0, 1)), (2, range(0, 1))]
 )

@@ -45,12 +45,13 @@ def test_the_decoy_ranks_first_and_does_nothing(tmp_path: Path) -> None:
     flipped = whole.groupby("intervention")["value"].mean()
     assert flipped["knockout_answer_reasoning"] == flipped["knockout_answer_reasoning_unscaled"] == 1
     assert flipped["knockout_answer_prompt"] == flipped["knockout_reasoning_prompt"] == 0
-    # Its layers hold too few other heads, so all pairs of the 14 others stand beside the two.
+    # Its layers hold too few other pairs, so all others of its 16 heads stand beside the two.
     random = ld[ld["control"].notna() & (ld["heads_kind"] == "rfh") & (ld["n_heads"] == 2)]
     assert set(random["control"]) == {"random_heads_of_any_layer"}
-    assert set(random[random["intervention"] == "ablate_head_zero"]["draw"]) == set(range(91))
+    assert set(random[random["intervention"] == "ablate_head_zero"]["draw"]) == set(range(119))
     verdicts = {one["claim"]: one["outcome"] for one in json.loads((out / "summary.json").read_text())["verdicts"]}
-    assert verdicts == {"A6": "agrees", "A6.edges": "agrees"}
+    # One head of the two does it all, and 14 other pairs hold it as well: 2 * 15 of 120 is no small p.
+    assert verdicts == {"A6": "undecided", "A6.edges": "undecided"}
     lists = table(out, "cut_lists")
     assert set(lists["half"]) == {0, 1}
     for name in ("ablate_doses", "ablate_heads", "knockout_windows", "knockout_whole"):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from experiments.base.screen import LINES, NUMBERS, show
 from interp.runs.claims import CLAIMS
-from interp.runs.claims_compared import brief_claim_lines
+from interp.runs.claims_compared import brief_claim_lines, claim_rows, claim_table
+from interp.runs.compared import Run
 from interp.runs.directory import shown_path
 from interp.runs.findings import Findings, NoFacts
 from interp.runs.headlines import Headline
@@ -83,3 +86,16 @@ def test_outcomes_of_few_runs_stand_in_their_order_and_of_many_are_counted() -> 
     assert line.endswith("agrees 3, undecided 1")
     assert not list(brief_claim_lines([]))
     assert len(list(brief_claim_lines(rows(Outcome.NOT_TESTED)))) == 1, "nothing was tested"
+
+
+def test_a_printed_claim_tells_sets_of_heads_from_examples(tmp_path: Path) -> None:
+    compared = Comparison(ComparedBy.SETS, Estimate(-2.0, 200, -3.0, -1.0), 0.005)
+    sets = Headline("cut", Estimate(-2.0, 6), "sets of heads", Estimate(0.0, 200), compared)
+    verdicts = [Verdict("A3", Outcome.AGREES, number("it")), Verdict("A6", Outcome.AGREES, sets)]
+    (tmp_path / "summary.json").write_text(json.dumps({"verdicts": [one.as_json() for one in verdicts]}))
+    run = Run(tmp_path, "ablate", "m", "m", {}, lambda _: pd.DataFrame())
+    rows = pd.DataFrame(claim_rows([run]))
+    assert rows.set_index("claim")[["test", "n"]].T.to_dict("list") == {"A3": ["paired", 120], "A6": ["sets", 200]}
+    examples, heads = claim_table(rows)["m"]
+    assert examples.endswith("n = 120 pairs")
+    assert heads == "agrees, -2 (-3 to -1), p 0.005, 200 sets"

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from interp.ablation.design import ANY_LAYER, LIKE_MASS, RANDOM, RFH
 from interp.ablation.roles import AnswerRole
@@ -36,9 +37,10 @@ METRICS = {
 
 @dataclass(frozen=True)
 class AblateFacts:
-    """The lists of heads that were cut, best first, and on how many traces."""
+    """Which heads the claims are about, and on how many traces they were cut."""
 
     lists: dict[str, list[Head]]
+    """By kind, and half of the traces where these differ, best first, at the dose that decides."""
     n_traces: int
 
 
@@ -50,7 +52,12 @@ def findings(
     whole = effects[effects["role"].isna()]
     doses, verdicts = _doses(whole)
     headlines = [*doses, *_edges(whole), *_knockouts(whole, seed), *_by_role(effects, seed)]
-    lines = [f"{name} heads: {', '.join(map(str, heads)) or 'none above the floor'}" for name, heads in lists.items()]
+    lines = [
+        f"top {len(heads)} {name} heads: {', '.join(map(str, heads))}"
+        if heads
+        else f"{name} heads: none above the floor"
+        for name, heads in lists.items()
+    ]
     if not halves:
         lines.append("heads were ranked on the traces that they are cut on: their effects are flattered")
     lines += _tests(whole) + _single(whole)
@@ -72,18 +79,22 @@ def decisive(rows: pd.DataFrame) -> int:
 def against_sets(rows: pd.DataFrame) -> tuple[str | None, Estimate | None, Comparison | None]:
     """One intervention's rows of a metric with controls: what these are, the sets' mean with the middle 95 % of sets
     (n = sets), and where the list itself stands among them. Sets, not traces, are what chance chooses."""
+    own, (kind, sets) = rows[rows["control"].isna()], random_sets(rows)
+    beside, compared = among_draws(float(own["value"].mean()), sets)
+    return (None, None, None) if beside is None else (kind, beside, compared)
+
+
+def random_sets(rows: pd.DataFrame) -> tuple[str | None, Float[np.ndarray, " set"]]:
+    """What the sets beside one list are, of one dose, intervention and metric, and the mean effect of each over all
+    traces that the list was cut on."""
     own, drawn = rows[rows["control"].isna()], rows[rows["control"].notna()]
     if drawn.empty:
-        return None, None, None
+        return None, np.empty(0)
     by_set = drawn.groupby("draw")
     whole = by_set["example"].nunique() == own["example"].nunique()  # one half of the traces may have fewer sets
-    sets = by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
-    beside, compared = among_draws(float(own["value"].mean()), sets)
-    if beside is None:
-        return None, None, None
     controls = set(drawn["control"])  # the halves may differ
     kind = SETS[ANY_LAYER if ANY_LAYER in controls else min(controls)]
-    return kind, beside, compared
+    return kind, by_set["value"].mean()[whole].dropna().to_numpy(dtype=float)
 
 
 def _doses(effects: pd.DataFrame) -> tuple[list[Headline], list[Verdict]]:
@@ -186,22 +197,23 @@ def _by_role(effects: pd.DataFrame, seed: int) -> list[Headline]:
 
 
 def _tests(effects: pd.DataFrame) -> list[str]:
-    """Where each list of heads stands among sets of as many heads of its layers; one family, Benjamini-Hochberg."""
+    """Where each list of heads stands among its random sets; one family, Benjamini-Hochberg."""
     rows = dose_rows(effects)
     rows = rows[rows["metric"] == "ld"]
     found: list[dict[str, Any]] = []
     for (kind, intervention, where, n), part in rows.groupby(
         ["heads_kind", "intervention", "rows", "n_heads"], sort=False
     ):
-        _, _, compared = against_sets(part)
+        sets, _, compared = against_sets(part)
         if compared is not None and compared.difference.n >= ENOUGH_SETS:
             method = str(intervention).removeprefix("ablate_head_")
             found.append(
-                {"about": f"top {int(n)} {kind} heads, {method}, {where} rows", "c": compared, "p": compared.p}
+                {"about": f"top {int(n)} {kind} heads, {method}, {where} rows, logit difference against {sets}"}
+                | {"c": compared, "p": compared.p}
             )
     adjust(found)
     return [
-        f"{row['about']}, logit difference against sets of their layers: {row['c'].difference.value:+.2f} "
+        f"{row['about']}: {row['c'].difference.value:+.2f} "
         f"[{row['c'].difference.low:+.2f}, {row['c'].difference.high:+.2f}], p = {row['p']:.2g}, "
         f"q = {row['p_adjusted']:.2g} ({row['c'].difference.n} sets)"
         for row in found

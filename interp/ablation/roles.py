@@ -10,13 +10,10 @@ import re
 from enum import StrEnum
 
 from interp.grading.extraction import answer_span
+from interp.text.numbers import in_digits
 from interp.text.trace import Segment, Trace
 
 _WORD = re.compile(r"[A-Za-z]+|\d+(?:\.\d+)?")
-_SPELT = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
-    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
-)  # fmt: skip
 
 
 class AnswerRole(StrEnum):
@@ -44,7 +41,7 @@ def answer_roles(trace: Trace) -> list[AnswerRole]:
     final = answer_span(text)
     known: list[tuple[int, int, AnswerRole]] = []
     for found in _WORD.finditer(text):
-        word = _digits(found.group())
+        word = in_digits(found.group())
         if final is not None and final[0] <= found.start() and found.end() <= final[1]:
             role = AnswerRole.FINAL
         elif word in names:
@@ -63,8 +60,4 @@ def answer_roles(trace: Trace) -> list[AnswerRole]:
 
 
 def _words(text: str) -> set[str]:
-    return {_digits(word) for word in _WORD.findall(text)}
-
-
-def _digits(word: str) -> str:
-    return str(_SPELT.index(word.lower())) if word.lower() in _SPELT else word
+    return {in_digits(word) for word in _WORD.findall(text)}

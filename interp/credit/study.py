@@ -44,7 +44,7 @@ STUDY_TABLE = Table(
         "cosine of the credited gradient to plain GRPO's, mean over measured steps and seeds: 1 is no treatment",
         null="plain GRPO, or not measured",
     ),
-    Column("credit_share", FLOAT, "share of a step's time that measuring credit took (Paper B, Table 8)"),
+    Column("credit_time_share", FLOAT, "share of a step's time that measuring credit took (Paper B, Table 8)"),
     Column("published", FLOAT, "Paper B's accuracy of this arm, on its own model and task", null="none"),
 )
 STUDY_CURVES_TABLE = Table(
@@ -88,7 +88,7 @@ class Training:
     arm: str
     seed: int
     table: pd.DataFrame
-    credit_share: float
+    credit_time_share: float
     """Share of a step's time that measuring credit took."""
 
     def curve(self, measure: str) -> pd.Series:
@@ -170,7 +170,7 @@ def study_rows(
             "best": best.value,
             "gradient_cosine": or_null(_cosine(members)),
             "reference": reference,
-            "credit_share": float(np.mean([training.credit_share for training in members])),
+            "credit_time_share": float(np.mean([training.credit_time_share for training in members])),
             "published": published.get(arm),
         }
         compared = over_both({one.seed: one.final for one in members}, theirs)

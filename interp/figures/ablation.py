@@ -12,12 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from interp.ablation.findings import dose_rows
+from interp.ablation.design import ANY_LAYER, RFH
+from interp.ablation.findings import SETS, dose_rows, random_sets
 from interp.figures import style
+from interp.figures.intervals import point
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import ENOUGH_SETS, LEVEL
 
 COLOURS = {
     "rfh": style.BLUE,
@@ -56,8 +59,8 @@ def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
 
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
     """Each effect against the number of ablated heads, with 95 % intervals over traces, for the kind of ablation and
-    rows that the headline numbers are of; the grey band holds 95 % of the random sets beside the RFHs. None if no list
-    of heads was ablated."""
+    rows that the headline numbers are of; behind them the random sets beside the RFHs. None if no list of heads was
+    ablated."""
     rows = dose_rows(effects)
     if rows.empty:
         return None
@@ -70,10 +73,10 @@ def doses(effects: pd.DataFrame, model: str) -> Figure | None:
     for axis, metric in zip(axes[0], metrics, strict=True):
         _dose_panel(axis, part[part["metric"] == metric])
         axis.set_xlabel("heads ablated")
-        axis.set_title(AXES[metric], fontsize=8)
+        axis.set_title(AXES[metric], fontsize=8, pad=12)
     how = _ablated(str(first["intervention"]), str(first["rows"]))
-    figure.suptitle(f"{model}, n = {part['example'].nunique()} traces; {how}", fontsize=9)
-    _dose_legend(figure, axes[0][0])
+    figure.suptitle(f"{model}, n = {part['example'].nunique()} traces; {how}\n{SETS_SHOWN}", fontsize=9)
+    _dose_legend(figure, axes)
     return figure
 
 
@@ -102,11 +105,11 @@ def all_doses(effects: pd.DataFrame, model: str) -> Figure | None:
             if not below:
                 axis.set_xlabel("heads ablated")
             if row == 0:
-                axis.set_title(_ablated(intervention, where), fontsize=8)
+                axis.set_title(_ablated(intervention, where), fontsize=8, pad=12)
             if column == 0:
                 axis.set_ylabel(AXES[metric], fontsize=7.5)
-    figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces", fontsize=9)
-    _dose_legend(figure, axes[0][0])
+    figure.suptitle(f"{model}, n = {rows['example'].nunique()} traces\n{SETS_SHOWN}", fontsize=9)
+    _dose_legend(figure, axes)
     return figure
 
 
@@ -118,18 +121,17 @@ def _ablated(intervention: str, rows: str) -> str:
     return f"{HOW.get(kind, kind)}, {'all' if rows == 'all' else rows} rows"
 
 
-def _dose_legend(figure: Figure, axis: Axes) -> None:
-    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=5)
+def _dose_legend(figure: Figure, axes: np.ndarray) -> None:
+    by_label = {label: of for axis in axes.flat for of, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    columns = min(4, axes.size)
+    figure.legend(
+        by_label.values(), by_label.keys(), frameon=False, fontsize=8, loc="outside lower center", ncols=columns
+    )
 
 
 def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
-    random = rows[rows["control"].notna() & (rows["heads_kind"] == "rfh")]
-    if not random.empty:
-        # The band holds 95 % of the random sets: sets, not traces, are what chance chooses.
-        by_set = random.groupby(["n_heads", "draw"])["value"].mean().groupby("n_heads")
-        low, middle, high = by_set.quantile(0.025), by_set.mean(), by_set.quantile(0.975)
-        _band(axis, middle.index.to_numpy(dtype=float), low, high, style.GREY, 0.3)
-        axis.plot(middle.index, middle, "_-", color=style.GREY, label="sets like the RFHs")
+    for n, part in rows[rows["heads_kind"] == RFH].groupby("n_heads"):
+        _beside(axis, float(n), part)
     for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
         points = _points(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
@@ -142,19 +144,45 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
     axis.minorticks_off()
 
 
+SETS_COLOURS = dict.fromkeys(SETS.values(), style.GREY) | {SETS[ANY_LAYER]: style.SKY}
+SETS_SHOWN = (
+    f"small numbers: random sets beside the RFHs; bars: middle 95 % of {ENOUGH_SETS} or more, with their "
+    "mean; dots: single ones"
+)
+
+
+def _beside(axis: Axes, n: float, rows: pd.DataFrame) -> None:
+    """The random sets beside one dose. Sets, not traces, are what chance chooses: of few there is no 95 %, and each
+    dose has its own kind, so that no line goes from one to the next."""
+    kind, sets = random_sets(rows)
+    if kind is None:
+        return
+    colour = SETS_COLOURS[kind]
+    axis.plot([], [], "s", color=colour, alpha=0.6, label=kind)
+    if len(sets) < ENOUGH_SETS:
+        axis.plot([n] * len(sets), sets, ".", color=colour, markersize=4, alpha=0.8, zorder=3)
+    else:
+        axis.vlines(n, *np.quantile(sets, [LEVEL / 2, 1 - LEVEL / 2]), color=colour, alpha=0.45, linewidth=6)
+        axis.plot(n, float(sets.mean()), "_", color=colour, markersize=9)
+    axis.annotate(
+        str(len(sets)), (n, 1), (0, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
+        ha="center", va="bottom", fontsize=6, color=colour, annotation_clip=False,
+    )  # fmt: skip
+
+
 def _band(axis: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, colour: str, alpha: float) -> None:
     """An interval at each dose; a bar where there is one dose alone."""
     if len(at) > 1:
         axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
     else:
-        axis.vlines(at, low, high, color=colour, alpha=0.5, linewidth=4 if colour == style.GREY else 1.2)
+        axis.vlines(at, low, high, color=colour, alpha=0.5, linewidth=1.2)
 
 
 def single_heads(
     effects: pd.DataFrame, lists: Mapping[str, Sequence[Head]], shape: tuple[int, int], model: str
 ) -> Figure | None:
-    """Layer x head: what cutting each head alone does to the answer's logit difference; boxes: the RFHs that were cut
-    first. None if heads were not cut alone."""
+    """Layer x head: what cutting each head alone does to the answer's logit difference; boxes: the RFHs that the
+    claims are about, of both halves of the traces. None if heads were not cut alone."""
     alone = effects[effects["head"].notna() & (effects["metric"] == "ld")]
     if alone.empty:
         return None
@@ -164,12 +192,13 @@ def single_heads(
     most = max(1e-9, float(np.nanmax(np.abs(values))))
     figure, axis = style.subplots(figsize=(0.45 * shape[1] + 2.2, 0.32 * shape[0] + 1.4))
     image = axis.imshow(values, cmap=style.DIVERGING, norm=TwoSlopeNorm(0, -most, most), aspect="auto", origin="lower")
-    for head in lists.get("rfh", ())[:10]:
+    boxed = lists.get(RFH, ())
+    for head in boxed:
         axis.add_patch(Rectangle((head.head - 0.5, head.layer - 0.5), 1, 1, fill=False, linewidth=1.8))
     axis.set_xlabel("head")
     axis.set_ylabel("layer")
     n = alone["example"].nunique()
-    axis.set_title(f"{model}: one head cut at answer rows, n = {n}; boxes: first RFHs", fontsize=8)
+    axis.set_title(f"{model}: one head cut at answer rows, n = {n}; boxes: RFHs", fontsize=8)
     figure.colorbar(image, ax=axis, label=f"{AXES['ld']}\n(at most {most:.2g})")
     figure.tight_layout()
     return figure
@@ -236,9 +265,7 @@ def whole(effects: pd.DataFrame, model: str) -> Figure | None:
     for axis, metric in zip(axes[0], metrics, strict=True):
         for place, name in enumerate(reversed(names)):
             estimate = over_examples(cut[(cut["intervention"] == name) & (cut["metric"] == metric)])
-            if estimate.low is not None and estimate.high is not None:
-                axis.plot([estimate.low, estimate.high], [place, place], color=style.BLUE, linewidth=1.2)
-            axis.plot(estimate.value, place, "o", color=style.BLUE, markersize=5)
+            point(axis, estimate, place, style.BLUE)
         axis.set_yticks(range(len(names)), [_spoken(name) for name in names][::-1], fontsize=8)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel(titles[metric], fontsize=8)

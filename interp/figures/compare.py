@@ -12,7 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.figures import style
+from interp.figures.intervals import point
+from interp.heads.ranking import middle_third
 from interp.runs.names import readable, readable_text
+from interp.stats import Estimate
 
 COLUMNS, PANELS = 3, 12
 """Panels beside one another, and on one page."""
@@ -23,7 +26,7 @@ MARKERS = "osD^vP*X"
 def side_by_side(numbers: pd.DataFrame) -> Iterator[Figure]:
     """One panel for each number that all runs have: runs from top to bottom, blue the value, orange its control."""
     runs = list(numbers["run"].unique())
-    marks = [("value, 95 % interval", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
+    marks = [("value, 95 % interval (hollow: none)", style.BLUE, "o"), ("its control", style.ORANGE, "s")]
     handles = [Line2D([], [], color=colour, marker=mark, label=label) for label, colour, mark in marks]
 
     def draw(axis: Axes, rows: pd.DataFrame) -> None:
@@ -63,12 +66,15 @@ def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
 
 def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
     """Mean score over heads (left) and share of the top heads (right) of several runs by the depth of the layer;
-    bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs. Only layers with ranked heads."""
+    bands: 95 % over examples. Grey: the middle third, where Paper A finds the RFHs, of each number of layers. Only
+    layers with ranked heads."""
     figure, axes = style.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for axis, (measure, label) in zip(
         axes, (("mean", f"mean {readable(kind)} score"), ("top_share", "share of the top heads")), strict=True
     ):
-        axis.axvspan(1 / 3, 2 / 3, color=style.GREY, alpha=0.15, lw=0)
+        for n in sorted({int(table["layer"].max()) + 1 for table in layers.values()}):
+            middle = middle_third(n)
+            axis.axvspan(middle.start / n, middle.stop / n, color=style.GREY, alpha=0.15, lw=0)
         for i, (name, table) in enumerate(layers.items()):
             of = table[table["kind"] == kind].sort_values("layer")
             ranked = of[(of["measure"] == "mean") & of["value"].notna()]["layer"]
@@ -111,13 +117,12 @@ def _runs_downwards(axis: Axes, rows: pd.DataFrame) -> None:
     places = range(len(rows))[::-1]
     for place, (_, row) in zip(places, rows.iterrows(), strict=True):
         for prefix, colour, mark, shift in (("", style.BLUE, "o", 0.12), ("control_", style.ORANGE, "s", -0.16)):
-            value, low, high = (row[f"{prefix}{key}"] for key in ("value", "low", "high"))
-            if pd.isna(value):
-                continue
-            axis.plot(value, place + shift, mark, color=colour, markersize=4)
-            if not pd.isna(low):
-                axis.hlines(place + shift, low, high, color=colour, linewidth=1.2)
+            # A control that is known exactly has no interval and is no less sure for that.
+            face = colour if prefix else None
+            of = {"n": row["n"]} | {key: row[f"{prefix}{key}"] for key in ("value", "low", "high")}
+            point(axis, Estimate.of(of), place + shift, colour, marker=mark, size=4, face=face)
     first_column = axis.get_subplotspec().is_first_col()  # type: ignore[union-attr]
-    labels = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
+    names = [textwrap.fill(str(label), 28) if first_column else "" for label in rows.index]
+    labels = [f"{name} (n = {n})".strip() for name, n in zip(names, rows["n"], strict=True)]
     axis.set_yticks(list(places), labels)
     axis.set_ylim(-0.6, len(rows) - 0.4)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 from matplotlib.figure import Figure
 
+from interp.credit.gamma import Strategy
 from interp.credit.study import called, running_peak_average
 from interp.figures import style
+from interp.figures.intervals import counted, point
+from interp.runs.store import records
+from interp.stats import Estimate
 
 SHOWN_TOKENS = 60
 
 
 def learning_curve(training: pd.DataFrame, title: str) -> Figure:
     """Held-out accuracy with its interval, and the reward of the training responses, plain and as in the paper."""
-    figure, axis = style.subplots(figsize=(5.2, 3.4))
+    figure, axis = style.subplots(figsize=(5.2, 3.8), layout="constrained")
     reward = training[training["measure"] == "reward"].sort_values("step")
     values = reward["value"].to_numpy(dtype=float)
     if len(values):
@@ -21,15 +27,17 @@ def learning_curve(training: pd.DataFrame, title: str) -> Figure:
         peak = running_peak_average(values)
         axis.plot(reward["step"], peak, "--", color=style.GREY, linewidth=1, label="its running peak average")
     accuracy = training[training["measure"] == "accuracy"].sort_values("step")
-    axis.plot(accuracy["step"], accuracy["value"], "o-", color=style.BLUE, markersize=3.5, label="held-out accuracy")
+    axis.plot(
+        accuracy["step"], accuracy["value"], "o-", color=style.BLUE, markersize=3.5,
+        label=f"held-out accuracy (n = {counted(accuracy['n'], 'problems')})",
+    )  # fmt: skip
     low, high = accuracy["low"].astype(float), accuracy["high"].astype(float)
     axis.fill_between(accuracy["step"], low, high, color=style.BLUE, alpha=0.2, label="95 % interval")
     axis.set_xlabel("optimizer steps")
     axis.set_ylabel("share of right answers")
     axis.set_ylim(0, 1)
-    axis.legend(frameon=False, fontsize=8, loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center", ncols=2)
     axis.set_title(title, fontsize=9)
-    figure.tight_layout()
     return figure
 
 
@@ -60,7 +68,19 @@ def credited_tokens(credited: pd.DataFrame, title: str) -> Figure:
 
 
 COLOURS = ("#000000", style.GREY, style.ORANGE, style.BLUE, style.GREEN, style.RED, style.PURPLE, "#56B4E9")
-LINES = ("-", ":", "-.", "--", "-", "-", "--", ":")
+LINES = ("-", "--", ":", "-.")
+
+
+def looks(arms: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Colour and line of each arm: a strategy keeps its colour, arms of one colour differ in their line."""
+    of_strategy = {str(strategy): i for i, strategy in enumerate(Strategy)}
+    found: dict[str, tuple[str, str]] = {}
+    for i, arm in enumerate(arms):
+        place = of_strategy.get(arm.partition(",")[0], i)
+        colour = COLOURS[place % len(COLOURS)]
+        before = sum(one == colour for one, _ in found.values())
+        found[arm] = (colour, LINES[(place // len(COLOURS) + before) % len(LINES)])
+    return found
 
 
 def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
@@ -72,22 +92,21 @@ def study_curves(curves: pd.DataFrame, subject: str) -> Figure:
         "reward_peak": "running peak average of the reward",
     }
     figure, axes = style.subplots(1, 3, figsize=(11, 3.4))
-    arms = list(curves["arm"].unique())
+    arms = looks(list(curves["arm"].unique()))
     for axis, (measure, label) in zip(axes, names.items(), strict=True):
-        for i, arm in enumerate(arms):
+        for arm, (colour, line) in arms.items():
             rows = curves[(curves["arm"] == arm) & (curves["measure"] == measure)].sort_values("step")
-            colour, line = COLOURS[i % len(COLOURS)], LINES[i % len(LINES)]
             steps, values = rows["step"].to_numpy(), rows["value"].to_numpy(dtype=float)
             if measure == "reward":  # single steps are noisy: a mean over a tenth of them
                 values = pd.Series(values).rolling(max(1, len(values) // 10), min_periods=1).mean().to_numpy()
-            axis.plot(steps, values, line, color=colour, linewidth=1.3, label=f"{arm} ({int(rows['n'].max())} seeds)")
+            axis.plot(steps, values, line, color=colour, linewidth=1.3, label=f"{arm} (n = {counted(rows['n'])})")
             if measure == "accuracy" and rows["low"].notna().all():
                 low, high = rows["low"].astype(float), rows["high"].astype(float)
                 axis.fill_between(steps, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.set_xlabel("optimizer steps")
         axis.set_ylabel(label)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="lower center", ncol=4, frameon=False, fontsize=8)
-    figure.suptitle(subject, fontsize=10)
+    figure.suptitle(f"{subject}; n: seeds", fontsize=10)
     figure.tight_layout(rect=(0, 0.06 + 0.05 * ((len(arms) - 1) // 4), 1, 1))
     return figure
 
@@ -98,12 +117,9 @@ def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
     places = range(len(study))[::-1]
     columns = (("accuracy", "low", "high"), ("difference", "difference_low", "difference_high"))
     for axis, (value, low, high) in zip(axes, columns, strict=True):
-        for place, (_, row) in zip(places, study.iterrows(), strict=True):
-            if pd.isna(row[value]):
-                continue
-            axis.plot(row[value], place, "o", color=style.BLUE, markersize=5)
-            if not pd.isna(row[low]):
-                axis.hlines(place, row[low], row[high], color=style.BLUE, linewidth=1.5)
+        for place, row in zip(places, records(study), strict=True):
+            of = {"value": row[value], "low": row[low], "high": row[high], "n": row["seeds"]}
+            point(axis, Estimate.of(of), place, style.BLUE)
     axes[0].axvline(study["start"].mean(), color=style.GREY, linestyle=":", linewidth=1)
     axes[0].set_title("dotted: before training", fontsize=8, color=style.GREY)
     axes[1].axvline(0, color=style.GREY, linewidth=0.8)
@@ -118,5 +134,5 @@ def study_accuracy(study: pd.DataFrame, subject: str) -> Figure:
 def study_table(study: pd.DataFrame) -> pd.DataFrame:
     """The table of the paper, with intervals and differences."""
     names = ["arm", "seeds", "start", "accuracy", "low", "high", "difference", "difference_low", "difference_high"]
-    table = study[[*names, "p_adjusted", "credit_share", "published"]]
+    table = study[[*names, "p_adjusted", "credit_time_share", "published"]]
     return table.drop(columns="published") if table["published"].isna().all() else table

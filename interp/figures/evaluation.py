@@ -11,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.figures.intervals import counted, point
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import Estimate
 
 COLOURS = {
     "with_reasoning": style.BLUE,
@@ -146,8 +148,8 @@ def outcomes(answers: pd.DataFrame) -> Figure:
 
 
 def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Figure | None:
-    """Paired differences by group with 95 % intervals; filled where p < .05 after Benjamini-Hochberg. None if there
-    are no such groups."""
+    """Paired differences by group with 95 % intervals; filled where p < .05 after Benjamini-Hochberg over the groups,
+    to which the row of all questions does not belong. None if there are no such groups."""
     rows = paired[(paired["kept"] == "paired") & paired["group"].isin([*groups, "all"])]
     rows = rows[rows["value"].notna()]
     if not rows["group"].isin(list(groups)).any():
@@ -160,14 +162,13 @@ def differences(paired: pd.DataFrame, groups: Iterable[str], xlabel: str) -> Fig
         for place, row in enumerate(reversed(records(part))):
             sure = row["p_adjusted"] if row["group"] != "all" else row["p_permutation"]
             filled = not pd.isna(sure) and sure < 0.05
-            if not pd.isna(row["low"]):
-                axis.plot([row["low"], row["high"]], [place, place], color=style.BLUE, linewidth=1.2)
-            face = style.BLUE if filled else "white"
-            axis.plot(row["value"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            point(axis, Estimate.of(row), place, style.BLUE, face=style.BLUE if filled else "white")
         labels = [f"{_group_name(row)} (n = {row['n']})" for row in reversed(records(part))]
         axis.set_yticks(range(len(labels)), labels, fontsize=7)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        axis.set_title(f"{writer}\n{readable(first)} minus {readable(second)}; filled: q < .05", fontsize=8)
+        axis.set_title(
+            f"{writer}\n{readable(first)} minus {readable(second)}; filled: q < .05 (all: p < .05)", fontsize=8
+        )
         axis.set_xlabel(f"{xlabel} ({measure})", fontsize=8)
     figure.tight_layout()
     return figure
@@ -189,13 +190,14 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
     for (writer, condition), part in rows.groupby(["writer", "condition"], sort=False):
         k = part["measure"].str.removeprefix("pass@").astype(int)
         colour = COLOURS.get(str(condition), style.GREY)
-        axis.plot(k, part["value"], "o-", color=colour, label=f"{writer}, {readable(condition)}")
+        label = f"{writer}, {readable(condition)} (n = {counted(part['n'])})"
+        axis.plot(k, part["value"], "o-", color=colour, label=label)
         axis.fill_between(k, part["low"].astype(float), part["high"].astype(float), color=colour, alpha=0.2)
     axis.set_xscale("log", base=2)
     ks = sorted({int(m.removeprefix("pass@")) for m in rows["measure"]})
     axis.set_xticks(ks, [str(k) for k in ks])
     axis.minorticks_off()
-    axis.set_xlabel("k, answers to each question")
+    axis.set_xlabel("k, answers to each question; n: questions")
     axis.set_ylabel("pass@k, with 95 % interval")
     axis.set_ylim(0, 1.02)
     axis.legend(frameon=False, fontsize=8)

@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.figures.intervals import counted, none_here
 from interp.heads.ranking import middle_third
 from interp.heads.scores import Head, head_array, masses_by_segment
 from interp.runs.names import readable
@@ -41,7 +42,7 @@ def segment_masses(heads_by_model: Mapping[str, pd.DataFrame]) -> Figure:
         axis.plot(range(1, len(means) + 1), means, "o", color=style.RED, markersize=4)
         for x, column in enumerate(columns, start=1):
             if not len(column):
-                axis.text(x, 0.02, "none", ha="center", va="bottom", fontsize=7, color=style.GREY)
+                none_here(axis, x, 0.02)
         axis.set_xticks(range(1, len(means) + 1), [readable(s) for s in Segment], rotation=35, ha="right")
         axis.set_title(f"{name} (n = {len(masses)} traces)")
         axis.set_xlabel("attended segment (dot: mean)")
@@ -146,6 +147,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
         axis.plot(of["layer"], of["value"].astype(float), "o-", color=style.BLUE, markersize=3)
         low, high = of["low"].astype(float), of["high"].astype(float)
         axis.fill_between(of["layer"], low, high, color=style.BLUE, alpha=0.25, lw=0)
+        axis.set_xlim(-0.5, n_layers - 0.5)  # all layers, of which not all need to be ranked
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -175,7 +177,9 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     lower.set_ylim(0, 1)
     lower.set_xticks(x, names, rotation=90, fontsize=7)
     lower.set_xlabel("(layer, head)")
-    figure.suptitle(f"{model}, n = {rows['n'].max()} traces; red: the top {k}; bars: 95 % over traces", fontsize=9)
+    figure.suptitle(
+        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {k}; bars: 95 % over traces", fontsize=9
+    )
     return figure
 
 
@@ -202,6 +206,6 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
     axis.set_xlim(-0.5, len(names) - 1.5)
     axis.set_ylim(len(names) - 0.5, 0.5)
     axis.spines[:].set_visible(False)
-    figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads / length of the shorter list")
+    figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads /\nlength of the shorter list", fontsize=8)
     figure.suptitle(f"{model}: heads in both lists (by chance)\nbold: q < .05, hypergeometric", fontsize=9)
     return figure

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.figures.intervals import counted, handle, point
 from interp.runs.effects import over_examples
 from interp.runs.store import records
+from interp.stats import Estimate
 
 KINDS = {
     "change_number": ("number changed", style.BLUE),
@@ -39,18 +40,17 @@ def kinds(corrupted: pd.DataFrame, model: str) -> Figure:
     whole = corrupted[(corrupted["group"] == "all") & corrupted["metric"].isin(METRICS)]
     metrics = [m for m in METRICS if (whole["metric"] == m).any()]
     names = [k for k in KINDS if (whole["kind"] == k).any()]
-    size = (2.9 * len(metrics) + 1.6, 0.9 + 0.4 * len(names))
+    size = (2.9 * len(metrics) + 2.4, 0.9 + 0.4 * len(names))
     figure, axes = style.subplots(1, len(metrics), figsize=size, sharey=True, squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
         for row in records(whole[whole["metric"] == metric]):
-            place, colour = len(names) - 1 - names.index(row["kind"]), KINDS[row["kind"]][1]
-            if not pd.isna(row["low"]):
-                axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.4)
-            axis.plot(row["value"], place, "o", color=colour, markersize=6)
-        axis.set_yticks(range(len(names)), [KINDS[name][0] for name in reversed(names)])
+            place = len(names) - 1 - names.index(row["kind"])
+            point(axis, Estimate.of(row), place, KINDS[row["kind"]][1], size=6)
+        labels = [f"{KINDS[k][0]} (n = {counted(whole[whole['kind'] == k]['n'])})" for k in reversed(names)]
+        axis.set_yticks(range(len(names)), labels)
         axis.set_xlim(-0.05, 1.05)
         axis.set_xlabel(METRICS[metric], fontsize=8)
-    figure.suptitle(f"{model}, n = {int(whole['n'].max())} traces", fontsize=9)
+    figure.suptitle(f"{model}; n: traces", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -65,25 +65,19 @@ def by_place(corrupted: pd.DataFrame, model: str) -> Figure:
         for j, kind in enumerate(present):
             part = rows[rows["kind"] == kind]
             x = part["value_of_group"].astype(int).to_numpy() + 0.07 * (j - (len(present) - 1) / 2)
-            name, colour = KINDS[kind]
-            ends = np.array([part["value"] - part["low"], part["high"] - part["value"]], dtype=float)
-            axis.errorbar(
-                x,
-                part["value"],
-                np.nan_to_num(ends).clip(0),
-                fmt="o-",
-                color=colour,
-                markersize=4,
-                linewidth=1,
-                label=name,
-            )
+            for place, row in zip(x, records(part), strict=True):
+                point(axis, Estimate.of(row), place, KINDS[kind][1], along="y", size=4)
+            joined = part["value"].where(part["low"].notna())  # what one trace says is joined to nothing
+            axis.plot(x, joined.astype(float), color=KINDS[kind][1], linewidth=1)
         axis.set_xticks(sorted(rows["value_of_group"].astype(int).unique()))
         axis.set_xlabel(label, fontsize=8)
         axis.set_ylim(-0.05, 1.05)
     axes[1].invert_xaxis()
     axes[0].set_ylabel("share of answers that change")
-    axes[1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(f"{model}, n = {int(corrupted['n'].max())} traces at most; bars: 95 %", fontsize=9)
+    shown = corrupted[corrupted["group"].isin(labels) & (corrupted["metric"] == "answer_changed")]
+    handles = [handle(colour, name) for kind, (name, colour) in KINDS.items() if (shown["kind"] == kind).any()]
+    axes[1].legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle(f"{model}, n = {counted(shown['n'], 'traces')} a point; bars: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -25,6 +25,8 @@ ROOM_BELOW, ROOM_BESIDE = 36, 30
 """Tokens that find room below a map, and beside it."""
 NAMELESS = "⟨bos⟩"
 """A first token that has no text."""
+NOTHING = 1e-4
+"""A weight below it is next to nothing: no map makes anything of it."""
 MAX_LABEL = 12
 """Signs of a token's label."""
 
@@ -91,9 +93,10 @@ def attention_maps(
 
 
 def root_scale(weights: Float[np.ndarray, " weight"]) -> PowerNorm:
-    """A scale for attention weights: their square root, up to the 99.5th percentile of those that are given."""
+    """A scale for attention weights: their square root, up to the 99.5th percentile of those that are given, or to
+    NOTHING where that is less."""
     top = float(np.quantile(weights, 0.995)) if len(weights) else 0.0
-    return PowerNorm(0.5, 0, max(top, 1e-9))
+    return PowerNorm(0.5, 0, max(top, NOTHING))
 
 
 def root_map(

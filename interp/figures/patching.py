@@ -16,6 +16,7 @@ from interp.figures import style
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
+from interp.runs.effects import over_examples
 from interp.runs.names import readable
 from interp.runs.store import records
 
@@ -28,6 +29,7 @@ ROLE_COLOURS = {
 }
 LEAST, MOST = 0.1, 1.25
 """Bounds of the end of the colour scale of NLD: no map makes much of noise, and none pales for one cell."""
+PATCHED = "patched token, as the corrupted run has it"
 NAMES = {Role.PHRASE_ANSWER: "the phrase's answer", Role.PREDICTING: "the token before the prediction"}
 
 
@@ -93,7 +95,7 @@ def case(effects: pd.DataFrame, model: str) -> Figure:
     axis.set_xticks(range(len(tokens)), [style.label(token) for token in tokens["token"]], rotation=60, ha="right")
     for tick, role in zip(axis.get_xticklabels(), tokens["role"], strict=True):
         tick.set_fontweight("bold" if role in NAMES else "normal")
-    axis.set_xlabel("patched token (bold: the phrase's answer, the token before the prediction)", fontsize=8)
+    axis.set_xlabel(f"{PATCHED}\nbold: the phrase's answer, the token before the prediction", fontsize=8)
     ld = select(effects, "patch_resid_pre", "ld")
     one = records(ld[ld["example"] == example])[0]
     gap = f"logit difference {one['clean']:+.1f} clean, {one['corrupted']:+.1f} corrupted"
@@ -160,7 +162,7 @@ def whole_map(effects: pd.DataFrame, example: str, model: str) -> Figure:
     if few:
         labels = [style.label(tokens["token"].get(p, "")) if p in tokens.index else "" for p in table.columns]
         axis.set_xticks(range(len(table.columns)), labels, rotation=90, fontsize=6)
-        axis.set_xlabel("patched token")
+        axis.set_xlabel(PATCHED)
     else:
         axis.set_xlabel(f"patched position (0 = position {first} of the sequence)")
         for position in tokens.index[tokens["role"].isin(list(NAMES))]:
@@ -219,7 +221,7 @@ def _hand_over(axis: Axes, effects: pd.DataFrame) -> int:
         if table.empty:
             continue
         n = len(table)
-        mean, sd = table.mean(), table.std(ddof=1) if n > 1 else 0 * table.mean()
+        mean, sd = table.mean(), table.std(ddof=1)  # of one pair there is none, and no band
         axis.plot(table.columns, mean, "o-", color=colour, markersize=3, label=NAMES[role])
         axis.fill_between(table.columns.astype(float), mean - sd, mean + sd, color=colour, alpha=0.2, lw=0)
         unrelated = curves(effects, role, control="unrelated_pair")
@@ -266,31 +268,30 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
 
 def paths(effects: pd.DataFrame, model: str) -> Figure | None:
     """Effect of the phrase's answer by layer: whole, through the RFHs alone, through random heads alone."""
-    lines = [
-        ("whole effect", curves(effects, Role.PHRASE_ANSWER), style.ORANGE, "-"),
-        ("through the RFHs only", curves(effects, Role.PHRASE_ANSWER, verb="through"), style.RED, "-"),
-        (
-            "through random heads of the same layers only",
-            curves(effects, Role.PHRASE_ANSWER, verb="through", control="random_heads"),
-            style.GREY,
-            "--",
-        ),
-    ]
-    if lines[1][1].empty:
+    whole, through, random = (
+        select(effects, f"{verb}_resid_pre", "nld", Role.PHRASE_ANSWER, control)
+        for verb, control in (("patch", None), ("through", None), ("through", "random_heads"))
+    )
+    if through.empty:
         return None
+    lines = [
+        ("whole effect", whole, style.ORANGE, "-"),
+        ("through the RFHs only", through, style.RED, "-"),
+        ("through random heads of the same layers only", random, style.GREY, "--"),
+    ]
     figure, axis = style.subplots(figsize=(5.6, 3.5), layout="constrained")
-    for name, table, colour, line in lines:
-        if not table.empty:
-            error = 1.96 * table.std(ddof=1) / np.sqrt(len(table)) if len(table) > 1 else 0 * table.mean()
-            axis.plot(table.columns, table.mean(), line, marker="o", markersize=3, color=colour, label=name)
-            low, high = table.mean() - error, table.mean() + error
-            axis.fill_between(table.columns.astype(float), low, high, color=colour, alpha=0.2, lw=0)
+    for name, rows, colour, line in lines:
+        found = [(layer, over_examples(at)) for layer, at in rows.groupby("layer")]
+        points = [(layer, one.value, one.low, one.high) for layer, one in found]
+        table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
+        axis.plot(table["layer"], table["value"], line, marker="o", markersize=3, color=colour, label=name)
+        axis.fill_between(table["layer"], table["low"], table["high"], color=colour, alpha=0.2, lw=0)
     axis.axhline(0, color="black", lw=0.5)
     axis.set_xlabel("patched layer")
     axis.set_ylabel("NLD, the phrase's answer")
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=8)
-    figure.suptitle(f"{model}, n = {len(lines[0][1])} pairs; band: 95 % of the mean", fontsize=9)
+    figure.suptitle(f"{model}, n = {whole['example'].nunique()} pairs; band: 95 % of the mean", fontsize=9)
     return figure
 
 

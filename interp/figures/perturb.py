@@ -7,8 +7,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from interp.figures import style
+from interp.figures.intervals import counted, handle, point
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import Estimate
 
 METRICS = {
     "jaccard": "Jaccard overlap",
@@ -23,6 +25,7 @@ GROUPS = {
     "position_matched": "of the same position",
     "entropy_matched": "of the same entropy",
 }
+AS_MEASURED = "as measured; verdicts are net of forcing the trace's own token"
 COLOURS = {
     "top": style.BLUE,
     "bottom": style.ORANGE,
@@ -44,16 +47,15 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
             rows = {row["group"]: row for row in records(here)}
             for j, (group, colour) in enumerate(COLOURS.items()):
                 if group in rows:
-                    place, row = i + 0.3 - 0.15 * j, rows[group]
-                    if not pd.isna(row["low"]):
-                        axis.plot([row["low"], row["high"]], [place, place], color=colour, linewidth=1.2)
-                    label = GROUPS[group] if i == 0 else None
-                    axis.plot(row["value"], place, "o", color=colour, markersize=4, label=label)
+                    point(axis, Estimate.of(rows[group]), i + 0.3 - 0.15 * j, colour, size=4)
         axis.set_yticks(range(len(scores)), [readable(s) for s in reversed(scores)])
         axis.set_xlabel(METRICS[metric], fontsize=8)
-    axes[0][-1].legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions")
+    handles = [handle(colour, GROUPS[group]) for group, colour in COLOURS.items() if group in set(perturbed["group"])]
+    axes[0][-1].legend(
+        handles=handles, frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="positions"
+    )
     axes[0][0].set_ylabel("chosen by")
-    figure.suptitle(f"{model}, n = {int(perturbed['n'].max())} problems", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(perturbed['n'], 'problems')}; {AS_MEASURED}", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -78,7 +80,7 @@ def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) ->
     axis.set_ylabel(f"mean Jaccard overlap,\n{k} tokens of highest FAI", fontsize=8)
     axis.set_xlim(-0.02, 1.02)
     axis.set_ylim(-0.02, 1.02)
-    axis.set_title(f"{model}, {len(high)} problems", fontsize=9)
+    axis.set_title(f"{model}, {len(high)} problems\n{AS_MEASURED}", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -97,15 +99,12 @@ def predictors(table: pd.DataFrame, model: str) -> Figure | None:
         for row in records(rows[rows["metric"] == metric]):
             alone = row["given"] == "nothing"
             place = len(scores) - 1 - scores.index(row["score"]) + (0.13 if alone else -0.13)
-            if not pd.isna(row["low"]):
-                axis.plot([row["low"], row["high"]], [place, place], color=style.BLUE, linewidth=1.2)
-            face = style.BLUE if alone else "white"
-            axis.plot(row["value"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            point(axis, Estimate.of(row), place, style.BLUE, face=style.BLUE if alone else "white")
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_yticks(np.arange(len(scores)), [readable(s) for s in reversed(scores)])
         axis.set_xlabel(f"rank correlation with\n{METRICS[metric]}", fontsize=8)
-    n = int(rows["n"].max())
-    figure.suptitle(f"{model}, n = {n} problems; filled: alone, open: given position and entropy", fontsize=9)
+    n = counted(rows["n"], "problems")
+    figure.suptitle(f"{model}, n = {n}; filled: alone, open: given position and entropy", fontsize=9)
     figure.tight_layout()
     return figure
 

@@ -6,23 +6,27 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
-from interp.figures.maps import dense_rows, root_bar, root_map, root_scale, token_margin
+from interp.figures.intervals import counted, none_here, point, share_bar
+from interp.figures.maps import NOTHING, dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import Estimate
 
 CURVE_TOKENS = 64
 """How many tokens the curves show: as many as have room for their labels."""
 LEAST = 1e-3
 """Curves below it are drawn in a power of ten."""
+NO_CURVE = 1e-6
+"""Curves below it are flat, without peaks: attention of that size is rounding."""
 LABELS = {
-    Coupling.ENTROPY: "(1) entropy at WAAD peaks, nats",
+    Coupling.ENTROPY: "(1) entropy at WAAD peaks",
     Coupling.RECEIVER: "(2) receiver peaks that are FAI peaks",
     Coupling.FOLLOWING: "(3) FAI peaks at or after WAAD peaks",
 }
@@ -49,7 +53,9 @@ def maps_of_sets(maps: pd.DataFrame, tokens: pd.DataFrame, model: str) -> Figure
     figure, axes = style.subplots(1, len(sets), figsize=(4.4 * len(sets), 4.2), squeeze=False, layout="constrained")
     for axis, name, weights in zip(axes[0], sets, drawn, strict=True):
         image = root_map(axis, weights, scale, (0, 0))
-        axis.set_title(f"{name} heads, largest weight {weights.max():.2g}", fontsize=9)
+        largest = float(weights.max())
+        said = "" if largest >= NOTHING else ": next to nothing"
+        axis.set_title(f"{name} heads, largest weight {largest:.2g}{said}", fontsize=9)
         axis.set_xlabel("attended token of the response")
         token_margin(axis, texts, 0, weights.max(axis=0), below=True)
         token_margin(axis, texts, 0, weights.max(axis=1), below=False)
@@ -69,12 +75,18 @@ def curves(tokens: pd.DataFrame, model: str) -> Figure:
         values = first[column].to_numpy(dtype=float)
         for start in x[first["sentence_start"].to_numpy(dtype=bool)]:
             axis.axvline(start, color="#cccccc", linewidth=0.7, zorder=0)
+        largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
         axis.plot(x, values, color=colour, linewidth=1.1)
-        if peaks is not None:
+        if largest < NO_CURVE:
+            axis.set_ylim(-NO_CURVE, NO_CURVE)
+            axis.set_yticks([0])
+            axis.text(
+                0.5, 0.6, f"next to nothing, {largest:.1g} at most", transform=axis.transAxes, ha="center", fontsize=7
+            )
+        elif peaks is not None:
             marked = first[peaks].to_numpy(dtype=bool)
             axis.plot(x[marked], values[marked], "v", color=colour, markersize=5, markeredgecolor="black")
-        largest = float(np.nanmax(np.abs(values))) if np.isfinite(values).any() else 0.0
-        if 0 < largest < LEAST:  # no power of ten above the axis, where the next panel's ticks are
+        if NO_CURVE <= largest < LEAST:  # no power of ten above the axis, where the next panel's ticks are
             power = int(np.floor(np.log10(largest)))
             axis.yaxis.set_major_formatter(FuncFormatter(lambda y, _, power=power: f"{y / 10.0**power:.1f}"))
             label = f"{label}\n(times 1e{power})"
@@ -102,17 +114,17 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
             low, high = row["null_low"], row["null_high"]
             axis.barh(place, high - low, left=low, height=0.5, color="#dddddd")
             axis.plot([row["baseline"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
-            _point(axis, row, place)
+            point(axis, Estimate.of(row), place, style.BLUE)
             lift = "" if pd.isna(row["lift"]) else f"{100 * row['lift']:+.0f} %"
             axis.annotate(lift, (row["value"], place + 0.3), ha="center", va="bottom", fontsize=7)
-        axis.set_yticks(range(len(found)), [_setting(row) for row in reversed(found)], fontsize=7)
+        labels = [f"{_setting(row)} (n = {row['n']})" for row in reversed(found)]
+        axis.set_yticks(range(len(found)), labels, fontsize=7)
         axis.set_ylim(-0.6, len(found) - 0.2)
         axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
         axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
-    figure.suptitle(
-        f"{model}, n = {int(rows['n'].max())} traces; point: at events; grey: all tokens, circular shifts", fontsize=8
-    )
+        axis.set_xlabel("nats" if coupling is Coupling.ENTROPY else "share", fontsize=8)
+    figure.suptitle(f"{model}; point: at events; grey: all tokens, circular shifts; n: traces", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -120,12 +132,6 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
 def _setting(row: dict[str, Any]) -> str:
     horizon = "" if pd.isna(row["horizon"]) else f"FAI {readable(row['horizon'])}, "
     return f"{horizon}sinks {row['sinks']}"
-
-
-def _point(axis: Axes, row: dict[str, Any], place: float, prefix: str = "", value: str = "value") -> None:
-    if not pd.isna(row[f"{prefix}low"]):
-        axis.plot([row[f"{prefix}low"], row[f"{prefix}high"]], [place, place], color=style.BLUE, linewidth=1.2)
-    axis.plot(row[value], place, "o", color=style.BLUE, markersize=5)
 
 
 def by_layers(table: pd.DataFrame, model: str) -> Figure:
@@ -139,11 +145,11 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
     for axis, coupling in zip(axes, Coupling, strict=True):
         for row in records(rows[rows["coupling"] == coupling]):
             place = names.index(row["layers"])
-            if not pd.isna(row["lift_low"]):
-                ends = [100 * row["lift_low"], 100 * row["lift_high"]]
-                axis.plot(ends, [place, place], color=style.BLUE, linewidth=1.2)
             face = style.BLUE if row["p_adjusted"] < 0.05 else "white"
-            axis.plot(100 * row["lift"], place, "o", color=style.BLUE, markerfacecolor=face, markersize=5)
+            lift = {
+                end: 100 * row[name] for end, name in (("value", "lift"), ("low", "lift_low"), ("high", "lift_high"))
+            }
+            point(axis, Estimate.of({**lift, "n": row["n"]}), place, style.BLUE, face=face)
             published = LIFTS.get(model, {}).get(row["layers"], {}).get(coupling)
             if published is not None:
                 axis.plot(100 * published, place, "D", color=style.ORANGE, markersize=5)
@@ -153,8 +159,8 @@ def by_layers(table: pd.DataFrame, model: str) -> Figure:
         axis.set_xlabel("above all tokens, %", fontsize=8)
         axis.set_title(LABELS[coupling], fontsize=8)
         axis.margins(x=0.08)
-    n = int(rows["n"].max())
-    figure.suptitle(f"{model}, n = {n} traces, FAI to the end; filled: q < .05 against circular shifts", fontsize=8)
+    n = counted(rows["n"], "traces")
+    figure.suptitle(f"{model}, n = {n}, FAI to the end; filled: q < .05 against circular shifts", fontsize=8)
     figure.tight_layout()
     return figure
 
@@ -170,10 +176,10 @@ def lags(table: pd.DataFrame, model: str) -> Figure:
         axis.plot(rows["lag"], rows["value"], "o-", color=colour, markersize=3)
         axis.fill_between(rows["lag"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
-        axis.set_title(label.split(",")[0], fontsize=9)
+        axis.set_title(f"{label.split(',')[0]} (n = {counted(rows['n'], 'traces')})", fontsize=9)
         axis.set_xlabel("tokens after a WAAD peak")
     axes[0][0].set_ylabel("relative to the trace's mean")
-    figure.suptitle(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
+    figure.suptitle(model, fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -199,7 +205,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
         axis.set_xlabel("share of tokens that are peaks")
         axis.set_title(LABELS[coupling], fontsize=8)
     axes[0].set_ylabel("above all tokens, %")
-    figure.suptitle(f"{model}, n = {int(rows['n'].max())} traces; band: 95 %", fontsize=9)
+    figure.suptitle(f"{model}, n = {counted(rows['n'], 'traces')}; band: 95 %", fontsize=9)
     figure.tight_layout()
     return figure
 
@@ -210,19 +216,24 @@ def token_types(table: pd.DataFrame, model: str) -> Figure:
     kinds = list(table["type"].unique())
     figure, axis = style.subplots(figsize=(6.6, 2.9))
     colours = (style.GREY, style.RED, style.BLUE, style.PURPLE)
+    handles = []
     for j, (measure, colour) in enumerate(zip(shares, colours, strict=True)):
-        rows = table[table["measure"] == measure].set_index("type").reindex(kinds)
-        x = np.arange(len(kinds)) + (j - 1.5) * 0.2
+        found = {row["type"]: Estimate.of(row) for row in records(table[table["measure"] == measure])}
+        for i, kind in enumerate(kinds):
+            x = i + (j - 1.5) * 0.2
+            if kind in found:
+                share_bar(axis, found[kind], x, 0.18, colour)
+            else:
+                none_here(axis, x, 0.004, rotation="vertical")
         name = readable(measure.removeprefix("share of "))
-        axis.bar(x, rows["value"], 0.18, color=colour, label=f"of {'all ' if name == 'tokens' else ''}{name}")
-        ends = np.array([rows["value"] - rows["low"], rows["high"] - rows["value"]], dtype=float)
-        axis.errorbar(
-            x, rows["value"], np.nan_to_num(ends).clip(0), fmt="none", color="black", linewidth=0.8, capsize=2
-        )
+        most = max((share.n for share in found.values()), default=0)
+        label = f"of {'all ' if name == 'tokens' else ''}{name} (n = {most})"
+        handles.append(Rectangle((0, 0), 1, 1, facecolor=colour, label=label))
     axis.set_xticks(range(len(kinds)), [readable(kind) for kind in kinds])
+    axis.set_xlim(-0.5, len(kinds) - 0.5)
     axis.set_ylabel("share, with 95 % interval")
-    axis.set_title(f"{model}, n = {int(table['n'].max())} traces", fontsize=9)
-    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axis.set_title(f"{model}; n: traces that have such tokens", fontsize=9)
+    axis.legend(handles=handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
 
@@ -234,7 +245,7 @@ def boundaries(table: pd.DataFrame, model: str) -> Figure:
         rows = records(table[table["measure"] == measure])[::-1]
         for place, row in enumerate(rows):
             axis.plot([row["chance"]] * 2, [place - 0.3, place + 0.3], color=style.GREY, linewidth=2)
-            _point(axis, row, place)
+            point(axis, Estimate.of(row), place, style.BLUE)
         labels = [f"{row['boundary']}, {_within(row['tolerance'])} (n = {row['n']})" for row in rows]
         axis.set_yticks(range(len(rows)), labels, fontsize=8)
         axis.set_xlim(0, 1)

@@ -10,6 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.figures.intervals import counted, handle, none_here, point
+from interp.runs.store import records
+from interp.stats import Estimate
 
 CAUSAL = {
     "suppressed": ("hidden: nats the answer loses", style.BLUE),
@@ -48,7 +51,10 @@ def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
     places = np.arange(len(shown))
     for axis, way in zip(axes[0], ways, strict=True):
         name, colour = CAUSAL[way]
-        axis.barh(places, shown[way].to_numpy(dtype=float), color=colour, height=0.7)
+        values = shown[way].to_numpy(dtype=float)
+        axis.barh(places, values, color=colour, height=0.7)
+        for place in places[np.isnan(values)]:
+            none_here(axis, 0, place, va="center")
         axis.axvline(0, color=style.GREY, linewidth=0.8)
         axis.set_xlabel(name.replace(": ", ":\n"), fontsize=7.5)
         axis.xaxis.set_major_locator(MaxNLocator(3))
@@ -80,8 +86,9 @@ def matrix(sentences: pd.DataFrame, edges: pd.DataFrame, model: str) -> Figure:
     return figure
 
 
-def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
-    """Mean rank correlations over traces with 95 % intervals, as they are and with the place held constant."""
+def signals(table: pd.DataFrame, model: str) -> Figure:
+    """Mean rank correlations over traces with 95 % intervals, as they are and with the place held constant; at the
+    right of each panel the number of traces behind them."""
     ways = [way for way in CAUSAL if (table["causal"] == way).any()]
     n = max(1, len(ways))
     size = (2.6 + 2.3 * n, 3.4)
@@ -90,14 +97,12 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
     for axis, way in zip(axes[0], ways, strict=False):
         for shift, (given, marker) in enumerate((("nothing", "o"), ("place", "D"))):
             rows = table[(table["causal"] == way) & (table["given"] == given)]
-            places = [names.index(other) + 0.22 * shift - 0.11 for other in rows["other"]]
-            value = rows["value"].to_numpy(dtype=float)
-            ends = np.array([value - rows["low"], rows["high"] - value], dtype=float)
             colour = CAUSAL[way][1] if given == "nothing" else style.GREY
-            label = "as it is" if given == "nothing" else "place held constant"
-            axis.errorbar(
-                value, places, xerr=np.nan_to_num(ends).clip(0), fmt=marker, color=colour, markersize=4, label=label
-            )
+            for row in records(rows):
+                place = names.index(row["other"]) + 0.22 * shift - 0.11
+                point(axis, Estimate.of(row), place, colour, marker=marker, size=4)
+        for other, part in table[table["causal"] == way].groupby("other"):
+            axis.text(1.1, names.index(str(other)), counted(part["n"]), va="center", fontsize=6, color=style.GREY)
         axis.axvline(0, color=style.GREY, linewidth=0.8)
         axis.set_xlim(-1.05, 1.05)
         axis.set_xticks((-0.8, -0.4, 0, 0.4, 0.8))
@@ -105,11 +110,9 @@ def signals(table: pd.DataFrame, model: str, n_traces: int) -> Figure:
         axis.set_xlabel("rank correlation over sentences", fontsize=7.5)
     axes[0][0].set_yticks(range(len(names)), [SIGNALS[name] for name in names], fontsize=7.5)
     axes[0][0].invert_yaxis()
-    if ways:
-        figure.legend(
-            *axes[0][0].get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=2, frameon=False
-        )
-    figure.suptitle(f"{model}, n = {n_traces} traces", fontsize=9)
+    handles = [handle(CAUSAL[ways[0]][1], "as it is"), handle(style.GREY, "place held constant", "D")] if ways else []
+    figure.legend(handles=handles, fontsize=7, loc="outside lower center", ncols=2, frameon=False)
+    figure.suptitle(f"{model}; grey numbers: traces in which both are known and differ", fontsize=9)
     return figure
 
 

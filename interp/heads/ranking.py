@@ -34,8 +34,8 @@ LAYERS_TABLE = Table(
     Column("kind", TEXT, "as in `ranking`"),
     Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
     Column("layer", INT, "layer, from 0"),
-    Column("value", FLOAT, "mean over examples", null="no head has a value"),
-    *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
+    Column("value", FLOAT, "mean over examples", null="no head of the layer has a value"),
+    *ends("", "its 95 % bootstrap interval over examples", null="as `value`, or fewer than two examples"),
     Column("n", INT, "number of examples"),
 )
 OVERLAPS_TABLE = Table(
@@ -228,15 +228,20 @@ def _spread(values: Float[np.ndarray, " draw"], value: float, n: int) -> Estimat
 
 
 def layer_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
-    """The rows of layers.parquet for one kind: by layer the mean over heads and the share of the top k heads."""
+    """The rows of layers.parquet for one kind: by layer the mean over heads and the share of the top k heads, of
+    layers that have a head with a value."""
     means = mean_over_examples(samples)
+    ranked = ~np.isnan(means).all(axis=1)
     n, (n_layers, _) = len(samples), means.shape
     drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples) if n >= 2 else means[None]
     with np.errstate(all="ignore"):
         # A layer without any known head has no mean.
         by_measure = {
             "mean": (_nanmean(means[None])[0], _nanmean(drawn)),
-            "top_share": (_in_top(means[None], k).sum(axis=2)[0] / k, _in_top(drawn, k).sum(axis=2) / k),
+            "top_share": tuple(
+                np.where(ranked, shares, np.nan)
+                for shares in (_in_top(means[None], k).sum(axis=2)[0] / k, _in_top(drawn, k).sum(axis=2) / k)
+            ),
         }
     rows = []
     for measure, (values, resampled) in by_measure.items():

@@ -19,6 +19,7 @@ from interp.patching.attribution import Method, attributions
 from interp.patching.exact import BUDGET_BYTES, Freeze, Patch, Run, record, sweep
 from interp.patching.nld import Answers, Direction
 from interp.stats import or_null
+from interp.text.numbers import in_digits
 
 Row = dict[str, Any]
 VERBS = {Direction.DENOISE: "patch", Direction.NOISE: "noise"}
@@ -134,10 +135,17 @@ class PairPatcher:
         return rows
 
     def random_keys(self, rng: np.random.Generator) -> list[KeyPosition]:
-        """Positions of the reasoning just before the probing phrase: others, about as far from the end."""
-        body = both(self.runs.pair, (Part.BODY,))[-20:]
+        """Positions of the reasoning just before the probing phrase: others, about as far from the end, that name
+        neither answer, since that is what is patched at the phrase."""
+        body = [key for key in both(self.runs.pair, (Part.BODY,)) if not self._names_an_answer(key)][-20:]
         n = min(self.options.random_positions, len(body))
         return [body[i] for i in sorted(rng.choice(len(body), n, replace=False))] if n else []
+
+    def _names_an_answer(self, key: KeyPosition) -> bool:
+        """In digits or spelt, on either side."""
+        sides = ((self.runs.pair.clean, key.clean), (self.runs.pair.corrupted, key.corrupted))
+        answers = {in_digits(str(self.lens.tokenizer.decode([side.answer_id])).strip()) for side, _ in sides}
+        return any(in_digits(side.trace.token_text(position).strip()) in answers for side, position in sides)
 
     def full_map(self, stride: int = 1) -> list[Row]:
         """Residual stream at every `stride`-th position that both sides have, the key ones left out; with a window, at

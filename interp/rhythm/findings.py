@@ -85,12 +85,13 @@ def _couplings(couplings: pd.DataFrame) -> dict[str, Headline]:
 
 
 def _against_heads(table: pd.DataFrame, seed: int) -> dict[str, Headline]:
-    """How far each coupling exceeds its baseline, beside random heads of the same layers."""
+    """How far each coupling exceeds its baseline, beside random heads, of the same layers where these hold enough."""
     found = {}
+    beside = "random heads (of the same layers where these hold enough)"
     names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
     for coupling, name in names.items():
         if (one := against_heads(table, coupling, seed)) is not None:
-            about = (f"{name}, above its baseline", one.chosen, "random heads of the same layers", one.random)
+            about = (f"{name}, above its baseline", one.chosen, beside, one.random)
             found[coupling] = Headline(*about, one.comparison)
     return found
 

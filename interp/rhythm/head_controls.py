@@ -30,7 +30,9 @@ HEAD_CONTROLS_TABLE = Table(
     "head_controls",
     EXAMPLE,
     Column("coupling", TEXT, f"as in `couplings`, or `{SENTENCES}`"),
-    Column("control", TEXT, f"`{RANDOM}` of the same layers, or `{ALL}`", null="the chosen heads"),
+    Column(
+        "control", TEXT, f"`{RANDOM}`, of the same layers where these hold enough, or `{ALL}`", null="the chosen heads"
+    ),
     Column("draw", INT, "which random set", null="not random"),
     Column("value", FLOAT, "value at events in this trace"),
     Column("baseline", FLOAT, "value at all tokens, or at random places"),

@@ -13,7 +13,8 @@ from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.runs.compared import Run
 from interp.runs.directory import SUMMARY
 from interp.runs.store import read_json, records
-from interp.runs.verdicts import Outcome, Verdict
+from interp.runs.verdicts import UNITS, Outcome, Verdict
+from interp.stats import ComparedBy
 
 CLAIMS_TABLE = Table(
     "claims",
@@ -26,7 +27,8 @@ CLAIMS_TABLE = Table(
     Column("difference", FLOAT, "how far it differs from the control", null="it was not compared"),
     *ends("", "the difference's 95 % interval", null="it was not compared, or n < 2"),
     Column("p", FLOAT, "two-sided p-value of the difference", null="it was not compared, or n < 2"),
-    Column("n", INT, "over how many examples, sets or heads", null="it was not compared"),
+    Column("test", TEXT, "`paired`, with `sets` of heads, or `null`: with what chance gives", null="not compared"),
+    Column("n", INT, "over how many examples (`paired`, `null`) or sets", null="it was not compared"),
     Column("why", TEXT, "why it was not tested, or what it stands on", null="nothing to say"),
 )
 
@@ -60,6 +62,7 @@ def claim_rows(runs: Sequence[Run], published: Sequence[Verdict] = ()) -> list[d
                 "low": None if gap is None else gap.low,
                 "high": None if gap is None else gap.high,
                 "p": None if compared is None else compared.p,
+                "test": None if compared is None else compared.test.value,
                 "n": None if gap is None else gap.n,
                 "why": one.why,
             }
@@ -102,7 +105,8 @@ def _outcome(row: Mapping[str, Any]) -> str:
         return str(row["outcome"])
     ends = "" if row["low"] is None else f" ({row['low']:+.3g} to {row['high']:+.3g})"
     p = "" if row["p"] is None else f", p {row['p']:.2g}"
-    return f"{row['outcome']}, {row['difference']:+.3g}{ends}{p}, n {row['n']:.0f}"
+    n = UNITS[ComparedBy(row["test"])].format(n=int(row["n"]))
+    return f"{row['outcome']}, {row['difference']:+.3g}{ends}{p}, {n}"
 
 
 def claim_table(claims: pd.DataFrame) -> pd.DataFrame:

@@ -73,14 +73,14 @@ function list(id, weights) {
     const item = element("li"), button = element("button"), bar = element("span", "bar");
     button.type = "button";
     bar.style.width = `${100 * weights[p] / top}%`;
-    button.append(bar, element("span", "word", label(trace().tokens[p])), element("span", "at", String(p)), element("span", "", digits(weights[p])));
+    button.append(bar, element("span", "word", label(trace().tokens[p])), element("span", "at", String(p)), element("span", "", weightDigits(weights[p])));
     const strength = marks[state.mark]?.[p];
     if (strength > 0) button.append(element("span", "did", percent(strength))), button.title = `${MARKS[state.mark]}: ${percent(strength)}`;
     button.addEventListener("click", () => choose("token", p, true));
     item.append(button);
     return item;
   }));
-  document.querySelector(`h2.${id} span`).textContent = places.length ? ` (≤ ${digits(top)})` : "";
+  document.querySelector(`h2.${id} span`).textContent = places.length ? ` (≤ ${weightDigits(top)})` : "";
   if (!places.length) byId(id).append(element("li", "at", id === "back" ? "nothing but the first token" : "nothing that is kept"));
 }
 

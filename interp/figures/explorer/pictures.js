@@ -55,13 +55,14 @@ function curveValues(trace, position) {
   return `${position} ${label(trace.tokens[position])}  ` + known.map(([name, value, peak]) => `${name} ${digits(value)}${peak ? " (peak)" : ""}`).join(", ");
 }
 
+/** Layers go upwards, as in the figures. */
 function drawMasses(masses, colours, maps, choose) {
   const box = byId("masses"), { pen, width, height } = fitted(box.querySelector("canvas"));
   const layers = masses.length, heads = masses[0].length, top = Math.max(1e-9, ...masses.flat().map(value => value ?? 0));
   const w = width / heads, h = height / layers;
   masses.forEach((row, layer) => row.forEach((value, head) => {
     pen.fillStyle = value === null ? colour("line") : colours[Math.round(value / top * (colours.length - 1))];
-    pen.fillRect(head * w, layer * h, w + 0.5, h + 0.5);
+    pen.fillRect(head * w, (layers - 1 - layer) * h, w + 0.5, h + 0.5);
   }));
   box.querySelectorAll("button").forEach(button => button.remove());
   maps.forEach((map, i) => {
@@ -71,7 +72,7 @@ function drawMasses(masses, colours, maps, choose) {
     button.dataset.map = i;
     button.title = `${map.name}: ${mass === null ? "undefined" : digits(mass)}`;
     button.setAttribute("aria-label", button.title);
-    Object.assign(button.style, { left: `${map.head * w}px`, top: `${map.layer * h}px`, width: `${w}px`, height: `${h}px` });
+    Object.assign(button.style, { left: `${map.head * w}px`, top: `${(layers - 1 - map.layer) * h}px`, width: `${w}px`, height: `${h}px` });
     button.addEventListener("click", () => choose(i));
     box.append(button);
   });

@@ -19,6 +19,8 @@ function drawn(name, attributes) {
 /** A token as a label on one line. */
 const label = text => (text.trim() || text).replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/ /g, "·") || "∅";
 const digits = value => value === 0 ? "0" : Math.abs(value) < 0.0005 ? value.toExponential(0) : Math.abs(value) < 1 ? value.toFixed(3).replace(/^(-?)0/, "$1") : value.toFixed(2);
+/** A weight that is kept in a byte, right to one of its last digit. */
+const weightDigits = weight => weight < 0.1 ? digits(weight) : weight.toFixed(2).replace(/^0/, "");
 const percent = share => `${Math.round(100 * share)}\u00a0%`;
 const oneLine = text => text.trim().replace(/\s+/g, " ");
 
