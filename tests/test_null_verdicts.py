@@ -71,7 +71,7 @@ def patched(rng: np.random.Generator, effect: float) -> list[Verdict]:
                 moved = value * (sides["clean"] - sides["corrupted"])
                 rows.append({**about, "metric": "ld", "role": role, "control": control, "value": moved, **sides})
     tables = frame("effects", rows), frame("preferences", preferred)
-    return patching.findings(*tables, [Head(0, 0)], Sets([], True, 1.0), (3, 4), 0).verdicts
+    return patching.findings(*tables, [Head(0, 0)], Sets([], True), (3, 4), 0).verdicts
 
 
 def ablated(rng: np.random.Generator, effect: float) -> list[Verdict]:

@@ -63,7 +63,7 @@ RIGHT = preferred([4.0] * PAIRS, [-4.0] * PAIRS)
 def told(
     rows: list[dict[str, Any]], prefers: pd.DataFrame = RIGHT, rfhs: Sequence[Head] = (Head(1, 0),)
 ) -> Findings[PatchingFacts]:
-    return findings(frame(rows), prefers, list(rfhs), Sets([], True, 1.0), (LAYERS, HEADS), 0)
+    return findings(frame(rows), prefers, list(rfhs), Sets([], True), (LAYERS, HEADS), 0)
 
 
 def number(found: Findings[PatchingFacts], name: str) -> Headline:
@@ -202,8 +202,8 @@ def test_paths_have_sets_of_heads_as_their_unit() -> None:
     rfhs, shape = [Head(0, 1), Head(2, 3)], (4, 12)
     sets = path_sets(rfhs, shape, 60, 0)
     assert sets == path_sets(rfhs, shape, 60, 0)
-    assert len({tuple(one) for one in sets.heads}) == 60
-    assert all([layer for layer, _ in one] == [0, 2] and not set(one) & set(rfhs) for one in sets.heads)
+    assert len({tuple(one) for (one,) in sets.heads}) == 60
+    assert all([layer for layer, _ in one] == [0, 2] and set(one) != set(rfhs) for (one,) in sets.heads)
     assert sets.matched
     whole = swept(lambda role, *_: 0.8 if role == "phrase_answer" else 1.0)
     shares = np.linspace(0.1, 0.3, 60)

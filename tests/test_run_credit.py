@@ -160,7 +160,7 @@ def test_held_out_accuracy_is_the_mean_of_several_samples(tmp_path: Path) -> Non
         assert at.groupby("example")["sample"].apply(sorted).tolist() == [[0, 1, 2]] * 6
         by_question = at["correct"].astype(float).groupby(at["example"]).mean()
         assert row.value == pytest.approx(by_question.mean())
-        assert row.low <= row.value <= row.high
+        assert by_question.nunique() == 1 or row.low <= row.value <= row.high
     first = answers[answers["sample"] == 0].reset_index(drop=True)
     texts = first.groupby("writer", sort=False)["text"].apply(list).tolist()
     single = read_table(tmp_path / "one", "answers").groupby("writer", sort=False)["text"].apply(list).tolist()

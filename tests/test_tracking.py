@@ -37,7 +37,9 @@ def test_numbers_figures_and_tables_are_sent(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr("experiments.base.tracking.find_spec", lambda _: True)
     ok(*SMALL, "track=trackio", "project=mine", "figures=true", f"hydra.run.dir={tmp_path / 'run'}")
     assert (begun["project"], begun["config"]["model"]["name"], ended) == ("mine", "planted", [True])
-    assert 0 < sent["mass answer->reasoning, all heads/low"] <= sent["mass answer->reasoning, all heads"]
+    agreed = "share of the top 2 heads that both halves of the traces agree on"
+    assert 0 <= sent[f"{agreed}/low"] < sent[agreed]
+    assert "mass answer->reasoning, all heads/low" not in sent, "two traces have no interval"
     assert sent["figures/a_fig3_head_masses"] == ("image", str(tmp_path / "run" / "figures" / "a_fig3_head_masses.png"))
     assert sent["tables/heads"] == ("table", 2 * 16)
 
