@@ -151,8 +151,9 @@ def _at(table: pd.DataFrame, layer: int) -> pd.Series | None:
 
 def _is_effect(values: pd.Series, seed: int) -> bool:
     """Whether pairs have clearly more than rounding: what is said of how a curve runs, or of where an effect goes."""
-    found = bootstrap_mean(values.to_numpy(dtype=float), rng_for(seed, "effect"))
-    return found.low is not None and found.low > LEAST_NLD
+    known = values.dropna().to_numpy(dtype=float)
+    low = bootstrap_mean(known, rng_for(seed, "effect")).low
+    return bool((np.min(known, initial=np.inf) if low is None else low) > LEAST_NLD and len(known))
 
 
 def _agreement(effects: pd.DataFrame, seed: int) -> list[Headline]:
