@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from matplotlib.collections import LineCollection
 from transformers import PreTrainedTokenizerBase
 
-from interp.ablation.design import ANY_LAYER, RANDOM, Design
+from interp.ablation.design import Design
 from interp.ablation.effects import Labels, Subjects, answer_position
-from interp.ablation.findings import SETS, findings
 from interp.ablation.interventions import (
     Ablation,
     AblationKind,
@@ -25,9 +23,7 @@ from interp.ablation.interventions import (
     intervened,
     record_reference,
 )
-from interp.ablation.lists import lists_that_were_cut
 from interp.errors import UserError
-from interp.figures import ablation as figures
 from interp.heads.scores import Head
 from interp.model.lens import Lens
 from interp.model.prefixes import BEGINNINGS
@@ -384,53 +380,3 @@ def test_only_the_planted_head_keeps_its_edges(planted: Lens, planted_traces: li
     assert own == pytest.approx(0.0, abs=0.05)
     assert max(change.values()) < -1.0
     assert len(change) == 15
-
-
-def doses() -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Effects on two traces of one RFH beside three sets of any layer, and of two beside forty of their layers, and
-    what was cut."""
-    same = {"intervention": "ablate_head_zero", "heads_kind": "rfh", "rows": "answer", "metric": "ld", "role": None}
-    same |= {"layer": np.nan, "layer_end": np.nan, "head": np.nan, "seed": 0, "model": "m"}
-    sets = {1: (ANY_LAYER, [0.0, 0.0, -9.0]), 2: (RANDOM, [*np.linspace(-1.0, 1.0, 40)])}
-    rows = [
-        {**same, "example": example, "n_heads": n, "draw": draw, "control": control, "value": value}
-        for example in "ab"
-        for n, (kind, values) in sets.items()
-        for draw, control, value in [(np.nan, None, -3.0), *((i, kind, value) for i, value in enumerate(values))]
-    ]
-    cut = [("rfh", n, rank, 2, rank) for n in (1, 2) for rank in range(1, n + 1)]
-    names = ["heads_kind", "n_heads", "rank", "layer", "head"]
-    return pd.DataFrame(rows), pd.DataFrame(cut, columns=names).assign(half=0)
-
-
-def test_a_figure_shows_few_sets_one_by_one_and_of_many_the_middle() -> None:
-    figure = figures.doses(doses()[0], "m")
-    assert figure is not None
-    (axis,) = figure.axes
-    dots = [line.get_xydata().tolist() for line in axis.lines if line.get_marker() == "."]
-    assert dots == [[[1, 0], [1, 0], [1, -9]]]
-    (bar,) = (one for one in axis.collections if isinstance(one, LineCollection))
-    low, high = np.quantile(np.linspace(-1.0, 1.0, 40), [0.025, 0.975])
-    assert np.array(bar.get_segments()) == pytest.approx(np.array([[[2, low], [2, high]]]))
-    assert [text.get_text() for text in axis.texts] == ["3", "40"]
-    assert {line.get_label() for line in axis.lines if line.get_marker() == "s"} == {SETS[ANY_LAYER], SETS[RANDOM]}
-
-
-def test_what_the_claims_are_about_is_the_list_at_the_dose_that_decides() -> None:
-    effects, cut = doses()
-    tables = {"effects": effects, "cut_lists": cut}
-    lists = lists_that_were_cut(effects, cut)
-    found = findings(tables.__getitem__, lists, 0, halves=True)
-    assert found.facts.lists == {"rfh": [Head(2, 1), Head(2, 2)]}
-    assert found.lines[0] == "top 2 rfh heads: (2,1), (2,2)"
-    (test,) = (line for line in found.lines if line.startswith("top 2 rfh heads, zero"))
-    assert "against sets of heads of the same layers: -3.00" in test
-    single = pd.DataFrame(
-        [
-            {"example": "a", "layer": layer, "head": head, "metric": "ld", "value": 0.1}
-            for layer in range(3)
-            for head in range(3)
-        ]
-    )
-    axis = figures.single_heads(single, found.facts.lists, (3, 3), "m").axes[0]
-    assert [(box.get_y() + 0.5, box.get_x() + 0.5) for box in axis.patches] == [(2, 1), (2, 2)]

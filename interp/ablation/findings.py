@@ -52,12 +52,7 @@ def findings(
     whole = effects[effects["role"].isna()]
     doses, verdicts = _doses(whole)
     headlines = [*doses, *_edges(whole), *_knockouts(whole, seed), *_by_role(effects, seed)]
-    lines = [
-        f"top {len(heads)} {name} heads: {', '.join(map(str, heads))}"
-        if heads
-        else f"{name} heads: none above the floor"
-        for name, heads in lists.items()
-    ]
+    lines = [f"top {len(heads)} {name} heads: {', '.join(map(str, heads))}" for name, heads in lists.items()]
     if not halves:
         lines.append("heads were ranked on the traces that they are cut on: their effects are flattered")
     lines += _tests(whole) + _single(whole)

@@ -16,6 +16,7 @@ from interp.figures import style
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
+from interp.patching.shares import ANY_LAYER, SAME_LAYERS
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
 from interp.runs.store import records
@@ -268,19 +269,20 @@ def head_map(effects: pd.DataFrame, rfhs: Sequence[Head], shape: tuple[int, int]
 
 def paths(effects: pd.DataFrame, model: str) -> Figure | None:
     """Effect of the phrase's answer by layer: whole, through the RFHs alone, through random heads alone."""
-    whole, through, random = (
+    whole, through, same, any_layer = (
         select(effects, f"{verb}_resid_pre", "nld", Role.PHRASE_ANSWER, control)
-        for verb, control in (("patch", None), ("through", None), ("through", "random_heads"))
+        for verb, control in (("patch", None), ("through", None), ("through", SAME_LAYERS), ("through", ANY_LAYER))
     )
     if through.empty:
         return None
     lines = [
         ("whole effect", whole, style.ORANGE, "-"),
         ("through the RFHs only", through, style.RED, "-"),
-        ("through random heads of the same layers only", random, style.GREY, "--"),
+        ("through random heads of the same layers only", same, style.GREY, "--"),
+        ("through random heads of any layer only", any_layer, style.SKY, "--"),
     ]
     figure, axis = style.subplots(figsize=(5.6, 3.5), layout="constrained")
-    for name, rows, colour, line in lines:
+    for name, rows, colour, line in (one for one in lines if len(one[1])):
         found = [(layer, over_examples(at)) for layer, at in rows.groupby("layer")]
         points = [(layer, one.value, one.low, one.high) for layer, one in found]
         table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
