@@ -34,7 +34,7 @@ from interp.patching.pair import PairPatcher, PairRuns, PatchOptions, longest_ru
 from interp.patching.preferences import preference_row
 from interp.patching.relevance import require_rules
 from interp.patching.route import route_findings, route_rows
-from interp.patching.shares import control_of, path_sets
+from interp.patching.shares import path_sets
 from interp.patching.stored import pair_of, pair_row, trace_rows
 from interp.runs.about import About
 from interp.runs.findings import Findings
@@ -169,7 +169,7 @@ def measure_pair(
         rows += patcher.attributed()
     if options.random_sets:
         rows += patcher.through(rfhs)
-        rows += patcher.through_sets([[Head(*place) for place in one] for (one,) in sets.heads], control_of(sets))
+        rows += patcher.through_sets([[Head(*place) for place in one] for (one,) in sets.heads], sets.control)
     return rows
 
 

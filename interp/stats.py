@@ -221,6 +221,14 @@ Place = tuple[int, int]
 """Layer and head."""
 
 
+SAME_LAYERS, ANY_LAYER = "random_heads", "random_heads_of_any_layer"
+"""Controls: as many heads of every layer as lists have, or of any where layers hold too few others."""
+CALLED = {
+    SAME_LAYERS: "sets of heads of the same layers",
+    ANY_LAYER: "sets of heads of any layer (too few in their own)",
+}
+
+
 @dataclass(frozen=True)
 class Sets:
     """What lists of heads are compared with."""
@@ -231,9 +239,14 @@ class Sets:
     """Names change within the groups that were asked for, such as layers; else among all heads."""
 
     @property
+    def control(self) -> str:
+        """Which control they are where the groups are layers: the name of their rows in tables."""
+        return SAME_LAYERS if self.matched else ANY_LAYER
+
+    @property
     def named(self) -> str:
-        """What the control is called where the groups are layers."""
-        return f"sets of heads of {'the same layers' if self.matched else 'any layer (too few in their own)'}"
+        """What that control is called."""
+        return CALLED[self.control]
 
 
 def relabelled(

@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 from matplotlib.collections import LineCollection
 
-from interp.ablation.design import ANY_LAYER, RANDOM
 from interp.ablation.findings import SETS, findings
 from interp.ablation.lists import lists_that_were_cut
 from interp.figures import ablation as figures
 from interp.heads.scores import Head
+from interp.stats import ANY_LAYER, SAME_LAYERS
 
 
 def doses() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -19,7 +19,7 @@ def doses() -> tuple[pd.DataFrame, pd.DataFrame]:
     what was cut."""
     same = {"intervention": "ablate_head_zero", "heads_kind": "rfh", "rows": "answer", "metric": "ld", "role": None}
     same |= {"layer": np.nan, "layer_end": np.nan, "head": np.nan, "seed": 0, "model": "m"}
-    sets = {1: (ANY_LAYER, [0.0, 0.0, -9.0]), 2: (RANDOM, [*np.linspace(-1.0, 1.0, 40)])}
+    sets = {1: (ANY_LAYER, [0.0, 0.0, -9.0]), 2: (SAME_LAYERS, [*np.linspace(-1.0, 1.0, 40)])}
     rows = [
         {**same, "example": example, "n_heads": n, "draw": draw, "control": control, "value": value}
         for example in "ab"
@@ -41,7 +41,7 @@ def test_a_figure_shows_few_sets_one_by_one_and_of_many_the_middle() -> None:
     low, high = np.quantile(np.linspace(-1.0, 1.0, 40), [0.025, 0.975])
     assert np.array(bar.get_segments()) == pytest.approx(np.array([[[2, low], [2, high]]]))
     assert [text.get_text() for text in axis.texts] == ["3", "40"]
-    assert {line.get_label() for line in axis.lines if line.get_marker() == "s"} == {SETS[ANY_LAYER], SETS[RANDOM]}
+    assert {line.get_label() for line in axis.lines if line.get_marker() == "s"} == {SETS[ANY_LAYER], SETS[SAME_LAYERS]}
 
 
 def test_what_the_claims_are_about_is_the_list_at_the_dose_that_decides() -> None:

@@ -13,14 +13,10 @@ from interp.ablation.interventions import Ablation, AblationKind, Knockout
 from interp.ablation.interventions import Rows as CutRows
 from interp.heads.scores import Head, usual_count
 from interp.runs.columns import INT, TEXT, Column, Table
-from interp.stats import alike_in, layers_of, relabelled, rng_for
+from interp.stats import SAME_LAYERS, alike_in, layers_of, relabelled, rng_for
 from interp.text.trace import Segment
 
 RFH = "rfh"
-RANDOM = "random_heads"
-"""Control: heads of the same layers, as many in each."""
-ANY_LAYER = "random_heads_of_any_layer"
-"""Control where the layers of a list hold too few other heads for a test."""
 EDGES = {f"{source}_{destination}": (source, destination) for source in Segment for destination in Segment}
 CUT = [edge for edge, (source, _) in EDGES.items() if source in (Segment.REASONING, Segment.ANSWER)]
 """Those that can be cut."""
@@ -102,13 +98,12 @@ class Design:
         layers, or among heads of like attention to the reasoning, and alike on both halves of the traces, whose lists
         share most of their heads."""
         if not most:
-            return [], RANDOM
+            return [], SAME_LAYERS
         having = [i for i, lists in enumerate(halves) if n <= len(lists.get(name, ()))]
         groups = layers_of(self.every) if self.mass is None else alike_in(self.mass, ALIKE * n)
         sets = relabelled([halves[i][name][:n] for i in having], groups, most, rng_for(self.seed, "random heads", n))
-        matched = RANDOM if self.mass is None else LIKE_MASS
         drawn = [[Head(*place) for place in draw[having.index(half)]] for draw in sets.heads]
-        return drawn, matched if sets.matched else ANY_LAYER
+        return drawn, LIKE_MASS if sets.matched and self.mass is not None else sets.control
 
     def list_rows(self, lists: Lists, half: int) -> Iterator[dict[str, Any]]:
         """The rows of cut_lists.parquet for one half of the traces."""

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from interp.ablation.design import ANY_LAYER, LIKE_MASS, RANDOM, RFH
+from interp.ablation.design import LIKE_MASS, RFH
 from interp.ablation.roles import AnswerRole
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples, per_example
@@ -19,13 +19,19 @@ from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import ENOUGH_SETS, Comparison, Estimate, adjust, among_draws, bootstrap_mean, rng_for
+from interp.stats import (
+    ANY_LAYER,
+    CALLED,
+    ENOUGH_SETS,
+    Comparison,
+    Estimate,
+    adjust,
+    among_draws,
+    bootstrap_mean,
+    rng_for,
+)
 
-SETS = {
-    RANDOM: "sets of heads of the same layers",
-    LIKE_MASS: "sets of heads with like attention to the reasoning",
-    ANY_LAYER: "sets of heads of any layer (too few in their own)",
-}
+SETS = CALLED | {LIKE_MASS: "sets of heads with like attention to the reasoning"}
 ONLY_THESE = "kept only in"
 METRICS = {
     "ld": "change of the answer's logit difference",

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from interp.ablation.design import ANY_LAYER, RFH
+from interp.ablation.design import RFH
 from interp.ablation.findings import SETS, dose_rows, random_sets
 from interp.figures import style
 from interp.figures.intervals import point
@@ -20,7 +20,7 @@ from interp.heads.scores import Head
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
 from interp.runs.store import records
-from interp.stats import ENOUGH_SETS, LEVEL
+from interp.stats import ANY_LAYER, ENOUGH_SETS, LEVEL
 
 COLOURS = {
     "rfh": style.BLUE,

@@ -16,10 +16,10 @@ from interp.figures import style
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
-from interp.patching.shares import ANY_LAYER, SAME_LAYERS
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
 from interp.runs.store import records
+from interp.stats import ANY_LAYER, SAME_LAYERS
 
 ROLE_COLOURS = {
     Role.PHRASE: "#f0f0f0",

@@ -25,9 +25,6 @@ from interp.stats import (
     wide_enough,
 )
 
-SAME_LAYERS, ANY_LAYER = "random_heads", "random_heads_of_any_layer"
-"""Controls: as many heads of every layer as there are RFHs, or of any where layers hold too few others."""
-
 
 def path_sets(rfhs: Sequence[Head], shape: tuple[int, ...], most: int, seed: int) -> Sets:
     """The random sets of heads, at most so many, beside the RFHs of a model of so many layers and heads: the same in
@@ -35,11 +32,6 @@ def path_sets(rfhs: Sequence[Head], shape: tuple[int, ...], most: int, seed: int
     layers, heads = shape
     every = [Head(layer, head) for layer in range(layers) for head in range(heads)]
     return relabelled([rfhs], layers_of(every), most, rng_for(seed, "paths"))
-
-
-def control_of(sets: Sets) -> str:
-    """What the rows of the sets are called in effects.parquet."""
-    return SAME_LAYERS if sets.matched else ANY_LAYER
 
 
 def moved(effects: pd.DataFrame, role: Role, layer: int, where: str, kind: str, seed: int) -> Headline:
@@ -65,7 +57,7 @@ def through(effects: pd.DataFrame, layer: int, sets: Sets, seed: int) -> list[He
     if own is None:
         return []
     share = _ratio(own, whole, rng_for(seed, "through"))
-    rows = select(effects, "through_resid_pre", "nld", Role.PHRASE_ANSWER, control_of(sets))
+    rows = select(effects, "through_resid_pre", "nld", Role.PHRASE_ANSWER, sets.control)
     by_set = (rows[rows["layer"] == layer].groupby("draw")["value"].mean() / whole.mean()).to_numpy(dtype=float)
     name = f"share of the effect of the phrase's answer (layer {layer}) that goes through the RFHs"
     if not len(by_set):
