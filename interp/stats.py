@@ -170,6 +170,18 @@ def bootstrap_mean(values: Float[np.ndarray, " n"], rng: np.random.Generator) ->
     return Estimate(float(values.mean()), len(values), float(interval.low), float(interval.high))
 
 
+def around(value: float, drawn: Float[np.ndarray, " draw"], n: int) -> Estimate:
+    """A value that is no mean, such as a layer or a correlation, with the interval of what resamples of n examples
+    give: as far out, and missing where, `bootstrap_mean` says."""
+    drawn = np.asarray(drawn, dtype=float)
+    drawn = drawn[~np.isnan(drawn)]
+    if n < FEWEST or not len(drawn) or np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
+        return Estimate(value, n)
+    tail = (1 - wide_enough(n)) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    return Estimate(value, n, float(low), float(high))
+
+
 def wide_enough(n: int) -> float:
     """The level of a percentile bootstrap whose interval of a mean of n values is as wide as Student's t makes one of
     95 % (Hesterberg 2015, "expanded percentile"): percentiles alone are too narrow, as resamples spread less by

@@ -6,6 +6,7 @@ import json
 from copy import deepcopy
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from transformers import GPT2Config, LlamaConfig, PreTrainedTokenizerBase
 
@@ -128,6 +129,10 @@ def test_samples_of_one_question_are_said_to_be_no_more_problems(tmp_path: Path)
     given = ["model=word-reasoner", "data=traces", f"data.path={file}", f"hydra.run.dir={out}"]
     done = ok("experiment=heads", *given, *NO_PROBES)
     assert "1 of 3 traces are further samples of questions that others answer" in done.stderr
+    done = ok("experiment=heads", *given[:-1], f"hydra.run.dir={tmp_path / 'first'}", *NO_PROBES, "data.samples=1")
+    assert "further samples" not in done.stderr
+    measured = pd.read_parquet(tmp_path / "first" / "traces.parquet")
+    assert measured["example"].tolist() == ["a", "b"]
 
 
 def test_every_prompt_must_leave_room(words: PreTrainedTokenizerBase) -> None:

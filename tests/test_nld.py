@@ -62,8 +62,11 @@ def test_the_hand_over_by_hand() -> None:
     assert np.isnan(rises_above_half(-np.ones(4)))
     assert np.isnan(falls_below_half(np.array([0.1, 0.5, 1.0]))), "it never falls"
     rng = np.random.default_rng(0)
-    found = hand_over(np.tile(token, (8, 1)), np.tile(predicting, (8, 1)), rng)
-    assert (found.token_falls.low, found.token_falls.value, found.token_falls.high) == pytest.approx((3.5, 3.5, 3.5))
+    found = hand_over(np.tile(token, (8, 1)), np.tile(predicting, (8, 1)), rng).token_falls
+    assert found.value == pytest.approx(3.5)
+    assert found.low is None, "curves that are all alike say nothing of the next one"
+    few = hand_over(*(curve + 0.1 * rng.normal(size=(4, 6)) for curve in (token, predicting)), rng)
+    assert few.token_falls.low is None, "of four pairs there is no interval"
     noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)
     assert noisy.token_falls.low is not None
     assert noisy.token_falls.low < noisy.token_falls.value < (noisy.token_falls.high or 0)

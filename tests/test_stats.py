@@ -8,6 +8,7 @@ import pytest
 from interp.stats import (
     Estimate,
     adjust,
+    around,
     binomial_estimate,
     bootstrap_mean,
     or_null,
@@ -37,6 +38,17 @@ def test_values_that_say_nothing_of_the_next_have_no_interval() -> None:
     rng = np.random.default_rng(0)
     assert bootstrap_mean(np.array([1.0, 2.0, 3.0, 4.0, 5.0]), rng) == Estimate(3.0, 5)
     assert bootstrap_mean(np.full(20, 0.7), rng) == Estimate(pytest.approx(0.7), 20)
+
+
+def test_the_interval_of_what_is_no_mean() -> None:
+    drawn = np.linspace(0.0, 1.0, 1001)
+    wide = around(0.4, np.append(drawn, np.nan), 1000)
+    assert (wide.low, wide.high) == pytest.approx((0.025, 0.975), abs=0.001), "plain percentiles, of many"
+    few = around(0.4, drawn, 6)
+    assert few.low is not None
+    assert few.low < 0.01, "further out, of few"
+    assert around(0.4, drawn, 5).low is None, "none of fewer"
+    assert around(0.4, np.full(9, 0.4), 9).low is None, "none where all resamples say the same"
 
 
 def test_as_wide_as_students_t_by_hand() -> None:

@@ -23,6 +23,7 @@ from interp.data.examples import Question, TraceText
 from interp.data.files import Malformed
 from interp.data.formats import TraceFormat
 from interp.errors import UserError
+from interp.grading.responses import samples_of
 from interp.grading.scorers import rule_of
 from interp.organisms.word_problems import Split
 from interp.patching.align import AnswerTokens, Pads, Scenario
@@ -74,6 +75,7 @@ class DataOptions(Options):
     split: Text | None = Split.HELD_OUT.value
     seed: Seed = 0
     limit: AtLeastOne | None = None
+    samples: AtLeastOne | None = None
     max_tokens: AtLeastOne | None = None
     scrambled: Seed | None = None
 
@@ -136,6 +138,8 @@ def given_traces(options: DataOptions, markers: ThinkMarkers = DEFAULT_MARKERS) 
     )
     if not traces:
         raise UserError(f"{options.path} has no trace with {options.where or 'text'}: change data.where")
+    if options.samples is not None:
+        return [trace for trace, before in zip(traces, samples_of(traces), strict=True) if before < options.samples]
     return traces
 
 

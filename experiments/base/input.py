@@ -18,7 +18,7 @@ from interp.text.prompts import Condition, render
 
 SAMPLES = (
     "{} of {} traces are further samples of questions that others answer: each counts as one of its own, so that "
-    "intervals are too narrow and p-values too small; take one a question"
+    "intervals are too narrow and p-values too small; data.samples=1 takes the first of each writer and condition"
 )
 SCRAMBLED = "the tokens of prompt, reasoning and answer are in random order within each (data.scrambled)"
 

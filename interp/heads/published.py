@@ -17,7 +17,7 @@ from interp.heads.ranking import Samples, mean_over_examples, overlap_rows, resa
 from interp.heads.scores import HeadScore, head_array, rank_heads, usual_count
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import CONFIDENCE, Estimate, rng_for
+from interp.stats import around, rng_for
 
 RESAMPLES = 1000
 RANDOM_SETS = 200
@@ -119,7 +119,11 @@ def _by_name(reasoning: Samples, answer: Samples) -> dict[str, Samples]:
 
 def _correlations(name: str, pairs: list[tuple[Means, Means]], n: int) -> list[Headline]:
     ways = (("", _pearson), (", within layers", _within_layers), (", ranks", _spearman))
-    return [Headline(f"{name}{how}", _estimate([measure(*pair) for pair in pairs], n)) for how, measure in ways]
+    return [
+        Headline(f"{name}{how}", around(own, np.array(drawn), n))
+        for how, measure in ways
+        for own, *drawn in [[measure(*pair) for pair in pairs]]
+    ]
 
 
 def _shared(label: str, examples: list[str], published: Published) -> tuple[list[int], list[int]]:
@@ -141,13 +145,6 @@ def _means(samples: Samples, *labels: str) -> list[Means]:
     """Means over the traces, then over resamples of them."""
     drawn = resampled_means(samples, rng_for(0, "published", *labels), RESAMPLES)
     return [mean_over_examples(samples), *drawn]
-
-
-def _estimate(values: list[float], n: int) -> Estimate:
-    """The first value, with the middle 95 % of the others."""
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values[1:], [tail, 1 - tail])
-    return Estimate(values[0], n, float(low), float(high))
 
 
 def _pearson(ours: Means, theirs: Means) -> float:

@@ -15,7 +15,7 @@ from scipy import stats
 from interp.errors import UserError
 from interp.heads.scores import Head, HeadScore, head_array, rank_heads, score_values
 from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table, ends
-from interp.stats import CONFIDENCE, Estimate, adjust, or_null, rng_for
+from interp.stats import FEWEST, Estimate, adjust, around, or_null, rng_for, wide_enough
 
 RANKING_TABLE = Table(
     "ranking",
@@ -160,7 +160,7 @@ def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int)
     low = high = inclusion = None
     if len(samples) >= 2:
         drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples)
-        low, high = _interval(drawn)
+        low, high = _interval(drawn, len(samples))
         inclusion = _in_top(drawn, k).mean(axis=0)
     return [
         {
@@ -179,9 +179,10 @@ def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int)
     ]
 
 
-def _interval(drawn: Float[np.ndarray, "draw ..."]) -> tuple[np.ndarray, np.ndarray]:
-    tail = (1 - CONFIDENCE) / 2
-    known = ~np.isnan(drawn).all(axis=0)
+def _interval(drawn: Float[np.ndarray, "draw ..."], n: int) -> tuple[np.ndarray, np.ndarray]:
+    """NaN where there is none, as for `bootstrap_mean`."""
+    known = ~np.isnan(drawn).all(axis=0) & (n >= FEWEST)
+    tail = (1 - wide_enough(max(n, 2))) / 2
     low, high = np.full(drawn.shape[1:], np.nan), np.full(drawn.shape[1:], np.nan)
     if known.any():
         low[known], high[known] = np.nanquantile(drawn[:, known], [tail, 1 - tail], axis=0)
@@ -211,20 +212,14 @@ def middle_third(n_layers: int) -> range:
 
 
 def share_in_middle_layers(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:
-    """Share of the top k heads that sit in the middle third of the layers, with the middle 95 % of resamples."""
+    """Share of the top k heads that sit in the middle third of the layers, with an interval over resamples."""
     middle = list(middle_third(samples.shape[1]))
     chosen = rank_heads(mean_over_examples(samples), k)
     share = float(np.mean([head.layer in middle for head in chosen]))
     if len(samples) < 2:
         return Estimate(share, len(samples))
     drawn = resampled_means(samples, rng_for(seed, "ranking", kind), resamples)
-    return _spread(_in_top(drawn, k)[:, middle].sum(axis=(1, 2)) / k, share, len(samples))
-
-
-def _spread(values: Float[np.ndarray, " draw"], value: float, n: int) -> Estimate:
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
-    return Estimate(value, n, float(low), float(high))
+    return around(share, _in_top(drawn, k)[:, middle].sum(axis=(1, 2)) / k, len(samples))
 
 
 def layer_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
@@ -245,15 +240,15 @@ def layer_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -
         }
     rows = []
     for measure, (values, resampled) in by_measure.items():
-        low, high = _interval(resampled)
+        low, high = _interval(resampled, n)
         rows += [
             {
                 "kind": kind,
                 "measure": measure,
                 "layer": layer,
                 "value": or_null(values[layer]),
-                "low": or_null(low[layer]) if n >= 2 else None,
-                "high": or_null(high[layer]) if n >= 2 else None,
+                "low": or_null(low[layer]),
+                "high": or_null(high[layer]),
                 "n": n,
             }
             for layer in range(n_layers)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from interp.stats import CONFIDENCE, RESAMPLES, Estimate
+from interp.stats import RESAMPLES, Estimate, around
 
 Curves = Float[np.ndarray, "pair layer"]
 
@@ -51,18 +51,12 @@ class HandOver:
 def hand_over(token: Curves, predicting: Curves, rng: np.random.Generator) -> HandOver:
     """The hand-over of the mean curves. Both have the same pairs in the same order."""
     n = len(token)
-    draws = rng.integers(n, size=(RESAMPLES, n)) if n > 1 else np.zeros((0, n), dtype=int)
+    draws = rng.integers(n, size=(RESAMPLES, n))
 
     def estimate(curves: Curves, layer_of: object) -> Estimate:
         find = falls_below_half if layer_of == "falls" else rises_above_half
         value = find(curves.mean(axis=0))
-        drawn = np.array([find(curves[draw].mean(axis=0)) for draw in draws])
-        drawn = drawn[~np.isnan(drawn)]
-        if not len(drawn):
-            return Estimate(value, n)
-        tail = (1 - CONFIDENCE) / 2
-        low, high = np.quantile(drawn, [tail, 1 - tail])
-        return Estimate(value, n, float(low), float(high))
+        return around(value, np.array([find(curves[draw].mean(axis=0)) for draw in draws]), n)
 
     return HandOver(estimate(token, "falls"), estimate(predicting, "rises"))
 

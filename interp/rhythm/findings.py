@@ -15,7 +15,7 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
-from interp.stats import ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
+from interp.stats import CALLED, ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
 
 Tables = Callable[[str], pd.DataFrame]
 
@@ -85,13 +85,12 @@ def _couplings(couplings: pd.DataFrame) -> dict[str, Headline]:
 
 
 def _against_heads(table: pd.DataFrame, seed: int) -> dict[str, Headline]:
-    """How far each coupling exceeds its baseline, beside random heads, of the same layers where these hold enough."""
+    """How far each coupling exceeds its baseline, beside random sets of heads."""
     found = {}
-    beside = "random heads (of the same layers where these hold enough)"
     names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
     for coupling, name in names.items():
         if (one := against_heads(table, coupling, seed)) is not None:
-            about = (f"{name}, above its baseline", one.chosen, beside, one.random)
+            about = (f"{name}, above its baseline", one.chosen, CALLED[one.control], one.random)
             found[coupling] = Headline(*about, one.comparison)
     return found
 
@@ -135,7 +134,7 @@ def why_missing(coupling: str, tokens: pd.DataFrame, controls: pd.DataFrame, bou
             return f"responses too short: at most {longest} tokens where it can be measured, of {MIN_TOKENS} needed"
         if not any(part[column].any() for part in known if len(part) >= MIN_TOKENS):
             return f"no {event} in a response of {MIN_TOKENS} tokens or more where it can be measured"
-    if not (controls["control"] == RANDOM).any():
+    if not controls["control"].isin(RANDOM).any():
         return "no random set of heads (experiment.random_sets)"
     return f"no {event} of random heads, or of the heads that they stand in for"
 

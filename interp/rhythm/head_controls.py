@@ -21,17 +21,31 @@ from interp.rhythm.couplings import Coupling, Curves, Peaks, coupled, detect
 from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves
 from interp.runs.columns import EXAMPLE, FLOAT, INT, TEXT, Column, Table
-from interp.stats import Comparison, Estimate, among_draws, bootstrap_mean, layers_of, relabelled, rng_for
+from interp.stats import (
+    ANY_LAYER,
+    SAME_LAYERS,
+    Comparison,
+    Estimate,
+    among_draws,
+    bootstrap_mean,
+    layers_of,
+    relabelled,
+    rng_for,
+)
 
 SENTENCES = "waad_peaks_at_sentence_starts"
 """Beside the couplings: share of WAAD peaks at most one token off the beginning of a sentence."""
-RANDOM, ALL = "random_heads", "all_heads"
+ALL = "all_heads"
+RANDOM = (SAME_LAYERS, ANY_LAYER)
 HEAD_CONTROLS_TABLE = Table(
     "head_controls",
     EXAMPLE,
     Column("coupling", TEXT, f"as in `couplings`, or `{SENTENCES}`"),
     Column(
-        "control", TEXT, f"`{RANDOM}`, of the same layers where these hold enough, or `{ALL}`", null="the chosen heads"
+        "control",
+        TEXT,
+        f"`{SAME_LAYERS}`, of the same layers; `{ANY_LAYER}` where these hold too few others; or `{ALL}`",
+        null="the chosen heads",
     ),
     Column("draw", INT, "which random set", null="not random"),
     Column("value", FLOAT, "value at events in this trace"),
@@ -55,6 +69,8 @@ class ControlSets:
 
     chosen: Heads
     random: Sequence[Heads]
+    control: str
+    """What the random ones are called."""
     all: Heads
 
 
@@ -65,7 +81,7 @@ def control_sets(sets: HeadSets, layers: Sequence[int], n_heads: int, draws: int
     kinds = (sets.local, sets.far, sets.receiver)
     found = relabelled(kinds, layers_of(everything), draws, rng_for(seed, "head controls"))
     random = [_heads(*([Head(*place) for place in one] for one in drawn)) for drawn in found.heads]
-    return ControlSets(_heads(*kinds), random, Heads(everything, everything))
+    return ControlSets(_heads(*kinds), random, found.control, Heads(everything, everything))
 
 
 def _heads(local: Sequence[Head], far: Sequence[Head], receiver: Sequence[Head]) -> Heads:
@@ -87,7 +103,7 @@ def control_rows(
     peaks: Peaks,
 ) -> Iterator[dict[str, Any]]:
     """The rows of head_controls.parquet for one trace; none for a coupling that has no event in it."""
-    drawn = ((RANDOM, i, one) for i, one in enumerate(sets.random))
+    drawn = ((sets.control, i, one) for i, one in enumerate(sets.random))
     for control, draw, heads in ((None, None, sets.chosen), (ALL, None, sets.all), *drawn):
         waad, fai = curves.over(heads.local, "waad"), curves.over(heads.far, "fai_to_end")
         found: dict[str, tuple[float, float]] = {}
@@ -111,6 +127,8 @@ class AgainstHeads:
 
     chosen: Estimate
     random: Estimate
+    control: str
+    """Which heads the random ones are."""
     all: float | None
     comparison: Comparison
 
@@ -119,7 +137,7 @@ def against_heads(table: pd.DataFrame, coupling: str, seed: int) -> AgainstHeads
     """One coupling from head_controls.parquet; None without random sets."""
     rows = table[table["coupling"] == coupling]
     above = rows["value"] - rows["baseline"]
-    own, random, whole = rows["control"].isna(), rows["control"] == RANDOM, rows["control"] == ALL
+    own, random, whole = rows["control"].isna(), rows["control"].isin(RANDOM), rows["control"] == ALL
     if not own.any() or not random.any():
         return None
     drawn = above[random].groupby(rows["draw"][random]).mean().to_numpy(dtype=float)
@@ -127,4 +145,5 @@ def against_heads(table: pd.DataFrame, coupling: str, seed: int) -> AgainstHeads
     beside, compared = among_draws(chosen.value, drawn)
     if beside is None or compared is None:
         return None
-    return AgainstHeads(chosen, beside, float(above[whole].mean()) if whole.any() else None, compared)
+    control = str(rows["control"][random].iloc[0])
+    return AgainstHeads(chosen, beside, control, float(above[whole].mean()) if whole.any() else None, compared)
