@@ -74,7 +74,6 @@ def test_the_data_are_the_tables(patched: Path, alone: Path) -> None:
     tables = tables_of(patched)
     routes, pairs = data_of(alone.read_text())["routes"], tables("pairs")
     assert routes["shape"] == [4, 4]
-    assert routes["group"] == 1
     assert list(CIRCUIT.rfh) in routes["rfhs"]
     assert [one["name"] for one in routes["pairs"]] == pairs["example"].tolist()
     for one, row in zip(routes["pairs"], tables("routes").to_dict("records"), strict=True):
@@ -284,7 +283,7 @@ def test_key_value_heads_are_told_with_the_heads_that_read_them(
     """As in a model with two key-value heads, each of which two heads read."""
     tables = tables_of(patched)
     edges = tables("edges").head(2).copy()
-    edges[["through", "layer", "head", "query_head"]] = [["v", 2, 1, 2], ["k", 2, 0, 0]]
+    edges[["through", "layer", "head", "query_head", "readers"]] = [["v", 2, 1, 2, 2], ["k", 2, 0, 0, 2]]
     file = tmp_path / "explore.html"
     file.write_text(explorer({"patching": changed(tables, "edges", edges)}, []))
     browser.open(file)

@@ -33,6 +33,9 @@ EDGES_TABLE = Table(
     Column("layer", INT, "layer of the receiving head or MLP, from 0", null="the answer receives"),
     Column("head", INT, "the receiving head (of k and v the key-value head), from 0", null="no head receives"),
     Column("query_head", INT, "the query head; of k and v the first that reads it", null="no head receives"),
+    Column(
+        "readers", INT, "how many query heads, from that one on, read it: 1 but for k and v", null="no head receives"
+    ),
     Column("estimate", FLOAT, "estimated NLD of the edge, first order in what receives it", null="NLD is not defined"),
     Column("value", FLOAT, "NLD of the edge patched alone", null="NLD is not defined"),
 )
@@ -71,6 +74,7 @@ def route_rows(lens: Lens, runs: PairRuns, top: int) -> tuple[list[dict[str, Any
             "example": runs.pair.id, "rank": rank, "sender_layer": sender[0], "sender_head": sender[1],
             "through": _THROUGH.get(edge.through, edge.through), "layer": receiver[0],
             "head": receiver[1], "query_head": None if receiver[1] is None else receiver[1] * wide,
+            "readers": None if receiver[1] is None else wide,
             "estimate": _share(edge.estimate, whole), "value": _share(exact, whole),
         })  # fmt: skip
     return rows, {"example": runs.pair.id, **_route(edges, ranked, whole)}

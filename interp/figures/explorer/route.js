@@ -142,9 +142,8 @@ function listEdges() {
 }
 
 function tellEdge(i) {
-  const edge = pair().edges[i], group = data.routes.group, [layer] = headOf(edge.to) ?? [];
-  const first = edge.kv * group, last = first + group - 1;
-  const through = edge.kv === null || group === 1 ? BY[edge.by] : `the ${edge.by === "k" ? "keys" : "values"} of key-value head (${layer},${edge.kv}), which query heads ${first} to ${last} read`;
+  const edge = pair().edges[i], [layer] = headOf(edge.to) ?? [];
+  const through = edge.readers === null ? BY[edge.by] : `the ${edge.by === "k" ? "keys" : "values"} of key-value head (${layer},${edge.kv}), which query heads ${edge.readers.join(" to ")} read`;
   return [{ bold: `${edge.from} → ${edge.to}` }, ` through ${through}. NLD `, { bold: nld(edge.value) }, ` patched alone, estimate ${nld(edge.estimate)}; number ${i + 1} of ${count(pair().route.of)} by its estimate.`];
 }
 

@@ -23,13 +23,9 @@ PARTS = {
 
 
 def model_of(part: Tables) -> dict[str, Any]:
-    """How many layers and heads the model has, how many query heads read one key-value head, and the share of the
-    effect that a route keeps."""
-    heads, edges = part("heads"), part("edges")
-    grouped = edges[edges["head"] > 0]
-    wide = (grouped["query_head"] / grouped["head"]).max() if len(grouped) else 1
-    shape = [int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1]
-    return {"shape": shape, "group": int(wide), "share": SHARE}
+    """How many layers and heads the model has, and the share of the effect that a route keeps."""
+    heads = part("heads")
+    return {"shape": [int(heads["layer"].max()) + 1, int(heads["head"].max()) + 1], "share": SHARE}
 
 
 def pair_routes(part: Tables) -> list[dict[str, Any]]:
@@ -53,12 +49,13 @@ def pair_routes(part: Tables) -> list[dict[str, Any]]:
 
 
 def _edge(row: dict[str, Any]) -> dict[str, Any]:
-    grouped = row["through"] in ("k", "v")
+    shared = row["through"] in ("k", "v") and row["readers"] > 1
     return {
         "from": node_name(row["sender_layer"], row["sender_head"], "embeddings"),
         "to": node_name(row["layer"], row["query_head"], ANSWER),
         "by": row["through"],
-        "kv": int(row["head"]) if grouped else None,
+        "kv": int(row["head"]) if shared else None,
+        "readers": [int(row["query_head"]), int(row["query_head"] + row["readers"] - 1)] if shared else None,
         "estimate": number(row["estimate"]),
         "value": number(row["value"]),
     }
