@@ -141,5 +141,6 @@ def test_rhythm_is_that_of_the_paper(decider: Lens, traces: list[Trace]) -> None
     distances = [measure_rhythm(decider, trace, SETTINGS, [sinks])[0][sinks].distance for trace in traces[:10]]
     # Heads that rest on <bos> have no distance without it.
     known = sorted((d, place) for place, d in np.ndenumerate(np.mean(distances, 0)) if not np.isnan(d))
-    assert {place for _, place in known[:2]} == {DECIDER.cue_reader, DECIDER.answer_reader}
-    assert {place for _, place in known[-2:]} == set(DECIDER.watchers)
+    assert [place for _, place in known[:2]] == [DECIDER.cue_reader, DECIDER.clock]
+    assert {place for _, place in known[2:]} == {*DECIDER.watchers, DECIDER.answer_reader}
+    assert known[1][0] == pytest.approx(PERIOD)

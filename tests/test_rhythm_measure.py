@@ -39,6 +39,7 @@ from interp.rhythm.waad_fai import (
     MeanRows,
     Settings,
     Sinks,
+    WithoutColumns,
     map_of_sets,
     measure_rhythm,
     response_of,
@@ -151,6 +152,24 @@ def test_sinks_make_a_resting_head_global(rhythmic: Lens, trace: Trace) -> None:
     assert np.isnan(removed.over(nobody, "fai")).all()
 
 
+def test_a_row_that_rests_nearly_all_on_sinks_is_scaled_by_all_its_digits() -> None:
+    """In float32 a row of 1 holds no weight below 6e-8: what is left is the sum of what is left."""
+    pattern = torch.zeros(1, 4, 8)
+    pattern[0, 0, 0], pattern[0, 0, 4], pattern[0, 0, 1] = 1.0, 2e-9, 6e-9  # row 4: itself
+    pattern[0, 1, :5] = 0.2  # row 5: one of five outside
+    pattern[0, 2, 0] = 1.0  # row 6: nothing
+    pattern[0, 3, 0], pattern[0, 3, 4], pattern[0, 3, 6] = 1 - 3e-7, 1e-7, 2e-7  # row 7
+    inner = Distances(range(4, 8), 1, 1, 10)
+    without = WithoutColumns(4, 1, 1, inner)
+    without.add(0, 4, pattern[:, :, :8])
+    waad = inner.waad[0, 0].numpy()
+    assert waad[:2] == pytest.approx([0, 1], abs=1e-6)
+    assert np.isnan(waad[2]), "a row that looks nowhere"
+    assert waad[3] == pytest.approx((3 * 1 + 1 * 2) / 3, rel=1e-5)
+    left = [2e-9, 0.2, 0, 3e-7]
+    assert without.left.item() == pytest.approx(sum(left) / 4, rel=1e-5)
+
+
 def test_entropy_is_that_of_the_prediction_of_the_token(rhythmic: Lens, trace: Trace) -> None:
     _, entropy = measure_rhythm(rhythmic, trace, Settings(), BOTH)
     onsets = np.cumsum([0, *map(len, CHUNKS[:-1])])
@@ -172,7 +191,11 @@ def test_everything_equals_the_definition_on_hooked_patterns(small_lens: Lens, w
     pattern, response = patterns(small_lens, trace.measured_ids), response_of(trace)
     for sinks, p in ((Sinks.KEPT, pattern), (Sinks.REMOVED, without_sinks(pattern))):
         t = torch.arange(p.shape[-1])
-        distance = (p * (t[:, None] - t[None])).sum(-1)[..., response.start : response.stop].mean(-1)
+        looked = pattern.clone()
+        looked[..., : 0 if sinks is Sinks.KEPT else FIRST_TOKENS] = 0
+        looked = looked[..., response.start : response.stop, :]
+        back = t[response.start : response.stop, None] - t[None]
+        distance = (looked * back).sum((-1, -2)) / looked.sum((-1, -2))
         np.testing.assert_allclose(curves[sinks].waad, waad_by_definition(p, response, 5), atol=1e-4)
         np.testing.assert_allclose(curves[sinks].fai, fai_by_definition(p, response, 3, 12), atol=1e-5)
         np.testing.assert_allclose(curves[sinks].fai_to_end, fai_by_definition(p, response, 1, None), atol=1e-5)

@@ -23,7 +23,7 @@ from interp.heads.reductions import FIRST_TOKENS
 from interp.heads.scores import Head
 from interp.model.attention import LayerAttention, attending, attention_rows
 from interp.model.streaming import BLOCK_BYTES
-from interp.rhythm.waad_fai import MIN_LEFT, NOTHING_LEFT, Settings, Sinks
+from interp.rhythm.waad_fai import MIN_LEFT, Settings, Sinks
 
 
 @dataclass(frozen=True)
@@ -152,8 +152,8 @@ class BatchAttention(ABC):
     ) -> tuple[Float[Tensor, "batch head row column"], Float[Tensor, "batch head row"] | None]:
         """The weights of some heads in the rows first..stop-1, 0 in rows of padding.
 
-        With `Sinks.REMOVED` they are 0 on the first tokens, and scaled to sum to 1 again; then also what was left of
-        each row.
+        With `Sinks.REMOVED` they are 0 on the first tokens, and scaled to sum to 1 again where anything is left; then
+        also what was left of each row.
         """
         found = weights(heads, first, stop)
         mask = self.mask.to(found.device)
@@ -161,10 +161,9 @@ class BatchAttention(ABC):
         if self.sinks is Sinks.KEPT:
             return found * real[..., None], None
         sinks = (mask[:, :stop].cumsum(1) <= FIRST_TOKENS)[:, None, None]
-        found = found.masked_fill(sinks, 0)
+        found = found.masked_fill(sinks, 0) * real[..., None]
         left = found.sum(-1)
-        scale = torch.where(left > NOTHING_LEFT, 1 / left, torch.zeros_like(left)) * real
-        return found * scale[..., None], left * real
+        return torch.where(left[..., None] > 0, found / left[..., None], found), left
 
     @staticmethod
     def distances(first: int, rows: Tensor) -> Int[Tensor, "row column"]:
@@ -216,8 +215,11 @@ class BatchRhythm(BatchAttention):
             if heads:
                 for first in (blocks := block(len(heads))):
                     stop = min(first + blocks.step, blocks.stop)
-                    rows, _ = self.rows_of(weights, heads, first, stop)
+                    rows, left = self.rows_of(weights, heads, first, stop)
                     add(first, rows.sum(1) / total)
+                    if left is not None and add == self._add_waad:
+                        nothing = (left == 0).any(1).to(self.mask.device) & (self.mask[:, first:stop] != 0)
+                        self.waad[:, first - self.start : stop - self.start].masked_fill_(nothing, torch.nan)
 
     def _add_waad(self, first: int, rows: Float[Tensor, "batch row column"]) -> None:
         distance = self.distances(first, rows)
@@ -249,10 +251,10 @@ class BatchDistances(BatchAttention):
 
     @property
     def distance(self) -> Float[Tensor, "batch layer head"]:
-        """In tokens, over the rows of each response; without sinks, NaN for a head that looks at little else, and for
-        a response without tokens. `layer` runs over the layers that were asked for."""
+        """In tokens, over the rows of each response; without sinks, of the attention that is left, NaN for a head that
+        looks at little else, and for a response without tokens. `layer` runs over the layers that were asked for."""
         lengths = self.mask[:, self.start :].sum(1)[:, None, None]
-        found = self._distance / lengths
+        found = self._distance / (lengths if self.sinks is Sinks.KEPT else self._left)
         enough = (self._left / lengths >= MIN_LEFT) | (self.sinks is Sinks.KEPT)
         return torch.where(enough & (lengths > 0), found, torch.nan)
 
@@ -263,10 +265,11 @@ class BatchDistances(BatchAttention):
         for first in (blocks := block(self._n_heads)):
             stop = min(first + blocks.step, blocks.stop)
             rows, left = self.rows_of(weights, list(range(self._n_heads)), first, stop)
-            distance = torch.einsum("bhrc,rc->bh", rows, self.distances(first, rows).to(rows))
-            self._distance[:, place] += distance.double().to(self._distance.device)
+            distance = torch.einsum("bhrc,rc->bhr", rows, self.distances(first, rows).to(rows))
             if left is not None:
+                distance = distance * left
                 self._left[:, place] += left.sum(-1).double().to(self._left.device)
+            self._distance[:, place] += distance.sum(-1).double().to(self._distance.device)
 
 
 @torch.no_grad()

@@ -30,8 +30,6 @@ MIN_QUERIES = 10
 """Tokens with fewer later queries than this do not count for a head's kurtosis."""
 ENTROPY_ROWS = 256
 """Rows of logits that exist at a time."""
-NOTHING_LEFT = 1e-6
-"""A row with less attention than this outside the sink has nothing to renormalise."""
 MIN_LEFT = 0.01
 """A head that gives less than this to everything but the sink has no distance without it: it would be noise."""
 
@@ -42,7 +40,7 @@ class Sinks(StrEnum):
     KEPT = "kept"
     """Nothing: as in the paper."""
     REMOVED = "removed"
-    """Their columns are set to 0 and each row is scaled to sum to 1 again."""
+    """Their columns are set to 0 and each row is scaled to sum to 1 again, however little is left of it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class HeadCurves:
     fai: Float[np.ndarray, "layer head token"]
     fai_to_end: Float[np.ndarray, "layer head token"]
     distance: Float[np.ndarray, "layer head"]
-    """d of Paper B, section 4.1, in tokens; without sinks, NaN for a head that looks at little else."""
+    """d of Paper B, section 4.1, in tokens; without sinks that of the attention that is left, NaN for little."""
     kurtosis: Float[np.ndarray, "layer head"]
 
     def over(self, heads: Sequence[Head], name: str) -> Float[np.ndarray, " token"]:
@@ -95,7 +93,8 @@ def response_of(trace: Trace) -> range:
 class Distances:
     """How far each query looks back. Rows need not sum to 1.
 
-    `waad[l, h, i]` = sum over s of A[t, s] * min(t - s, W) for the i-th row t (Paper B, Def. 4.1), between 0 and W;
+    `waad[l, h, i]` = sum over s of A[t, s] * min(t - s, W) for the i-th row t (Paper B, Def. 4.1), between 0 and W; NaN
+    for a row of zeros, which looks nowhere;
     `distance[l, h]` = mean over rows of the same without a window (section 4.1).
     """
 
@@ -116,26 +115,36 @@ class Distances:
         short = short.clamp(min=0) * (keys[None, low:] <= rows[:, None])
         near = (pattern[:, :, low:] * short).sum(-1)
         start = first_row - self.rows.start
-        self.waad[layer, :, start : start + n_rows] = (self._window * mass - near).float().cpu()
+        waad = torch.where(mass > 0, self._window * mass - near, torch.nan)
+        self.waad[layer, :, start : start + n_rows] = waad.float().cpu()
 
 
 class WithoutColumns:
-    """Feeds other reductions with patterns whose first columns are removed and whose rows sum to 1 again.
+    """Feeds other reductions with patterns whose first columns are removed and whose rows sum to 1 again; rows of which
+    nothing is left in floating point are zeros.
 
-    `left[l, h]` = mean over rows of the attention that was not on these columns.
+    `left[l, h]` = mean over rows of the attention that was not on these columns; `distance[l, h]` = how far that
+    attention reaches back, in tokens: the mean over all of it, not over rows, as a row that gives next to nothing
+    elsewhere has no direction.
     """
 
     def __init__(self, columns: int, n_layers: int, n_heads: int, *inner: Reduction) -> None:
         self.rows = inner[0].rows
         self.left: Float[Tensor, "layer head"] = torch.zeros(n_layers, n_heads, dtype=torch.float64)
+        self._distances = Distances(self.rows, n_layers, n_heads, 1)
         self._columns, self._inner = columns, inner
 
+    @property
+    def distance(self) -> Float[Tensor, "layer head"]:
+        return self._distances.distance / self.left
+
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
-        left = 1 - pattern[:, :, : self._columns].sum(-1, keepdim=True)
-        self.left[layer] += left.double().sum((1, 2)).cpu() / len(self.rows)
-        scale = torch.where(left > NOTHING_LEFT, 1 / left, torch.zeros_like(left))
-        rest = pattern * scale
+        rest = pattern.clone()
         rest[:, :, : self._columns] = 0
+        left = rest.sum(-1, keepdim=True)  # not 1 minus the others: of that nearly all digits may be rounding
+        self.left[layer] += left.double().sum((1, 2)).cpu() / len(self.rows)
+        self._distances.add(layer, first_row, rest)
+        rest = torch.where(left > 0, rest / left, rest)
         for reduction in self._inner:
             reduction.add(layer, first_row, rest)
 
@@ -164,7 +173,7 @@ def measure_rhythm(
             distances.waad.numpy(),
             near.received.numpy(),
             to_end.received.numpy(),
-            _with_enough(distances.distance, None if sink is Sinks.KEPT else without),
+            distances.distance.numpy() if sink is Sinks.KEPT or without is None else _with_enough(without),
             far.kurtosis(MIN_QUERIES),
         )
         for sink, (distances, near, to_end, far) in parts.items()
@@ -172,13 +181,9 @@ def measure_rhythm(
     return curves, prediction_entropy(lens, hidden[response.start - 1 : response.stop - 1])
 
 
-def _with_enough(
-    distance: Float[Tensor, "layer head"], without: WithoutColumns | None
-) -> Float[np.ndarray, "layer head"]:
+def _with_enough(without: WithoutColumns) -> Float[np.ndarray, "layer head"]:
     """Distances, NaN where too little attention is left to speak of one."""
-    if without is None:
-        return distance.numpy()
-    return torch.where(without.left >= MIN_LEFT, distance, torch.nan).numpy()
+    return torch.where(without.left >= MIN_LEFT, without.distance, torch.nan).numpy()
 
 
 class MeanRows:
