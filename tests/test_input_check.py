@@ -135,6 +135,22 @@ def test_samples_of_one_question_are_said_to_be_no_more_problems(tmp_path: Path)
     assert measured["example"].tolist() == ["a", "b"]
 
 
+def test_given_traces_that_were_cut_off_are_left_out_and_counted(tmp_path: Path) -> None:
+    file, out = tmp_path / "traces.jsonl", tmp_path / "run"
+    rows = [{"id": "a", "text": GOOD, "finished": False}, {"id": "b", "text": GOOD, "finished": True}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ok(
+        "experiment=heads",
+        "model=word-reasoner",
+        "data=traces",
+        f"data.path={file}",
+        f"hydra.run.dir={out}",
+        *NO_PROBES,
+    )
+    assert json.loads((out / "summary.json").read_text())["skipped"] == {"not finished, by what its row says": 1}
+    assert pd.read_parquet(out / "traces.parquet")["example"].tolist() == ["b"]
+
+
 def test_every_prompt_must_leave_room(words: PreTrainedTokenizerBase) -> None:
     """Not only the first few hundred."""
     prompts = ["<bos> Tom 3 pens ."] * 300 + ["<bos> " + "Tom 3 pens . " * 10]

@@ -34,7 +34,7 @@ def lengths(trace: Trace) -> dict[str, int]:
 
 
 def assert_sound(trace: Trace) -> None:
-    """Segments follow one another and cover all but a final end-of-sequence token; texts add up to the whole."""
+    """Segments follow one another and cover all but what ends the sequence; texts add up to the whole."""
     assert [span.segment for span in trace.spans] == list(Segment)
     assert trace.spans[0].start == 0
     assert all(a.end == b.start for a, b in zip(trace.spans, trace.spans[1:], strict=False))
@@ -126,6 +126,29 @@ def test_an_end_of_turn_token_ends_a_trace_too(r1_style: PreTrainedTokenizerFast
     trace = parse_ids(ids, r1_style)
     assert trace.segment_text(Segment.ANSWER) == "3"
     assert trace.n_measured == len(ids) - 1
+
+
+def test_several_begins_and_ends_belong_to_no_other_segment(words: PreTrainedTokenizerBase) -> None:
+    """Chat template and tokenizer may both write <bos>; batches are padded with <eos>."""
+    once = lengths(parse_text(TEXT, words))
+    for text in (f"<bos>{TEXT}", f"\n<bos> <bos>{TEXT.removeprefix('<bos>')}", f"{TEXT} <eos>\n<eos> <pad>"):
+        assert lengths(parse_text(text, words)) == once, text
+    plain = parse_text(TEXT, words).token_ids
+    begun = lengths(parse_ids([words.bos_token_id, *plain], words))
+    assert begun == {**once, "bos": 2}, "these tokens, and no others"
+    ended = parse_ids([*plain, words.eos_token_id, words.pad_token_id], words)
+    assert lengths(ended) == once
+    assert ended.measured_ids == plain[:-1]
+
+
+def test_what_stands_behind_the_end_is_no_answer(r1_style: PreTrainedTokenizerFast) -> None:
+    turn = "<｜User｜>again<｜Assistant｜>new"
+    for text in (f"<｜User｜>q<｜Assistant｜><think>a</think>b{turn}", "<think>a</think>b<｜end▁of▁sentence｜>more"):
+        with pytest.raises(TraceError, match="another turn, without think tags, is behind the answer"):
+            parse_text(text, r1_style)
+    asked = "Q\nUser: q\nAssistant: <think>the user said\nAssistant: hm</think>It is 3."
+    assert parse_text(asked, r1_style).segment_text(Segment.REASONING) == "the user said\nAssistant: hm"
+    assert parse_text("<think>None</think>None", r1_style).segment_text(Segment.ANSWER) == "None"
 
 
 def test_the_answer_part_of_a_response() -> None:

@@ -82,6 +82,8 @@ def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambd
 
 def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Needs.REASONING) -> Example:
     """A given trace, or why it is not measured."""
+    if needs is Needs.REASONING and item.finished is False:
+        return Example(index, item.id, None, "not finished, by what its row says")
     lens, source = session.lens, Path(session.data_options.path or "given").name
     try:
         trace = parse_text(_text(session, item), lens.tokenizer, lens.markers, example=item.id, source=source)

@@ -10,7 +10,7 @@ from typing import Any
 
 from interp.data.examples import Question, Task, TraceText
 from interp.data.files import Malformed, text_field
-from interp.data.formats import Columns, TraceFormat, samples_of
+from interp.data.formats import Columns, TraceFormat, ended_by, samples_of
 from interp.data.ids import own_ids
 from interp.data.sources import rows_from
 from interp.errors import UserError, nearest
@@ -255,7 +255,7 @@ def _finished(row: Mapping[str, Any]) -> bool | None:
     finished, reason = row.get("finished"), row.get("finish_reason")
     if isinstance(finished, bool):
         return finished
-    return None if not isinstance(reason, str) else reason.lower() not in ("length", "max_tokens", "max_length")
+    return ended_by(reason)
 
 
 def _same(value: Any, wanted: Any) -> bool:

@@ -91,6 +91,20 @@ def samples_of(
         raise UserError(f"{where}: read as data.format={kind}: {error}") from error
 
 
+ENDED = frozenset({"stop", "eos", "eos_token", "end_turn", "stop_sequence", "stop_token", "complete", "completed"})
+CUT_OFF = frozenset({
+    *("length", "max_tokens", "max_length", "max_new_tokens", "max_output_tokens", "model_length", "token_limit"),
+    *("incomplete", "truncated", "abort", "aborted", "cancelled", "error", "content_filter"),
+})  # fmt: skip
+"""Reasons why generation stopped, as servers and libraries name them: by itself, or not."""
+
+
+def ended_by(reason: Any) -> bool | None:
+    """Whether a response ended by itself, by its `finish_reason`; None where that says nothing that is known."""
+    said = str(reason).lower()
+    return True if said in ENDED else False if said in CUT_OFF else None
+
+
 class _WrongShapeError(ValueError):
     """What a row lacks."""
 
@@ -120,9 +134,10 @@ _SIGNS: dict[TraceFormat, tuple[tuple[str, ...], ...]] = {
 }
 
 
-def _text(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:  # noqa: ARG001 - all read alike
+def _text(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
     text, prompt = _string(row, ("text",)), row.get("prompt")
-    cut = isinstance(prompt, str) and prompt.strip() not in text
+    place = text.find(prompt.strip()) if isinstance(prompt, str) else 0
+    cut = place < 0 or markers.open in text[:place]  # a thought that restates the question is not the prompt
     return [Sample(f"{prompt}{text}" if cut else text)]
 
 
@@ -168,7 +183,7 @@ def _choices(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
     found = []
     for choice in row["choices"]:
         reason = choice.get("finish_reason") if isinstance(choice, Mapping) else None
-        finished = None if reason is None else reason not in ("length", "max_tokens")
+        finished = ended_by(reason)
         if isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping):
             response = _with_reasoning(choice["message"], markers)
         elif isinstance(choice, Mapping) and isinstance(choice.get("text"), str):

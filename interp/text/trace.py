@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from interp.errors import TraceError
-from interp.text.ends import EOS_TEXTS, end_ids
+from interp.text.ends import EOS_TEXTS, end_ids, leading, measured, strip_ends
 
 
 class Segment(StrEnum):
@@ -53,8 +53,6 @@ class ThinkMarkers:
 
 DEFAULT_MARKERS = ThinkMarkers()
 
-BOS_TEXTS = ("<｜begin▁of▁sentence｜>", "<|begin_of_text|>", "<bos>", "<s>")
-"""Beginning-of-sequence texts of the model families, so that a trace of one can be read by another."""
 ASSISTANT_TEXTS = (
     "<｜Assistant｜>",
     "<|Assistant|>",
@@ -67,7 +65,8 @@ ASSISTANT_TEXTS = (
     "[/INST]",
     "\nAssistant:",
 )
-"""What begins the assistant's turn in the model families' chat formats."""
+"""What begins the assistant's turn in the model families' chat formats; the last in ordinary words."""
+_TURN = re.compile("|".join(map(re.escape, ASSISTANT_TEXTS)))
 
 
 _COLOURS = dict(zip(Segment, ("#eeeeee", "#dce9f5", "#d9d9d9", "#fff3cf", "#d9d9d9", "#dff0d8"), strict=True))
@@ -164,11 +163,12 @@ def parse_text(
 ) -> Trace:
     """A trace from its whole text, special tokens included.
 
-    A beginning-of-sequence text of any known family at the start is replaced by the tokenizer's own token (dropped
-    if it has none), and one at the end of the sequence likewise. The first markers of the last assistant turn count:
-    a system prompt may speak of them. Raises TraceError where there is no closed think tag or nothing after it.
+    Beginning-of-sequence texts of any known family at the start are replaced by the tokenizer's own token (dropped
+    if it has none), be they one or, as chat templates and tokenizers both write one, two; those at the end of the
+    sequence likewise. The first markers of the last assistant turn count: a system prompt may speak of them. Raises
+    TraceError where there is no closed think tag, nothing after it, or another turn.
     """
-    body, has_eos = _strip_ends(text, tokenizer)
+    body, has_eos = strip_ends(text, tokenizer)
     start = response_start(body, markers)
     _find_markers(body, markers, example, start)
     encoded = tokenizer(body, add_special_tokens=False, return_offsets_mapping=True)
@@ -193,7 +193,8 @@ def parse_ids(
 
     The first `n_prompt` of them are the prompt, whose own words about the markers do not count: the reasoning begins at
     its end, where it opens the tag, or behind it. Not known (None) = the last assistant turn, as `parse_text`, and
-    errors likewise.
+    errors likewise. All beginning-of-sequence tokens at the start are `bos`, and what ends the sequence, padding
+    included, belongs to no segment.
     """
     text, offsets = decode_with_offsets(tokenizer, token_ids)
     if n_prompt is None:
@@ -225,9 +226,8 @@ def parse_response(
         return parse_ids(ids, tokenizer, markers, example=example, source=source, n_prompt=len(prompt_ids))
     except TraceError:
         text, offsets = decode_with_offsets(tokenizer, ids)
-    end = len(ids) - (1 if response_ids and ids[-1] in end_ids(tokenizer) else 0)
-    bos = 1 if ids[0] == tokenizer.bos_token_id else 0
     start = len(prompt_ids)
+    bos, end = min(start, leading(ids, tokenizer)), max(start, measured(ids, text, offsets, tokenizer))
     borders = (0, bos, start, start, start, start, end)
     spans = tuple(Span(s, a, b) for s, (a, b) in zip(Segment, pairwise(borders), strict=True))
     trace = Trace(example, text, tuple(ids), tuple(offsets), spans, source)
@@ -240,7 +240,7 @@ def writes(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], text: s
     for those of another vocabulary."""
     if max(token_ids) >= len(tokenizer) or min(token_ids) < 0:
         return False
-    shown = [_strip_ends(one, tokenizer)[0] for one in (str(tokenizer.decode(list(token_ids))), text)]
+    shown = [strip_ends(one, tokenizer)[0] for one in (str(tokenizer.decode(list(token_ids))), text)]
     return len({"".join(one.split()) for one in shown}) == 1
 
 
@@ -279,10 +279,16 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]
 
 
 def response_start(text: str, markers: ThinkMarkers) -> int:
-    """Where the last assistant turn with a close marker begins in a whole text; 0 where no turns are marked."""
-    closed = text.rfind(markers.close)
-    turns = (text.rfind(turn, 0, closed) + len(turn) for turn in ASSISTANT_TEXTS if turn in text[: max(0, closed)])
-    return max(turns, default=0)
+    """Where the last assistant turn with a close marker begins in a whole text; 0 where no turns are marked.
+
+    Ordinary words inside of an open thought begin no turn.
+    """
+    start = 0
+    for turn in _TURN.finditer(text, 0, max(0, text.rfind(markers.close))):
+        opened, closed = (text.rfind(marker, start, turn.start()) for marker in (markers.open, markers.close))
+        if not (start and turn.group() == ASSISTANT_TEXTS[-1] and opened > closed):
+            start = turn.end()
+    return start
 
 
 def split_text(text: str, markers: ThinkMarkers) -> tuple[str, str]:
@@ -333,21 +339,6 @@ def _without_overlap(offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]
     return [(start, min(end, after)) for (start, end), after in zip(offsets, nexts, strict=True)]
 
 
-def _strip_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
-    """The text without a known beginning-of-sequence text and without a final end-of-sequence text."""
-    bos_texts = {*BOS_TEXTS, str(tokenizer.bos_token)} if tokenizer.bos_token else set(BOS_TEXTS)
-    eos_texts = {*EOS_TEXTS, str(tokenizer.eos_token)} if tokenizer.eos_token else set(EOS_TEXTS)
-    for bos in sorted(bos_texts, key=len, reverse=True):
-        if text.startswith(bos):
-            text = text.removeprefix(bos)
-            break
-    stripped = text.rstrip()
-    for eos in sorted(eos_texts, key=len, reverse=True):
-        if stripped.endswith(eos):
-            return stripped.removesuffix(eos), True
-    return text, False
-
-
 def _find_markers(text: str, markers: ThinkMarkers, example: str, start: int) -> tuple[int, int]:
     """Where the first open and the first close marker stand from `start` on."""
     opened, closed = text.find(markers.open, start), text.find(markers.close, start)
@@ -362,6 +353,16 @@ def _find_markers(text: str, markers: ThinkMarkers, example: str, start: int) ->
     return opened, closed
 
 
+def _require_one_turn(trace: Trace, start: int, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises TraceError where the answer goes on into other turns: those whose format the prompt, `start` characters
+    long, has, or whatever stands behind an end."""
+    answer = trace.segment_text(Segment.ANSWER)
+    turns = {turn.group() for turn in _TURN.finditer(trace.text, 0, start)}
+    ends = set(EOS_TEXTS) - {"</s>"} | {str(tokenizer.eos_token or EOS_TEXTS[0])}  # HTML has </s>
+    if any(text in answer for text in turns | ends):
+        raise TraceError(trace.example, "another turn, without think tags, is behind the answer")
+
+
 def _assemble(
     text: str,
     ids: list[int],
@@ -372,10 +373,7 @@ def _assemble(
     source: str,
     start: int,
 ) -> Trace:
-    end = len(ids)
-    if ids and ids[-1] in end_ids(tokenizer):
-        end -= 1
-    bos = 1 if ids and ids[0] == tokenizer.bos_token_id else 0
+    bos, end = leading(ids, tokenizer), measured(ids, text, offsets, tokenizer)
     opened, closed = _find_markers(text, markers, example, start)
     # A token that shares a character with a marker belongs to the marker.
     think = _overlapping(offsets, bos, end, opened, opened + len(markers.open))
@@ -384,6 +382,7 @@ def _assemble(
     spans = tuple(Span(s, a, b) for s, (a, b) in zip(Segment, pairwise(borders), strict=True))
     trace = Trace(example, text, tuple(ids), tuple((o[0], o[1]) for o in offsets), spans, source)
     trace.require(Segment.ANSWER)
+    _require_one_turn(trace, start, tokenizer)
     return trace
 
 
