@@ -149,6 +149,13 @@ def test_several_samples_have_ids_of_their_own_and_say_whether_they_ended(tmp_pa
         ({"text": 3}, "no text field 'text'"),
     ],
 )
+def test_what_is_in_no_format_says_what_was_looked_for(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_text(json.dumps(row))
+    done = run("experiment=heads", "model=word-reasoner", "data=traces", f"data.path={tmp_path / 't.jsonl'}")
+    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
+    assert said in done.stderr
+
+
 @pytest.mark.parametrize(
     ("why", "finished"),
     [("stop", True), ("STOP", True), ("end_turn", True), ("length", False), ("LENGTH", False), ("max_length", False),
@@ -168,13 +175,6 @@ def test_a_thought_that_restates_the_question_is_not_the_prompt(tmp_path: Path) 
     texts = {"<think> q? Well </think> b": "q?<think> q? Well </think> b", "q? <think> a </think> b": None}
     file.write_text("".join(json.dumps({"prompt": "q?", "text": text}) + "\n" for text in texts))
     assert [one.text for one in read_traces(str(file), {})] == [whole or text for text, whole in texts.items()]
-
-
-def test_what_is_in_no_format_says_what_was_looked_for(row: dict[str, Any], said: str, tmp_path: Path) -> None:
-    (tmp_path / "t.jsonl").write_text(json.dumps(row))
-    done = run("experiment=heads", "model=word-reasoner", "data=traces", f"data.path={tmp_path / 't.jsonl'}")
-    assert (done.returncode, done.stderr.count("error: ")) == (2, 1)
-    assert said in done.stderr
 
 
 def test_a_format_may_be_named(tmp_path: Path) -> None:
