@@ -123,6 +123,9 @@ def test_a_claim_needs_all_its_numbers() -> None:
     assert (mixed.outcome, mixed.decided_by) == (Outcome.UNDECIDED, open_)
     against = verdict(claim, [(open_, Sign.HIGHER), (bad, Sign.HIGHER)])
     assert (against.outcome, against.decided_by) == (Outcome.OPPOSITE, bad)
+    weak = number(-1.0, 0.03)
+    assert verdict(claim, [(weak, Sign.HIGHER)]).outcome is Outcome.OPPOSITE
+    assert verdict(claim, [(open_, Sign.HIGHER), (weak, Sign.HIGHER)]).outcome is Outcome.UNDECIDED, "at .025"
     assert verdict(claim, []).outcome is Outcome.NOT_TESTED
 
 
@@ -216,6 +219,16 @@ def test_without_effect_about_one_claim_in_forty_agrees(
         compared = kind(np.random.default_rng(seed))
         outcomes.append(decide(Headline("it", UNKNOWN, "control", UNKNOWN, compared), Sign.HIGHER))
     assert outcomes.count(Outcome.AGREES) <= 0.04 * len(outcomes)
+    assert outcomes.count(Outcome.OPPOSITE) <= 0.04 * len(outcomes)
+
+
+def test_more_numbers_do_not_make_a_claim_opposite_by_chance() -> None:
+    outcomes = []
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        three = [Headline("it", UNKNOWN, "control", UNKNOWN, _paired(rng)) for _ in range(3)]
+        outcomes.append(verdict("A4", [(one, Sign.HIGHER) for one in three]).outcome)
+    assert outcomes.count(Outcome.AGREES) == 0
     assert outcomes.count(Outcome.OPPOSITE) <= 0.04 * len(outcomes)
 
 

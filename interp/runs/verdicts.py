@@ -2,8 +2,9 @@
 
 One rule for all. A claim says which way a number differs from its control. It is decided by the two-sided test that
 stands beside the number: agrees where the difference is significant and goes that way, opposite where it is significant
-and goes the other way, undecided else. A claim with several numbers agrees only if all of them do, so that over data
-without effect no claim agrees in more than 2.5 % of the cases.
+and goes the other way, undecided else. A claim with several numbers agrees only if all of them do, and is opposite
+where one of them is at the level divided by their number: so over data without effect no claim agrees, and none is
+opposite, in more than 2.5 % of the cases.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from interp.runs.claims import CLAIMS, Claim
 from interp.runs.headlines import Headline, headline_of
-from interp.stats import ComparedBy
+from interp.stats import LEVEL, ComparedBy
 
 UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
 """What a test is over."""
@@ -89,16 +90,18 @@ class Verdict:
         return CLAIMS[self.claim]
 
 
-def decide(number: Headline, expected: Sign, least: float = 0.0) -> Outcome:
-    """What one number says of a claim that it is higher or lower than its control; a difference of `least` or less in
-    either direction is too small to count."""
+def decide(number: Headline, expected: Sign, least: float = 0.0, of: int = 1) -> Outcome:
+    """What one number, `of` so many, says of a claim that it is higher or lower than its control; a difference of
+    `least` or less in either direction is too small to count."""
     comparison = number.comparison
     if comparison is None or not comparison.decided:
         return Outcome.UNDECIDED
     towards = comparison.difference.value * (1 if expected is Sign.HIGHER else -1)
     if abs(towards) <= least:
         return Outcome.UNDECIDED
-    return Outcome.AGREES if towards > 0 else Outcome.OPPOSITE
+    if towards > 0:
+        return Outcome.AGREES
+    return Outcome.OPPOSITE if comparison.p is not None and comparison.p < LEVEL / of else Outcome.UNDECIDED
 
 
 def verdict(
@@ -120,7 +123,7 @@ def verdict(
     if not numbers:
         return Verdict(claim, Outcome.NOT_TESTED, why=why or "its measurement is missing in this run")
     smallest = [*least, *(0.0 for _ in numbers)]
-    found = [(decide(*one, small), *one) for one, small in zip(numbers, smallest, strict=False)]
+    found = [(decide(*one, small, len(numbers)), *one) for one, small in zip(numbers, smallest, strict=False)]
     outcomes = [outcome for outcome, *_ in found]
     for outcome in (Outcome.OPPOSITE, Outcome.UNDECIDED, Outcome.AGREES):
         if outcome in outcomes:
