@@ -223,13 +223,13 @@ def test_without_effect_about_one_claim_in_forty_agrees(
 
 
 def test_more_numbers_do_not_make_a_claim_opposite_by_chance() -> None:
-    outcomes = []
-    for seed in range(400):
-        rng = np.random.default_rng(seed)
-        three = [Headline("it", UNKNOWN, "control", UNKNOWN, _paired(rng)) for _ in range(3)]
+    """Without effect p is anything from 0 to 1, and goes either way."""
+    rng, outcomes = np.random.default_rng(0), []
+    for _ in range(4000):
+        three = [number(rng.choice([-1.0, 1.0]), p) for p in rng.uniform(size=3)]
         outcomes.append(verdict("A4", [(one, Sign.HIGHER) for one in three]).outcome)
     assert outcomes.count(Outcome.AGREES) == 0
-    assert outcomes.count(Outcome.OPPOSITE) <= 0.04 * len(outcomes)
+    assert outcomes.count(Outcome.OPPOSITE) <= 0.03 * len(outcomes)
 
 
 def test_an_effect_of_known_size_is_found() -> None:
