@@ -124,7 +124,7 @@ def test_a_rewarded_response_keeps_its_think_tags(r1_style: PreTrainedTokenizerF
 
 def test_a_given_text_that_may_have_been_cut_off_is_unknown() -> None:
     about = {"id": "a", "gold": "3"}
-    open_ended = ("<think>One", "<think>One</think>", "<think>One</think> Well, let me")
+    open_ended = ("<think>One", "<think>One</think>", "<think>One</think> Well, let me", "<think>One</think> \\boxed{}")
     for text in open_ended:
         row = graded_trace(TraceText(text=text, **about), GRADING)
         assert (row["outcome"], row["correct"]) == (Outcome.UNKNOWN, None)

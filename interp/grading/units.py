@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 
+from interp.grading.admission import MAX_LENGTH
+
 _MEASURE_WORDS = """
 mm cm dm m km in ft yd mi mg g kg lb lbs oz ml mL cl dl l L s sec secs min mins h hr hrs ms N J kJ W kW kWh V mV Hz
 kHz MHz GHz Pa kPa mph kph kmh USD ° °C °F deg cc sq cu
@@ -45,7 +47,9 @@ def without_unit(text: str) -> tuple[str, str]:
     `\text{...}` and plain words are read alike, but a single plain letter is a unit only behind a number: elsewhere it
     may be a variable.
     """
-    text = _DEGREES.sub("°", text.strip()).replace("$", "").removesuffix(".").rstrip()
+    if len(text) > MAX_LENGTH:
+        return text, ""
+    text = _DEGREES.sub("°", re.sub(r"\s+", " ", text.strip())).replace("$", "").removesuffix(".").rstrip()
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped and _is_unit(unit := f"{wrapped[2].strip()}{wrapped[3] or ''}"):
         return wrapped[1].rstrip("\\ "), unit
