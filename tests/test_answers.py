@@ -50,6 +50,11 @@ def test_a_cut_response_is_not_right_whatever_it_says() -> None:
     assert (row["outcome"], row["correct"], row["extracted"]) == (Outcome.TRUNCATED, False, "3")
 
 
+def test_an_answer_in_the_thought_alone_is_none() -> None:
+    row = graded(QUESTION, Condition.WITH_REASONING, "I think \\boxed{3}</think>\n", GRADING, finished=True)
+    assert (row["outcome"], row["correct"], row["extracted"]) == (Outcome.EMPTY, False, None)
+
+
 def test_given_traces() -> None:
     whole = "<｜begin▁of▁sentence｜>1 + 2? <think>\nOne and two.\n</think>\nThe answer is 3.<｜end▁of▁sentence｜>"
     row = graded_trace(TraceText("a", whole, "3", "q", "with_reasoning", "R1"), GRADING)

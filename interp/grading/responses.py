@@ -21,10 +21,20 @@ ANSWERS_TABLE = Table(
     Column("sample", INT, "which of several answers to the question under this condition, from 0"),
     Column("writer", TEXT, "the model that wrote the text", null="the file does not say"),
     Column("text", TEXT, "the generated text"),
-    Column("extracted", TEXT, "the answer found in it", null="none was found"),
+    Column(
+        "extracted",
+        TEXT,
+        "the answer found behind the reasoning, or anywhere in a text that does not close it",
+        null="none was found",
+    ),
     Column("gold", TEXT, "the right answer, or one of them", null="there is none"),
     Column("outcome", TEXT, "what became of it: see Outcome in interp/grading/outcomes.py"),
-    Column("correct", BOOL, "whether it equals the gold answer", null="there is no gold answer, or the text was given"),
+    Column(
+        "correct",
+        BOOL,
+        "whether it is the right answer, in a text that ended",
+        null="no gold answer, or outcome `unknown`",
+    ),
     Column("score", FLOAT, "a judge's score, 1..10", null="not judged"),
     Column("kind", TEXT, "the question's subject or kind", null="the data does not say"),
     Column("level", TEXT, "the question's difficulty", null="the data does not say"),
@@ -32,7 +42,11 @@ ANSWERS_TABLE = Table(
     Column("answer_words", INT, "number of words after it"),
     Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
     Column("n_forced", INT, "how many of them were forced, to close the thought", null="the text was given"),
-    Column("finished", BOOL, "whether generation ended by itself"),
+    Column(
+        "finished",
+        BOOL,
+        "whether generation ended by itself; of a given text, that its file does not say it was cut off",
+    ),
     Column("hint", TEXT, "the wrong answer that the question suggested", null="it suggested none"),
     Column("hint_said", BOOL, "whether the reasoning speaks of a suggestion", null="it suggested none"),
 )
@@ -72,8 +86,8 @@ def graded(
     reasoning, answer, closed = parts.reasoning, parts.answer, parts.closed
     if not (closed or condition in OPENED or grading.markers.open in text):
         reasoning, answer = "", text
-    # Without tags to close, an answer may stand anywhere.
-    found = extract_answer(f"{begun}{answer}" if answer else text, grading.where)
+    # Where a thought is not closed, an answer may stand anywhere; where it is, only behind it.
+    found = extract_answer(f"{begun}{answer}" if answer or closed else text, grading.where)
     needs_tags = condition in OPENED
     became = outcome(
         answer,
