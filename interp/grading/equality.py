@@ -57,7 +57,7 @@ def equal_as_text(answer: str, gold: str) -> bool | None:
     if ours == theirs:
         return True
     choice = _CHOICE_GOLD.fullmatch(theirs)
-    if choice and (chosen := _CHOICE.fullmatch(ours)):
+    if choice and (chosen := _CHOICE.fullmatch(ours.replace("*", ""))):
         return chosen[1].upper() == choice[1] and not _chooses_another(chosen[1], chosen[2] or "")
     if _is_text(_calm(theirs)):
         ours, theirs = _calm(ours), _calm(theirs)

@@ -11,7 +11,7 @@ import re
 from interp.grading.admission import MAX_LENGTH
 
 _MEASURE_WORDS = """
-mm cm dm m km in ft yd mi mg g kg lb lbs oz ml mL cl dl l L s sec secs min mins h hr hrs ms N J kJ W kW kWh V mV Hz
+nm mm cm dm m km in ft yd mi mg g kg lb lbs oz ml mL cl dl l L s sec secs min mins h hr hrs ms N J kJ W kW kWh V mV Hz
 kHz MHz GHz Pa kPa mph kph kmh USD ° °C °F deg cc sq cu
 millimeter centimeter meter kilometer millimetre centimetre metre kilometre inch inches foot feet yard mile milligram
 gram kilogram pound ounce ton tonne milliliter millilitre liter litre cup pint quart gallon second minute hour day
@@ -19,19 +19,20 @@ week month year degree radian Celsius Fahrenheit Kelvin dollar cent euro penny p
 """
 _OTHER_WORDS = """
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
-eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million billion trillion
-hundreds thousands millions billions trillions dozen dozens score gross half halves third thirds quarter quarters
+eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand hundreds thousands mil mio lakh
+lakhs crore crores dozen dozens score gross half halves third thirds quarter quarters
 fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth tenths hundredth
 hundredths thousandth thousandths millionth millionths percent percentage pct
 plus minus over divided multiplied squared cubed than and but root power mod modulo factorial choose double
-doubled twice triple tripled halved negative below under sqrt log exp sin cos tan cot csc arcsin arccos arctan
-sinh cosh tanh lim max gcd lcm alpha beta gamma delta epsilon zeta eta theta iota kappa lambda sigma tau phi chi psi
-omega rho infinity infty inf
+doubled twice triple tripled halved negative below under past lim max gcd lcm alpha beta gamma delta epsilon zeta eta
+theta iota kappa lambda sigma tau phi chi psi omega rho infinity infty inf
 """
 _MEASURES = frozenset(_MEASURE_WORDS.split())
 _NO_UNIT = frozenset(_OTHER_WORDS.split())
 _BEHIND = frozenset(["squared", "cubed", "per", "C", "F", "a", "an", "of", "in", "at", "on", "the"])
 """What may stand behind the first word of a unit, and is none by itself."""
+_NAMED = re.compile(r"[a-z]+illions?(?:ths?)?|(?:arc)?(?:sin|cos|tan|cot|csc|log|exp|sqrt)h?[xyz]?")
+"""Numbers and functions, with a variable drawn to them or not."""
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 _POWER = re.compile(r"(?:\^\{?-?\d\}?|[²³])$")
 _TEXT = r"\\(?:text|mbox|mathrm|textrm|textbf|mathbf|textit)\s*"
@@ -81,7 +82,7 @@ def _is_measure(word: str) -> bool:
 
 def _is_unit(unit: str) -> bool:
     words = _words(unit)
-    if not words or words[0] == "per" or "times" in words[:-1]:
+    if words in ([], ["per"], ["per", "cent"]) or "times" in words[:-1]:
         return False
     return all(_may_be_unit(word) or (i > 0 and word in _BEHIND) for i, word in enumerate(words))
 
@@ -90,6 +91,6 @@ def _may_be_unit(word: str) -> bool:
     """A measure, or a word of three letters and more that is neither a number, an operation nor letters in a row."""
     if word in _MEASURES or (len(word) > 2 and _is_measure(word)):
         return True
-    if not re.fullmatch(r"[a-z][a-z'’]{2,}", word) or word in _NO_UNIT or word in _ALPHABET:
+    if not re.fullmatch(r"[a-z][a-z'’]{2,}", word) or word in _NO_UNIT or word in _ALPHABET or _NAMED.fullmatch(word):
         return False
     return bool(re.search("[aeiouy]", word))
