@@ -50,7 +50,8 @@ def without_unit(text: str) -> tuple[str, str]:
     """
     if len(text) > MAX_LENGTH:
         return text, ""
-    text = _DEGREES.sub("°", re.sub(r"\s+", " ", text.strip())).replace("$", "").removesuffix(".").rstrip()
+    text = _DEGREES.sub("°", re.sub(r"\s+", " ", text.strip())).replace(r"\$", "").replace("$", "")
+    text = text.removesuffix(".").rstrip()
     wrapped = _WRAPPED.fullmatch(text)
     if wrapped and _is_unit(unit := f"{wrapped[2].strip()}{wrapped[3] or ''}"):
         return wrapped[1].rstrip("\\ "), unit
