@@ -26,14 +26,14 @@ from interp.grading.findings import EvaluateFacts, findings
 from interp.grading.judge import Judge, JudgeOptions
 from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
-from interp.grading.responses import demanded_answer, graded, graded_trace, samples_of
+from interp.grading.responses import demanded_answer, graded, graded_trace, prompt_and_response, samples_of
 from interp.model.generate import Backend, Response
 from interp.model.lens import load_tokenizer
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.text.prompts import EDITED, OPENED, Condition, render
 from interp.text.thought_edits import filler, first_half, of_another
-from interp.text.trace import ThinkMarkers, Trace, after_reasoning, decode_response, parse_ids, split_text
+from interp.text.trace import ThinkMarkers, Trace, after_reasoning, decode_response, parse_ids
 
 DEMANDED_TOKENS = 32
 """So long may an answer be whose beginning is forced (model.prompt.demand): longer ones are no answers at once."""
@@ -187,7 +187,7 @@ def _grade_given(session: Session, judge: Judge | None) -> Iterator[Example]:
     traces = (session.given or [])[: session.data_options.limit]
     for index, (trace, sample) in enumerate(zip(traces, samples_of(traces), strict=True)):
         if session.owns(index) and not session.store.has(index):
-            question = Question(trace.question, split_text(trace.text, session.grading.markers)[0])
+            question = Question(trace.question, prompt_and_response(trace, session.grading.markers)[0])
             rows = [graded_trace(trace, session.grading, sample)]
             graded_rows = _judged(judge, question, rows, session.grading.markers)
             yield Example(index, trace.id, question, tables={"answers": graded_rows})

@@ -6,17 +6,18 @@ import copy
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from experiments.base.credit_training import reward
-from interp.data.datasets import reasoning_gym_questions
+from interp.data.datasets import reasoning_gym_questions, traces_of
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import Outcome
 from interp.grading.responses import Grading, graded, graded_trace, samples_of
 from interp.text.prompts import Condition
-from interp.text.trace import ThinkMarkers
+from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
 QUESTION = Question("q", "1 + 2?", "3", "sums", "1")
 GRADING = Grading(ThinkMarkers())
@@ -47,6 +48,11 @@ def test_the_answer_is_what_stands_after_the_reasoning(
 def test_a_cut_response_is_not_right_whatever_it_says() -> None:
     row = graded(QUESTION, Condition.NO_TAGS, "The answer is 3.", GRADING, finished=False)
     assert (row["outcome"], row["correct"], row["extracted"]) == (Outcome.TRUNCATED, False, "3")
+
+
+def test_an_answer_in_the_thought_alone_is_none() -> None:
+    row = graded(QUESTION, Condition.WITH_REASONING, "I think \\boxed{3}</think>\n", GRADING, finished=True)
+    assert (row["outcome"], row["correct"], row["extracted"]) == (Outcome.EMPTY, False, None)
 
 
 def test_given_traces() -> None:
@@ -124,7 +130,7 @@ def test_a_rewarded_response_keeps_its_think_tags(r1_style: PreTrainedTokenizerF
 
 def test_a_given_text_that_may_have_been_cut_off_is_unknown() -> None:
     about = {"id": "a", "gold": "3"}
-    open_ended = ("<think>One", "<think>One</think>", "<think>One</think> Well, let me")
+    open_ended = ("<think>One", "<think>One</think>", "<think>One</think> Well, let me", "<think>One</think> \\boxed{}")
     for text in open_ended:
         row = graded_trace(TraceText(text=text, **about), GRADING)
         assert (row["outcome"], row["correct"]) == (Outcome.UNKNOWN, None)
@@ -134,3 +140,64 @@ def test_a_given_text_that_may_have_been_cut_off_is_unknown() -> None:
         assert ended["outcome"] is not Outcome.UNKNOWN
     whole = graded_trace(TraceText(text="<think>One</think> The answer is 3.", **about), GRADING)
     assert whole["outcome"] is Outcome.CORRECT
+
+
+def _given(**row: Any) -> dict[str, Any]:
+    (trace,) = traces_of(
+        [(1, {"gold": "5", "condition": "no_tags", "finished": True, **row})], {}, DEFAULT_MARKERS, "x"
+    )
+    return graded_trace(trace, GRADING)
+
+
+def _messages(*turns: str) -> list[dict[str, str]]:
+    return [{"role": ("user", "assistant")[i % 2], "content": turn} for i, turn in enumerate(turns)]
+
+
+EARLIER = ("<think>a</think> \\boxed{5}", "And 2 + 3?")
+CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n{}<|im_end|>\n"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": _messages("2 + 3? Example: The answer is 5", "I wonder."), "condition": "without_reasoning"},
+        {"messages": _messages("1 + 4?", *EARLIER, "I wonder.")},
+        {"messages": _messages("1 + 4?", *EARLIER, "<think>b</think>I wonder."), "condition": "with_reasoning"},
+        {"arguments": [["Q: 1 + 4? A: The answer is 5. Q: 2 + 3? A:"]], "resps": [["I wonder."]]},
+        {"prompt": "2 + 3? Put it within \\boxed{}", "completion": "I wonder."},
+        {"prompt": "2 + 3? The answer is 5 or 6.", "completion": "I wonder."},
+        {"prompt": "2 + 3? The answer is 5 or 6.", "choices": [{"text": "I wonder."}]},
+        {"prompt": "2 + 3? The answer is 5.", "text": "I wonder."},
+        {"prompt": "The answer is 5.", "text": CHAT.format("The answer is 5.", "I wonder.")},
+        {"question": "2 + 3? The answer is 5.", "response": "I wonder."},
+        {"prompt": "The answer is 5.", "full_cot": "The answer is 5. I wonder."},
+        {"text": CHAT.format("1 + 4?", EARLIER[0]) + CHAT.format(EARLIER[1], "I wonder.")},
+    ],
+)
+def test_what_was_asked_is_no_answer(row: dict[str, Any]) -> None:
+    found = _given(**row)
+    assert (found["outcome"], found["extracted"], found["answer_words"]) == (Outcome.NO_ANSWER, None, 2)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "condition", "words"),
+    [
+        ("2 + 3? <think>\n", "Two. Three.\n</think>\n\\boxed{5}", "with_reasoning", 2),
+        ("2 + 3? <think>\nWell.\n</think>\n", "The answer is 5.", "without_reasoning", 0),
+        ("2 + 3? <think>\nWell.\n</think>\n\\boxed{", "5}. So", "without_reasoning", 0),
+        ("2 + 3?\n\\boxed{", "5}. So", "no_tags", 0),
+        ("2 + 3?\nAnswer:", " 5", "no_tags", 0),
+        ("Write <think> your reasoning </think>.\n2 + 3?", "<think>x y</think>The answer is 5", "with_reasoning", 2),
+        ("Use <think>. 2 + 3?", "The answer is 5", "no_tags", 0),
+    ],
+)
+def test_what_the_prompt_begins_belongs_to_the_response(
+    prompt: str, completion: str, condition: str, words: int
+) -> None:
+    found = _given(prompt=prompt, completion=completion, condition=condition)
+    assert (found["outcome"], found["extracted"], found["reasoning_words"]) == (Outcome.CORRECT, "5", words)
+
+
+def test_a_response_that_only_goes_on_behind_the_prompt_gives_no_answer() -> None:
+    found = _given(prompt="2 + 3?\nAnswer:", completion=" Let me see.\nTwo and three", finished=None)
+    assert (found["outcome"], found["extracted"]) == (Outcome.UNKNOWN, None)

@@ -68,10 +68,38 @@ def test_where_an_answer_is_looked_for() -> None:
         ("First \\boxed{1}.\n\nSo the answer is \\boxed{2}.", "2"),
         (r"So \boxed{1} is too small: \boxed{2}", "2"),
         ("The answers are 3 and 4.", "3 and 4"),
+        ("the answer is\n$$\n12\n$$", "12"),
+        ("The answer is:\n\\[\nx = 3. 5\n\\]\nSo it is.", "x = 3. 5"),
+        ("The answer is \\(\n7\n\\).", "7"),
+        ("The answer is Dr. Smith.", "Dr. Smith"),
+        ("The answer is Mr. and Mrs. Jones. He is old.", "Mr. and Mrs. Jones"),
+        ("The answer is 7 p.m. on Friday. He is late.", "7 p.m. on Friday"),
+        ("The answer is 7. so it is odd.", "7"),
+        ("$\\boxed{5}$.\n$\\boxed{5}$", "5"),
+        (r"$(\boxed{1}, \boxed{2}, \boxed{1})$", "1, 2, 1"),
     ],
 )
 def test_answers_as_models_write_them(text: str, answer: str) -> None:
     assert extract_answer(text) == answer
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"The final answer is \boxed{}.", None),
+        (r"The answer is \boxed{\text{ }}", None),
+        (r"The answer is \boxed{12", None),
+        ("The answer is\n$$\n12", None),
+        ("The answer is **", None),
+        (r"So \boxed{5}. In all \boxed{}.", "5"),
+        (r"The answer is 5. \boxed{ }", "5"),
+        (r"\boxed{\{\}}", r"\{\}"),
+    ],
+)
+def test_an_empty_or_open_box_is_no_answer(text: str, answer: str | None) -> None:
+    assert extract_answer(text) == answer
+    if "5" not in text:
+        assert extract_answer(text, AnswerFormat.BOXED) == answer
 
 
 def test_the_rule_of_paper_a_takes_the_last_box() -> None:
@@ -133,6 +161,9 @@ def test_correctness(extracted: str | None, gold: str, right: bool) -> None:
         r"\frac{" * 3000 + "1" + "}{2}" * 3000,
         r"\sqrt{" * 100_000,
         "(" * 20_000,
+        "1a" * 50_000,
+        "5" + " " * 100_000 + "5",
+        "(A) " * 20_000,
     ],
 )
 def test_no_expression_hangs(text: str) -> None:

@@ -25,6 +25,8 @@ from interp.grading.reasoning_effect import (
     passed_filters,
 )
 from interp.runs.columns import table_of
+from interp.runs.verdicts import Outcome as Claim
+from interp.runs.verdicts import Verdict
 from interp.stats import rng_for, sign_flips
 from interp.text.prompts import Condition
 
@@ -209,3 +211,39 @@ def test_who_is_led_by_a_suggestion_and_says_so_by_hand() -> None:
     assert (led.estimate.value, led.control.value if led.control else None) == (0.75, 0.25)
     said = found["share of answers led by the suggestion whose reasoning speaks of it"].estimate
     assert (said.value, said.n) == (0.5, 2)
+
+
+def _by_writer(**right_with_reasoning: bool) -> pd.DataFrame:
+    """Writers that are always right under the one condition and always wrong under the other."""
+    rows = [
+        answer(f"q{i}", condition, Outcome.CORRECT if (condition == WITH) is helped else Outcome.WRONG, writer=writer)
+        for writer, helped in right_with_reasoning.items()
+        for i in range(12)
+        for condition in (WITH, WITHOUT)
+    ]
+    columns = [column.name for column in table_of("answers").columns]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _claim(answers: pd.DataFrame) -> Verdict:
+    made = {"accuracy": accuracy_rows(answers, 0), "paired": paired_rows(answers, 0), "filters": filter_rows(answers)}
+    tables = {name: pd.DataFrame(rows, columns=[c.name for c in table_of(name).columns]) for name, rows in made.items()}
+    (found,) = findings(tables.__getitem__, answers).verdicts
+    return found
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_one_verdict_on_several_writers(backwards: bool) -> None:
+    def claim(**writers: bool) -> Verdict:
+        return _claim(_by_writer(**dict(sorted(writers.items(), reverse=backwards))))
+
+    alone = claim(a=True)
+    assert (alone.outcome, alone.why) == (Claim.AGREES, None)
+    agreed = claim(a=True, b=True)
+    assert (agreed.outcome, agreed.why) == (Claim.AGREES, "of 2 writers: a (agrees), b (agrees)")
+    assert agreed.decided_by is not None
+    assert agreed.decided_by.name.startswith("a: ")
+    assert claim(a=False, b=False).outcome is Claim.OPPOSITE
+    differ = claim(a=False, b=True)
+    assert differ.outcome is Claim.NOT_TESTED
+    assert differ.why == "the writers differ: a (opposite), b (agrees): choose one by +data.where.model=NAME"

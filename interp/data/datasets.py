@@ -227,6 +227,7 @@ def _traces(
                 sample.turns,
                 sample.response,
                 _token_ids(row),
+                sample.prompt,
             )
     missing = where.keys() - found
     if missing:

@@ -53,6 +53,8 @@ class TraceText:
     turns: tuple[tuple[str, str], ...] = ()
     """(role, content) of the turns before the last, where the file holds messages: the chat format is the reader's."""
     response: str = ""
-    """The last turn, where there are such turns."""
+    """What was written, where `prompt` is known."""
     token_ids: tuple[int, ...] = ()
     """The tokens that were written, where the file has them: they are measured if the text is theirs."""
+    prompt: str | None = None
+    """What stood before the response, earlier turns included; None where the file holds a whole text alone."""

@@ -56,6 +56,13 @@ class Sample:
     finished: bool | None = None
     gold: Any = None
     """As this format holds it; None where it has no place of its own for it."""
+    prompt: str | None = None
+    """What stands before the response; None where nothing parts the two."""
+
+    @classmethod
+    def apart(cls, prompt: str, response: str, finished: bool | None = None, gold: Any = None) -> Sample:
+        """A response behind the prompt as its model saw it."""
+        return cls(prompt + response, (), response, finished, gold, prompt)
 
 
 @dataclass(frozen=True)
@@ -145,7 +152,7 @@ def _completion(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
     prompt = row.get("prompt")
     if isinstance(prompt, list):  # chat messages sent, plain text back
         return [_sample(_turns(prompt), one, markers) for one in _strings(row, RESPONSES)]
-    return [Sample(_string(row, ("prompt",)) + one) for one in _strings(row, RESPONSES)]
+    return [Sample.apart(_string(row, ("prompt",)), one) for one in _strings(row, RESPONSES)]
 
 
 def _question(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
@@ -191,7 +198,7 @@ def _choices(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
         else:
             raise _WrongShapeError("a choice has neither `message` nor `text`")
         if isinstance(sent, str):
-            found.append(Sample(sent + response, finished=finished))
+            found.append(Sample.apart(sent, response, finished))
         else:
             found.append(_sample(_turns(sent or []), response, markers, finished))
     return found
@@ -207,19 +214,24 @@ def _lm_eval(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:  # 
     responses = [one for part in row["resps"] for one in (part if isinstance(part, list) else [part])]
     if not isinstance(prompt, str) or not responses or not all(isinstance(one, str) for one in responses):
         raise _WrongShapeError("'arguments' and 'resps' hold no prompt and generated text: log with --log_samples")
-    return [Sample(prompt + one, gold=row.get("target")) for one in responses]
+    return [Sample.apart(prompt, one, gold=row.get("target")) for one in responses]
 
 
 def _math_rollouts(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:  # noqa: ARG001 - all read alike
-    whole = row.get("full_cot")
-    text = whole if isinstance(whole, str) else _string(row, ("prompt",)) + _string(row, ("solution",))
-    return [Sample(text, gold=row.get("gt_answer"))]
+    whole, gold = row.get("full_cot"), row.get("gt_answer")
+    if not isinstance(whole, str):
+        return [Sample.apart(_string(row, ("prompt",)), _string(row, ("solution",)), gold=gold)]
+    prompt = row.get("prompt")
+    if isinstance(prompt, str) and whole.startswith(prompt):
+        return [Sample.apart(prompt, whole[len(prompt) :], gold=gold)]
+    return [Sample(whole, gold=gold)]
 
 
 def _sample(turns: Turns, response: str, markers: ThinkMarkers, finished: bool | None = None) -> Sample:
     if markers.close in response and markers.open not in response:  # the chat template had opened the tag
         response = f"{markers.open}\n{response.lstrip()}"
-    return Sample("".join(f"{content}\n" for _, content in turns) + response, turns, response, finished)
+    prompt = "".join(f"{content}\n" for _, content in turns)
+    return Sample(prompt + response, turns, response, finished, prompt=prompt)
 
 
 def _with_reasoning(message: Mapping[str, Any], markers: ThinkMarkers) -> str:
@@ -246,6 +258,15 @@ def _content(turn: Mapping[str, Any]) -> str:
     return "" if content is None else str(content)
 
 
+def _text_behind_prompt(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
+    """The whole text, cut behind the `prompt` where the row has that too."""
+    (sample,), prompt = _text(row, markers), row.get("prompt")
+    if not isinstance(prompt, str) or not (asked := prompt.strip()) or asked not in sample.text:
+        return [sample]
+    start = sample.text.find(asked) + len(asked)
+    return [Sample.apart(sample.text[:start], sample.text[start:])]
+
+
 def _string(row: Mapping[str, Any], names: Iterable[str]) -> str:
     found = next((row[name] for name in names if row.get(name) is not None), None)
     if not isinstance(found, str):
@@ -263,7 +284,7 @@ def _strings(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 _READ = {
-    TraceFormat.TEXT: _text,
+    TraceFormat.TEXT: _text_behind_prompt,
     TraceFormat.COMPLETION: _completion,
     TraceFormat.QUESTION: _question,
     TraceFormat.MESSAGES: _messages,

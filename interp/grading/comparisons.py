@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 
 def math_equal(gold: str, extracted: str) -> bool:
-    """Equal as mathematics."""
-    from math_verify import parse, verify
+    """Equal as mathematics, without their units (units.py): math-verify takes letters such as t, d, c for units too.
+
+    Only LaTeX is read. Of a text that is none math-verify would take the last number.
+    """
+    from math_verify import LatexExtractionConfig, parse, verify
 
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns at each call that we do the timing
+    config = LatexExtractionConfig()
+    config = replace(config, normalization_config=replace(config.normalization_config, units=False))
     # Its own time limits need signals; the worker is killed from outside instead.
-    one, other = (parse(f"${text}$", parsing_timeout=None) for text in (gold, extracted))
+    one, other = (parse(f"${text}$", [config], parsing_timeout=None) for text in (gold, extracted))
     return bool(verify(one, other, timeout_seconds=None))
 
 

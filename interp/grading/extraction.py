@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from enum import StrEnum
 
-_SAID = re.compile(
-    r"""\banswers?\*{0,2}(?:\s+(?:is|are|equals)\b\s*:?|\s*[:=])\*{0,2}   # the answer is, Answer:, **Answer:**
-        \s*(.+?)\s*                                                      # the answer itself
-        (?:[.!]?\s*$|[.!](?=\s|\*)|,\s+(?:because|since|as|so|which|where|and\s+thus)\b)""",
-    re.IGNORECASE | re.MULTILINE | re.VERBOSE,
-)
+from interp.text.token_kinds import sentence_ends
+
+_SAID = re.compile(r"\banswers?\*{0,2}(?:\s++(?:is|are|equals)\b\s*+:?|\s*+[:=])\*{0,2}\s*+(?=\S)", re.IGNORECASE)
+"""the answer is, Answer:, **Answer:**"""
+_MATHEMATICS = re.compile(r"\$\$[^$]+\$\$|\\\[.+?\\\]|\\\(.+?\\\)", re.DOTALL)
+_ENDS = re.compile(r"(?<=[\d)}$])[.!](?=\s)|,\s+(?:because|since|as|so|which|where|and\s+thus)\b", re.IGNORECASE)
+"""Where an answer ends before its sentence does, or whatever stands behind it."""
 _DISPLAY = re.compile(r"(?:\\\[|\$\$|\\\()\s*(.+?)\s*(?:\\\]|\$\$|\\\))", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _BOX = re.compile(r"\\f?boxed\s*|\\fbox\s*")
@@ -30,18 +31,20 @@ class AnswerFormat(StrEnum):
 
 
 def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str | None:
-    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none.
+    r"""The answer that a text gives, nested braces of `\boxed{}` included; None if there is none: an empty box, or one
+    that is never closed, gives none.
 
-    Boxes that stand side by side are one answer of several parts, joined by commas, but for Paper A's own rule.
+    Different boxes that stand side by side are one answer of several parts, joined by commas, but for Paper A's own
+    rule.
     """
     boxes = _boxes(text)
     if where is AnswerFormat.BOXED:
         return boxes[-1][2] if boxes else None
     if boxes:
-        return _joined(text, boxes)
-    said = _SAID.findall(_on_one_line(text))
+        return ", ".join(content for _, _, content in _side_by_side(text, boxes))
+    said = _said(text)
     if said or where is AnswerFormat.STATED:
-        return _bare(said[-1]) if said else None
+        return said[2] if said else None
     numbers = _NUMBER.findall(text)
     return numbers[-1].replace(",", "") if numbers else None
 
@@ -54,22 +57,32 @@ def answer_span(text: str) -> tuple[int, int] | None:
             text.index(content, opening + len(_BOX.match(text, opening)[0]))  # type: ignore[index]
             for opening, _, content in (parts[0], parts[-1])
         )
-        start, end = start + len(parts[0][2]) - len(parts[0][2].lstrip()), end + len(parts[-1][2].rstrip())
-        return (start, end) if start < end else None
-    one_line = _on_one_line(text)
-    said = list(_SAID.finditer(one_line))
-    if not said or not (bare := _bare(said[-1][1])):
-        return None
-    place = said[-1].start(1) + said[-1][1].index(bare)
-    # Drawing lines together changes white space alone.
-    before, own = (len("".join(part.split())) for part in (one_line[:place], bare))
-    marks = [i for i, mark in enumerate(text) if not mark.isspace()]
-    return marks[before], marks[before + own - 1] + 1
+        return start + len(parts[0][2]) - len(parts[0][2].lstrip()), end + len(parts[-1][2].rstrip())
+    said = _said(text)
+    return said[:2] if said else None
 
 
-def _on_one_line(text: str) -> str:
-    """Display mathematics behind "the answer is" drawn onto its line."""
-    return re.sub(r"(answer\s+(?:is|equals):?)\s*\n+\s*(?=\\\[|\$\$)", r"\1 ", text, flags=re.IGNORECASE)
+def _said(text: str) -> tuple[int, int, str] | None:
+    """(start, end, content) of the last answer that is said: up to the end of its sentence, or to a reason for it."""
+    leads = list(_SAID.finditer(text))
+    ends = [end.start() for end in sentence_ends(f"{text}\n")] if leads else []
+    for start in (lead.end() for lead in reversed(leads)):
+        inside = [one.span() for one in _MATHEMATICS.finditer(text, start)]
+        stops = [*ends, *(end.start() for end in _ENDS.finditer(text, start))]
+        outside = (stop for stop in stops if stop >= start and not any(a < stop < b for a, b in inside))
+        whole = text[start : min(outside, default=len(text))]
+        if box := _BOX.search(whole):  # empty or never closed: else no other text is looked at
+            whole = whole[: box.start()].rstrip(" $,")
+        content = _bare(whole)
+        if not _blank(content):
+            at = text.index(content, start)
+            return at, at + len(content), content
+    return None
+
+
+def _blank(text: str) -> bool:
+    """Nothing but signs that set an answer off, or commands round nothing."""
+    return not re.sub(r"\\[a-z]+\s*\{\s*\}|\\[\[\](), ]|[\s$*.,:;!`~{}]", "", text)
 
 
 def _bare(said: str) -> str:
@@ -82,22 +95,18 @@ def _bare(said: str) -> str:
     return inline[1].strip() if inline else said
 
 
-def _joined(text: str, boxes: list[tuple[int, int, str]]) -> str:
-    """What stands in the last box, and in those before it where nothing but a comma or "and" parts them."""
-    return ", ".join(content for _, _, content in _side_by_side(text, boxes))
-
-
 def _side_by_side(text: str, boxes: list[tuple[int, int, str]]) -> list[tuple[int, int, str]]:
     found = [boxes[-1]]
     for box in reversed(boxes[:-1]):
         if not _BETWEEN.fullmatch(text[box[1] : found[0][0]]) or "\n\n" in text[box[1] : found[0][0]]:
             break
         found.insert(0, box)
-    return found
+    return found[-1:] if len({content.strip() for _, _, content in found}) == 1 else found
 
 
 def _boxes(text: str) -> list[tuple[int, int, str]]:
-    r"""(start, end, content) of every `\boxed{...}`, `\fbox{...}` and `\boxed 5` that is closed and in no other box."""
+    r"""(start, end, content) of every `\boxed{...}`, `\fbox{...}` and `\boxed 5` that is closed, not empty and
+    in no other box."""
     found: list[tuple[int, int, str]] = []
     for opening in _BOX.finditer(text):
         if found and opening.start() < found[-1][1]:
@@ -110,7 +119,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
         end = _closing(text, opening.end())
         if end is not None:
             found.append((opening.start(), end + 1, text[opening.end() + 1 : end]))
-    return found
+    return [box for box in found if not _blank(box[2])]
 
 
 def _closing(text: str, start: int) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,8 @@ from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.store import records
-from interp.runs.verdicts import Sign, Verdict, verdict
+from interp.runs.verdicts import Outcome as ClaimOutcome
+from interp.runs.verdicts import Sign, Verdict, decide, verdict
 from interp.stats import ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
 from interp.text.prompts import Condition
 
@@ -50,7 +51,7 @@ def findings(table: Tables, answers: pd.DataFrame) -> Findings[EvaluateFacts]:
         headlines += _hinted(of_writer, about)
         lines += [f"{about}{line}" for line in _length(of_writer)]
         lines += [f"{about}{line}" for line in _outcomes(of_writer)]
-    verdicts = [_improves(paired, writers[0])] if writers else []
+    verdicts = [_improves(paired, sorted(writers))] if writers else []
     return Findings(headlines, EvaluateFacts(writers), lines, verdicts=verdicts)
 
 
@@ -75,15 +76,26 @@ def difference(row: dict[str, Any], name: str) -> Headline:
     return Headline(name, Estimate.of(row), "random signs", null, compared)
 
 
-def _improves(paired: pd.DataFrame, writer: str) -> Verdict:
-    """Whether this writer is right more often with reasoning, over the questions that pass the filters."""
-    rows = paired[(paired["writer"] == writer) & (paired["group"] == "all") & (paired["kept"] == PAIRED)]
-    rows = rows[(rows["measure"] == "accuracy") & (rows["first"] == Condition.WITH_REASONING)]
-    rows = rows[rows["second"] == Condition.WITHOUT_REASONING]
-    found = [difference(row, "accuracy with minus without reasoning, after the filters") for row in records(rows)]
-    return verdict(
-        "A1", [(one, Sign.HIGHER) for one in found], why=None if found else "not asked both ways, or not graded"
-    )
+def _improves(paired: pd.DataFrame, writers: Sequence[str]) -> Verdict:
+    """Whether the writer is right more often with reasoning, over the questions that pass the filters.
+
+    Of several writers it must hold for each; where some contradict others there is no one verdict on them.
+    """
+    name, found = "accuracy with minus without reasoning, after the filters", {}
+    for writer in writers:
+        rows = paired[(paired["writer"] == writer) & (paired["group"] == "all") & (paired["kept"] == PAIRED)]
+        rows = rows[(rows["measure"] == "accuracy") & (rows["first"] == Condition.WITH_REASONING)]
+        for row in records(rows[rows["second"] == Condition.WITHOUT_REASONING]):
+            found[writer] = difference(row, name if len(writers) == 1 else f"{writer}: {name}")
+    if not found:
+        return verdict("A1", [], why="not asked both ways, or not graded")
+    became = {writer: decide(number, Sign.HIGHER) for writer, number in found.items()}
+    each = ", ".join(f"{writer} ({outcome.value})" for writer, outcome in became.items())
+    if {ClaimOutcome.AGREES, ClaimOutcome.OPPOSITE} <= set(became.values()):
+        return verdict("A1", [], why=f"the writers differ: {each}: choose one by +data.where.model=NAME")
+    least = sorted(found.values(), key=lambda number: (number.estimate.value, number.name))
+    why = f"of {len(writers)} writers: {each}" if len(writers) > 1 else None
+    return verdict("A1", [(number, Sign.HIGHER) for number in least], why=why)
 
 
 def _filters(filters: pd.DataFrame, writer: str) -> list[str]:

@@ -17,6 +17,7 @@ from interp.grading.equality import equal_as_text
 from interp.grading.extraction import AnswerFormat, extract_answer
 from interp.grading.scorers import rule_of
 from interp.grading.time_limit import TimeLimitError, WorkerError, call_with_time_limit
+from interp.grading.units import same_unit, without_unit
 
 __all__ = ["AnswerFormat", "Outcome", "equals", "extract_answer", "is_correct", "outcome", "score_task"]
 
@@ -69,7 +70,9 @@ def equals(extracted: str, gold: str, seconds: float) -> bool:
     known = equal_as_text(extracted, gold)
     if known is not None:
         return known
-    ours, theirs = extracted.strip(), gold.strip()
+    (ours, our_unit), (theirs, their_unit) = without_unit(extracted), without_unit(gold)
+    if not same_unit(our_unit, their_unit):
+        return False
     if not all(admitted(text, Admits.MATHEMATICS) for text in (ours, theirs)):
         return False
     return _limited("interp.grading.comparisons:math_equal", theirs, ours, seconds=seconds, imports=("math_verify",))

@@ -12,7 +12,7 @@ from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outco
 from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.text.ends import EOS_TEXTS
 from interp.text.prompts import OPENED, Condition
-from interp.text.trace import ThinkMarkers, split_response, split_text
+from interp.text.trace import ASSISTANT_TEXTS, ThinkMarkers, split_response, split_text
 
 ANSWERS_TABLE = Table(
     "answers",
@@ -21,10 +21,20 @@ ANSWERS_TABLE = Table(
     Column("sample", INT, "which of several answers to the question under this condition, from 0"),
     Column("writer", TEXT, "the model that wrote the text", null="the file does not say"),
     Column("text", TEXT, "the generated text"),
-    Column("extracted", TEXT, "the answer found in it", null="none was found"),
+    Column(
+        "extracted",
+        TEXT,
+        "the answer found behind the reasoning, or anywhere in a text that does not close it",
+        null="none was found",
+    ),
     Column("gold", TEXT, "the right answer, or one of them", null="there is none"),
     Column("outcome", TEXT, "what became of it: see Outcome in interp/grading/outcomes.py"),
-    Column("correct", BOOL, "whether it equals the gold answer", null="there is no gold answer, or the text was given"),
+    Column(
+        "correct",
+        BOOL,
+        "whether it is the right answer, in a text that ended",
+        null="no gold answer, or outcome `unknown`",
+    ),
     Column("score", FLOAT, "a judge's score, 1..10", null="not judged"),
     Column("kind", TEXT, "the question's subject or kind", null="the data does not say"),
     Column("level", TEXT, "the question's difficulty", null="the data does not say"),
@@ -32,7 +42,11 @@ ANSWERS_TABLE = Table(
     Column("answer_words", INT, "number of words after it"),
     Column("n_tokens", INT, "number of generated tokens", null="the text was given"),
     Column("n_forced", INT, "how many of them were forced, to close the thought", null="the text was given"),
-    Column("finished", BOOL, "whether generation ended by itself"),
+    Column(
+        "finished",
+        BOOL,
+        "whether generation ended by itself; of a given text, that its file does not say it was cut off",
+    ),
     Column("hint", TEXT, "the wrong answer that the question suggested", null="it suggested none"),
     Column("hint_said", BOOL, "whether the reasoning speaks of a suggestion", null="it suggested none"),
 )
@@ -61,17 +75,19 @@ def graded(
     sample: int = 0,
     hint: str | None = None,
     hint_words: Sequence[str] = (),
+    begun: str = "",
 ) -> dict[str, Any]:
     """A row of answers.parquet from what a model wrote after the prompt of this condition.
 
-    With reasoning the prompt has opened the think tag; otherwise the text need not close one.
+    With reasoning the prompt has opened the think tag; otherwise the text need not close one. `begun` is what the
+    prompt says of the answer, such as `\\boxed{`: the answer that it begins is read with it.
     """
     parts = split_response(text, grading.markers)
     reasoning, answer, closed = parts.reasoning, parts.answer, parts.closed
     if not (closed or condition in OPENED or grading.markers.open in text):
         reasoning, answer = "", text
-    # Without tags to close, an answer may stand anywhere.
-    found = extract_answer(answer if answer else text, grading.where)
+    # Where a thought is not closed, an answer may stand anywhere; where it is, only behind it.
+    found = extract_answer(f"{begun}{answer}" if answer or closed else text, grading.where)
     needs_tags = condition in OPENED
     became = outcome(
         answer,
@@ -130,6 +146,45 @@ OPEN = (Outcome.NO_ANSWER, Outcome.EMPTY, Outcome.UNCLOSED)
 """What a text that was cut off looks like."""
 
 
+_LEAD = re.compile(
+    r"(?:\banswers?\*{0,2}(?:\s+(?:is|are|equals)\b\s*:?|\s*[:=])\*{0,2}\s*)?(?:[\s$]|\\[(\[])*(?:\\f?boxed\s*\{)?$",
+    re.IGNORECASE,
+)
+"""How a prompt may end that begins the answer itself: `The answer is`, `Answer:`, `\boxed{`."""
+_SHORT = 80
+"""Characters of such an end, and of an answer that is written at once behind it."""
+
+
+def prompt_and_response(trace: TraceText, markers: ThinkMarkers) -> tuple[str, str]:
+    """What a given trace's model was asked, and what it wrote: as its file parts them, else from the last assistant's
+    turn, or from the first open think tag.
+
+    A thought that the prompt opens or closes at its very end belongs to the response.
+    """
+    if trace.prompt is None:
+        turns = (trace.text.rfind(turn) + len(turn) for turn in ASSISTANT_TEXTS if turn in trace.text)
+        start = max(turns, default=0)
+        return (trace.text[:start], trace.text[start:]) if start else split_text(trace.text, markers)
+    opened, closed = re.escape(markers.open), re.escape(markers.close)
+    turn = max((trace.response.rfind(one) + len(one) for one in ASSISTANT_TEXTS if one in trace.response), default=0)
+    prompt, response = trace.prompt + trace.response[:turn], trace.response[turn:]
+    begun = rf"{opened}(?:\s*|(?:(?!{opened}|{closed}).)*{closed}\s*(?:\n[^\n]*)?)$"
+    thought = re.search(begun, prompt, re.DOTALL)
+    at = thought.start() if thought else len(prompt)
+    return prompt[:at], prompt[at:] + response
+
+
+def _begun_answer(prompt: str, response: str) -> str:
+    """What the end of a prompt says of the answer, where the response is nothing but the answer: the rest of a box,
+    or one short line."""
+    lead = _LEAD.search(prompt.rstrip()[-_SHORT:])
+    begun = lead[0].strip() if lead else ""
+    if begun.endswith("{"):
+        return begun
+    direct = "\n" not in response.strip() and len(response.strip()) <= _SHORT
+    return f"{begun} " if begun and direct else ""
+
+
 def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[str, Any]:
     """A row of answers.parquet from a given trace.
 
@@ -137,12 +192,13 @@ def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[st
     became of it is unknown.
     """
     condition = trace.condition or Condition.WITH_REASONING
-    prompt, response = split_text(trace.text, grading.markers)
+    prompt, response = prompt_and_response(trace, grading.markers)
     question = Question(trace.question, prompt, trace.gold, trace.kind, trace.level)
     stripped = response.rstrip()
     ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), "")
     text, finished = stripped.removesuffix(ended), trace.finished is not False
-    row = graded(question, condition, text, grading, finished=finished, writer=trace.writer, sample=sample)
+    begun = _begun_answer(prompt, text)
+    row = graded(question, condition, text, grading, finished=finished, writer=trace.writer, sample=sample, begun=begun)
     if trace.finished is None and not ended and row["outcome"] in OPEN:
         row |= {"outcome": Outcome.UNKNOWN, "correct": None}
     if condition == Condition.WITHOUT_REASONING:
