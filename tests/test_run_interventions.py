@@ -218,6 +218,20 @@ def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
     assert (groups["n"] == 2).all()
 
 
+def test_a_response_without_room_for_two_groups_is_left_out(tmp_path: Path) -> None:
+    """The four responses have 58, 58, 48 and 89 tokens, the last of which has no FAI."""
+    asked = ("experiment=perturb", "model=reasoner", *SMALLEST["perturb"], "data.limit=4", "progress=false")
+    out = tmp_path / "run"
+    done = ok(*asked, "experiment.k=40", "experiment.max_new_tokens=2", f"hydra.run.dir={out}")
+    short = "3 its response is too short for two groups of experiment.k=40 tokens"
+    assert short in " ".join((done.stdout + done.stderr).split())
+    assert (table(out, "perturbed")["n"] == 1).all()
+    for more in ((f"hydra.run.dir={tmp_path / 'none'}",), ("dry_run=true",)):
+        refused = run(*asked, "experiment.k=80", *more)
+        assert refused.returncode == 2
+        assert "its response is too short for two groups of experiment.k=80 tokens" in " ".join(refused.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("option", "complaint"),
     [
