@@ -63,7 +63,7 @@ class AblateOptions(Options):
     name: Text
     score: OneTraceScore
     layers: Layers
-    doses: list[AtLeastOne]
+    doses: Annotated[list[AtLeastOne], AfterValidator(distinct)]
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
     halves: bool
     random_sets: Count

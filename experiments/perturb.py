@@ -14,7 +14,7 @@ from experiments.base.collect import Needs, answer_of
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.options import AtLeastOne, Lax, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
 from experiments.base.plan import Plan
-from experiments.base.ranking import HeadShare, Horizon, head_sets, rank_first, ranked_first, ranking_of
+from experiments.base.ranking import HeadShare, Horizon, check_ranking, head_sets, rank_first, ranked_first, ranking_of
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
@@ -22,7 +22,6 @@ from interp.figures import perturb as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.grading.outcomes import is_correct
 from interp.model.generate import Sampling, ends_of
-from interp.model.layers import layer_set
 from interp.perturb.findings import PerturbFacts, findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
 from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
@@ -204,7 +203,7 @@ def compare_groups(session: Session, options: PerturbOptions) -> None:
 
 def check(session: Session, options: PerturbOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_set(options.layers, session.shape.n_layers)
+    check_ranking(session, options.ranking)
 
 
 def plan(session: Session, options: PerturbOptions) -> Plan:

@@ -17,7 +17,7 @@ from tests.test_null_verdicts import frame
 
 
 def found(sizes: Sequence[float], scores: Sequence[str] = ("fai",), k: int = 5) -> Findings:  # type: ignore[type-arg]
-    """A run on problems in which another token lowers the overlap most at the highest FAI; FAI is that large in each."""
+    """A run on problems in which another token lowers the overlap most at the highest FAI, of that size in each."""
     rng = np.random.default_rng(0)
     problems, tokens = [], []
     for i, size in enumerate(sizes):

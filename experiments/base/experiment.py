@@ -131,7 +131,7 @@ def experiment(name: str) -> Experiment[Any, Any]:
     try:
         record: Experiment[Any, Any] = import_module(f"experiments.{name}").EXPERIMENT
     except ModuleNotFoundError as error:
-        if error.name == f"experiments.{name}":
+        if f"experiments.{name}".startswith(error.name or "-"):  # of 0.5 the package experiments.0 is missing
             known = choices("experiment", searched_directories())
             raise UserError(f"experiment.name={name} is not an experiment; {nearest(str(name), known)}") from error
         if error.name not in EXTRAS:

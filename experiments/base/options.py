@@ -145,7 +145,7 @@ def listed(value: Any) -> Any:
 
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Shards = Annotated[int, Field(ge=1, le=4096)]
-LayerList = Annotated[list[Layers], BeforeValidator(listed), Field(min_length=1)]
+LayerList = Annotated[list[Layers], BeforeValidator(listed), Field(min_length=1), AfterValidator(distinct)]
 
 
 @dataclass(frozen=True)
