@@ -141,6 +141,11 @@ def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
         ("experiment.window=9", "reasoner has 6 layers"),
         ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
         ("experiment.kinds=[]", "must have at least 1 item"),
+        (
+            "experiment.lists=[retrieval]",
+            "experiment.lists has retrieval, which experiment.haystack.lengths leaves out",
+        ),
+        ("experiment.induction_prompts=0", "experiment.lists has induction, which experiment.induction_prompts leaves"),
     ],
 )
 def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) -> None:
@@ -149,6 +154,28 @@ def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) ->
     assert done.returncode == 2
     assert complaint in done.stderr
     assert not out.exists()
+
+
+def test_what_was_not_cut_is_said_and_without_random_sets_nothing_is_tested(tmp_path: Path) -> None:
+    """No head of `planted` looks for repeated words, and five greedy heads are too few for a dose of six."""
+    out, lists = tmp_path / "run", "experiment.lists=[rfh,induction,greedy]"
+    few = ("experiment.doses=[6]", "experiment.random_sets=0", lists)
+    ok("experiment=ablate", "model=planted", *SMALLEST["ablate"], *few, "progress=false", f"hydra.run.dir={out}")
+    summary = json.loads((out / "summary.json").read_text())
+    assert "induction heads were not cut: none is above the floor" in summary["lines"]
+    assert "greedy heads were not cut: at most 5 are searched for, too few for any dose" in summary["lines"]
+    for verdict in summary["verdicts"]:
+        assert verdict["outcome"] == "not tested here"
+        assert verdict["why"] == "no random set of heads was cut beside the RFHs (experiment.random_sets)"
+
+
+def test_without_rfhs_the_claims_on_them_are_not_tested(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    others = ("experiment.lists=[receiver]", f"hydra.run.dir={out}")
+    ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], *others, "progress=false")
+    first, second = json.loads((out / "summary.json").read_text())["verdicts"]
+    assert first["why"] == "no RFHs were cut (experiment: lists, doses)"
+    assert second["why"] == "no RFHs were cut (experiment: lists, doses, knockouts)"
 
 
 def test_scores_without_sinks_are_those_of_rhythm(tmp_path: Path) -> None:
