@@ -61,7 +61,10 @@ def check_arguments(arguments: list[str]) -> None:
     given = {override.key_or_group: override for override in overrides}
     if "data.limit" in given and "experiment" in given and "paper" in _values(given["experiment"]):
         raise UserError("data.limit is not read by a report: set experiment.questions, experiment.traces or .pairs")
-    if any(override.key_or_group == "hydra.sweep.dir" for override in overrides):
+    sweeps = {"-m", "--multirun"} & set(arguments) or ("study" in given and _values(given["study"]) != ["none"])
+    if sweeps and "hydra.run.dir" in given:
+        raise UserError("hydra.run.dir is the directory of one run: set hydra.sweep.dir for a sweep")
+    if "hydra.sweep.dir" in given:
         _check_sweep(arguments, overrides)
 
 

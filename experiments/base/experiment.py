@@ -99,6 +99,8 @@ class Experiment(Generic[O, F]):
     """What is removed of the run's own folders once it is finished."""
     unit: str | None = "trace"
     """What an example is called: a run without one that was measured is an error. None = it has no examples."""
+    reads: str | None = None
+    """Which option names the finished runs that it reads: `run` or `runs`."""
     needs_data: bool = True
     """It measures the data that `data=` names."""
     needs_model: Callable[[Session], bool] = lambda _: True
