@@ -63,7 +63,7 @@ class AblateOptions(Options):
     name: Text
     score: OneTraceScore
     layers: Layers
-    doses: list[AtLeastOne]
+    doses: Annotated[list[AtLeastOne], AfterValidator(distinct)]
     lists: Annotated[list[Annotated[str, one_of(LISTS)]], AfterValidator(distinct)]
     halves: bool
     random_sets: Count
@@ -85,6 +85,17 @@ class AblateOptions(Options):
     def _something_to_cut(self) -> AblateOptions:
         if not self.knockouts and self.each_head is False and not (self.doses and self.lists):
             raise UserError("nothing would be cut: set experiment.doses and experiment.lists, or experiment.knockouts")
+        return self
+
+    @model_validator(mode="after")
+    def _lists_are_measured(self) -> AblateOptions:
+        measured_by = {
+            HeadKind.INDUCTION: ("experiment.induction_prompts", self.induction_prompts),
+            HeadKind.RETRIEVAL: ("experiment.haystack.lengths", self.haystack.lengths),
+        }
+        for kind, (option, value) in measured_by.items():
+            if kind in self.lists and not value:
+                raise UserError(f"experiment.lists has {kind}, which {option} leaves out: set it, or the lists without")
         return self
 
 
@@ -297,12 +308,17 @@ def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     ranked = _lists(session, options, traces)
     found = findings(table, cut, session.seed, halves=halves)
     where = in_layers(layer_set(options.layers, session.shape.n_layers), session.shape.n_layers)
-    uncut = {name: heads for name, heads in ranked.items() if name not in set(table("cut_lists")["heads_kind"])}
-    lines = [
-        f"{name} heads: {'too few for any dose' if heads else f'none above the floor{where}'}"
-        for name, heads in uncut.items()
-    ]
+    uncut = [name for name in options.lists if options.doses and name not in set(table("cut_lists")["heads_kind"])]
+    lines = [f"{name} heads were not cut: {_why_uncut(name, ranked.get(name), where)}" for name in uncut]
     return replace(found, lines=[*found.lines, *lines])
+
+
+def _why_uncut(name: str, heads: Sequence[Head] | None, where: str) -> str:
+    if name == GREEDY:
+        return f"at most {MOST_GREEDY} are searched for, too few for any dose"
+    if heads is None:
+        return "no trace or prompt gives them a score"
+    return "too few for any dose" if heads else f"none is above the floor{where}"
 
 
 def draw(table: Tables, facts: AblateFacts) -> Drawings:
@@ -366,5 +382,6 @@ EXPERIMENT = Experiment(
         *(f"experiment.{option}" for option in ("doses=[1]", "random_sets=1", "kinds=[zero]", "rows=[answer]")),
         *(f"experiment.{option}" for option in ("knockouts=[answer_reasoning]", "renormalise=[true]", "window=0")),
         *(f"experiment.{option}" for option in ("induction_prompts=1", "haystack.lengths=[]", "each_head=false")),
+        "experiment.lists=[rfh,induction,receiver,greedy]",
     ),
 )

@@ -190,6 +190,7 @@ def _itself(page: Figure) -> Figure:
 
 
 EXPERIMENT = Experiment(
+    reads="runs",
     options=CompareOptions,
     about=About(
         title="What do runs have in common?",

@@ -13,10 +13,11 @@ from pydantic import AfterValidator, Field
 
 from experiments.base.experiment import Example, Experiment, InPaper
 from experiments.base.judging import JudgeSettings, judge_of
-from experiments.base.options import AtLeastOne, By, Lax, Options, Text, choice, distinct, with_place
+from experiments.base.options import AtLeastOne, By, Lax, Options, Text, Words, choice, distinct, with_place
 from experiments.base.plan import Plan, measured
 from experiments.base.sample import CLOSING_SECONDS
 from experiments.base.session import Session
+from experiments.base.vocabulary import require_known
 from interp.data.examples import Question
 from interp.data.rows import trace_row
 from interp.errors import TraceError, UserError
@@ -28,7 +29,6 @@ from interp.grading.outcomes import Outcome
 from interp.grading.reasoning_effect import accuracy_rows, filter_rows, paired_rows
 from interp.grading.responses import demanded_answer, graded, graded_trace, prompt_and_response, samples_of
 from interp.model.generate import Backend, Response
-from interp.model.lens import load_tokenizer
 from interp.runs.about import About
 from interp.runs.findings import Findings
 from interp.text.prompts import EDITED, OPENED, Condition, render
@@ -45,7 +45,7 @@ class EvaluateOptions(Options):
     name: Text
     conditions: Annotated[list[Annotated[Condition, Lax]], Field(min_length=1), AfterValidator(distinct)] | None
     samples: AtLeastOne
-    filler: Annotated[Text, Field(min_length=1)]
+    filler: Words
     hint: Annotated[Text, AfterValidator(with_place)]
     hint_words: Annotated[list[Text], Field(min_length=1)]
     judge: Annotated[JudgeOptions, By(JudgeSettings)]
@@ -248,12 +248,8 @@ def _check_conditions(session: Session, options: EvaluateOptions) -> None:
         )
     if Condition.HINTED in asked and len({q.gold for q in session.questions} - {None}) < 2:
         raise UserError("experiment.conditions: hinted suggests another question's answer: the data has no two of them")
-    tokenizer = load_tokenizer(session.model_spec)
     words = {Condition.FILLER: ("filler", options.filler), Condition.HINTED: ("hint", options.hint)}
-    for condition, (name, text) in words.items():
-        ids = tokenizer(text.replace("{}", ""), add_special_tokens=False)["input_ids"]
-        if condition in asked and tokenizer.unk_token_id in ids:
-            raise UserError(f"the model's vocabulary does not know experiment.{name}={text!r}: set another one")
+    require_known(session, dict(option for condition, option in words.items() if condition in asked))
 
 
 def test(session: Session, options: EvaluateOptions) -> None:

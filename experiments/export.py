@@ -143,6 +143,7 @@ def plan(session: Session, options: ExportOptions) -> Plan:
 
 
 EXPERIMENT = Experiment(
+    reads="run",
     options=ExportOptions,
     about=About(
         title="How are a run's tables handed on?",

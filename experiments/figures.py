@@ -73,6 +73,7 @@ def _source(session: Session) -> tuple[Path, str]:
 
 
 EXPERIMENT = Experiment(
+    reads="run",
     options=FiguresOptions,
     about=About(
         title="What do a finished run's figures look like?",

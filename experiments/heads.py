@@ -8,11 +8,11 @@ from functools import partial
 from typing import Annotated, Any
 
 import pandas as pd
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Megabytes, Options, Share, Text, distinct
 from experiments.base.plan import Plan, require_memory
 from experiments.base.probing import HaystackOptions, cost_of_probes, needles_for, probe_steps
 from experiments.base.ranking import HeadShare
@@ -70,7 +70,7 @@ class HeadsOptions(Options):
     layers: Layers
     random_sets: Count
     resamples: AtLeastOne
-    reflection_words: list[Text]
+    reflection_words: Annotated[list[Text], AfterValidator(distinct)]
     permutations: Count
     min_mass: Share
     induction_prompts: Count

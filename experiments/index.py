@@ -58,6 +58,7 @@ def tell(session: Session, options: IndexOptions) -> Findings[IndexFacts]:
 
 
 EXPERIMENT = Experiment(
+    reads="run",
     options=IndexOptions,
     about=About(
         title="Which runs are there?",

@@ -9,10 +9,11 @@ from pydantic import AfterValidator, Field
 
 from experiments.base.collect import traces
 from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
-from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, distinct, with_place
+from experiments.base.options import AtLeastOne, Count, Lax, Layers, Options, Text, Words, distinct, with_words
 from experiments.base.plan import Plan
 from experiments.base.sample import sampled
 from experiments.base.session import Session
+from experiments.base.vocabulary import require_known
 from interp.figures import key_tokens as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.key_tokens.corruptions import Corrupted, Corruption, Wordings, corruptions
@@ -30,7 +31,7 @@ NOTHING = "nothing in its reasoning can be changed"
 
 
 def _in_lower_case(words: str) -> str:
-    if not words or words != words.lower():
+    if words != words.lower():
         raise ValueError("must be in lower case: capitals are found and kept")
     return words
 
@@ -40,9 +41,9 @@ class KeyTokensOptions(Options):
 
     name: Text
     kinds: Annotated[list[Annotated[Corruption, Lax]], Field(min_length=1), AfterValidator(distinct)]
-    paraphrase: Annotated[Text, AfterValidator(with_place)]
-    inert: Text
-    rewordings: dict[Annotated[Text, AfterValidator(_in_lower_case)], Text]
+    paraphrase: Annotated[Text, AfterValidator(with_words)]
+    inert: Words
+    rewordings: dict[Annotated[Words, AfterValidator(_in_lower_case)], Text]
     each: AtLeastOne | None
     traced: Count
     layers: Layers
@@ -97,6 +98,14 @@ def summarise(session: Session, options: KeyTokensOptions) -> None:
 def check(session: Session, options: KeyTokensOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
     layer_set(options.layers, session.shape.n_layers)
+    texts = {
+        Corruption.PARAPHRASE: ("paraphrase", options.paraphrase),
+        Corruption.INERT: ("inert", options.inert),
+    }
+    for kind, (option, text) in texts.items():
+        if kind in options.kinds:
+            remedy = f"set another one, or leave {kind} out of experiment.kinds"
+            require_known(session, {option: text}, remedy)
 
 
 def plan(session: Session, options: KeyTokensOptions) -> Plan:

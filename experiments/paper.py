@@ -174,11 +174,14 @@ def check(session: Session, options: PaperOptions) -> None:
         raise UserError(
             f"{needy[0]} measures the answers of evaluate: add evaluate to experiment.parts, or set data=traces"
         )
-    for name in dict.fromkeys((*options.parts, *options.options)):
+    for name, given in options.options.items():
+        if given and name not in options.parts:
+            raise UserError(f"experiment.options.{name} is of a part that is not run: add {name} to experiment.parts")
+    for name in options.parts:
         record, cfg = experiment(name), _config(session, options, name, Path(), own_data=True)
         where = f"experiment.options.{name}"
         theirs = typed(record.options, cfg.experiment, where)
-        if name in options.parts and options.options.get(name):
+        if options.options.get(name):
             try:
                 record.check(_session(session, options, name, Path(), own_data=True), theirs)
             except UserError as error:

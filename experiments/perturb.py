@@ -11,10 +11,10 @@ import pandas as pd
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.base.collect import Needs, answer_of
-from experiments.base.experiment import Example, Experiment, InPaper, Rows
+from experiments.base.experiment import Example, Experiment, InPaper, LeftOut, Rows
 from experiments.base.options import AtLeastOne, Lax, Layers, Megabytes, Options, Temperature, Text, distinct, one_of
 from experiments.base.plan import Plan
-from experiments.base.ranking import HeadShare, Horizon, head_sets, rank_first, ranked_first, ranking_of
+from experiments.base.ranking import HeadShare, Horizon, check_ranking, head_sets, rank_first, ranked_first, ranking_of
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.errors import UserError
@@ -22,7 +22,6 @@ from interp.figures import perturb as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.grading.outcomes import is_correct
 from interp.model.generate import Sampling, ends_of
-from interp.model.layers import layer_set
 from interp.perturb.findings import PerturbFacts, findings
 from interp.perturb.overlap import Scores, drop, edit_distance, jaccard
 from interp.perturb.rollouts import Fork, Trunk, rollouts, trunk
@@ -77,8 +76,16 @@ class PerturbOptions(Options):
         return ranking_of(self, [self.layers], [self.sinks], self.receivers, self.block_mb)
 
 
-def measure(session: Session, options: PerturbOptions, example: Example) -> Rows:
+def _without_room(options: PerturbOptions, trace: Trace) -> str | None:
+    """Why a trace is left out whose response does not hold two groups apart; its last token has no FAI."""
+    room = (len(response_of(trace)) - 1) // 2
+    return None if room >= options.k else f"its response is too short for two groups of experiment.k={options.k} tokens"
+
+
+def measure(session: Session, options: PerturbOptions, example: Example) -> Rows | LeftOut:
     """The rows of one trace: its tokens' scores, and what each forced token did."""
+    if (why := _without_room(options, example.subject)) is not None:
+        return LeftOut(why)
     (heads,) = head_sets(session)
     return perturb(session, options, example.subject, heads)
 
@@ -196,7 +203,7 @@ def compare_groups(session: Session, options: PerturbOptions) -> None:
 
 def check(session: Session, options: PerturbOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_set(options.layers, session.shape.n_layers)
+    check_ranking(session, options.ranking)
 
 
 def plan(session: Session, options: PerturbOptions) -> Plan:
@@ -207,7 +214,8 @@ def plan(session: Session, options: PerturbOptions) -> Plan:
         (heads,) = sets_of(pd.DataFrame(rank_by_distance(session.lens, [example.subject], options.ranking)))
         return perturb(session, options, example.subject, heads)
 
-    sample = sampled(session, options, alone, Needs.RESPONSE, shortest=True)
+    left_out = partial(_without_room, options)
+    sample = sampled(session, options, alone, Needs.RESPONSE, shortest=True, left_out=left_out)
     forks = options.rollout_draws * len({(row["position"], row["draw"]) for row in sample.rows["effects"]})
     return sample.plan(passes=2, generated=forks * sample.middle / 2, power=2)
 

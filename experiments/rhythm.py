@@ -12,7 +12,16 @@ from experiments.base.collect import Needs
 from experiments.base.experiment import Example, Experiment, InPaper, Rows
 from experiments.base.options import AtLeastOne, Count, Lax, LayerList, Megabytes, Options, Text, distinct
 from experiments.base.plan import Plan
-from experiments.base.ranking import HeadShare, Horizon, Portion, head_sets, rank_first, ranked_first, ranking_of
+from experiments.base.ranking import (
+    HeadShare,
+    Horizon,
+    Portion,
+    check_ranking,
+    head_sets,
+    rank_first,
+    ranked_first,
+    ranking_of,
+)
 from experiments.base.sample import sampled
 from experiments.base.session import Session
 from interp.figures import rhythm as figures
@@ -59,10 +68,10 @@ class RhythmOptions(Options):
     window: AtLeastOne
     horizon: Horizon
     peaks: PeakOptions
-    shares: list[Portion]
+    shares: Annotated[list[Portion], AfterValidator(distinct)]
     lags: Count
     sentence_draws: Count
-    tolerances: list[Count]
+    tolerances: Annotated[list[Count], AfterValidator(distinct)]
     map_tokens: Count
     random_sets: Count
     block_mb: Megabytes | None
@@ -133,7 +142,7 @@ def tell(session: Session, options: RhythmOptions) -> Findings[RhythmFacts]:
 
 def check(session: Session, options: RhythmOptions) -> None:
     """Everything that can be wrong is said before anything runs."""
-    layer_sets(options.layers, session.shape.n_layers)
+    check_ranking(session, options.ranking)
 
 
 def plan(session: Session, options: RhythmOptions) -> Plan:

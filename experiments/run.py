@@ -144,7 +144,12 @@ class _Run:
             raise UserError(f"experiment={cfg.experiment.name} has no examples to split over workers: set shards=1")
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        if options.go_on and in_sweep() and self._finished_before(session):
+        for name in ("run", "runs"):
+            if getattr(options, name) is not None and name != experiment.reads:
+                raise UserError(f"{name} is not read by experiment={cfg.experiment.name}: leave it away")
+        if options.go_on and not in_sweep():
+            raise UserError("go_on=true goes on with a sweep: of one run set resume=DIR")
+        if options.go_on and self._finished_before(session):
             return
         if options.resume is not None and Path(options.resume).resolve() != self.directory.resolve():
             raise UserError("resume and hydra.run.dir name two directories: leave hydra.run.dir away")

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from interp.key_tokens.corruptions import Corrupted, Corruption, Wordings, corruptions, reworded
 from interp.key_tokens.effects import Written, effect_rows, places, summary_rows, traced, write_answers
 from interp.model.lens import Lens
+from interp.organisms.word_tokenizer import word_tokenizer
 from interp.text.sentences import reasoning_sentences
 from interp.text.trace import Segment, Trace, parse_text
 from tests.command import SMALLEST, ok, run
@@ -72,6 +73,25 @@ def test_steps(trace: Trace, words: PreTrainedTokenizerBase) -> None:
     assert [c.new.strip() for c in said] == [f"Wait, {text}" for text in texts]
     assert not any(c.aligned for c in said)
     assert [c.new.strip() for c in changes(trace, words, Corruption.REWORD)] == ["Next Tom 7.", "Next Mia 6."]
+
+
+def test_what_the_vocabulary_does_not_know_or_what_changes_nothing_is_no_change(
+    trace: Trace, words: PreTrainedTokenizerBase
+) -> None:
+    def of(kind: Corruption, wordings: Wordings) -> list[Corrupted]:
+        return list(corruptions(trace, words, np.random.default_rng(0), [kind], wordings))
+
+    assert len(of(Corruption.INERT, Wordings("Wait, {}", "Okay.", {}))) == 7
+    for nothing in (Wordings(" {}", "", {}), Wordings("Zebra: {}", "Zebra.", {"so": "zebra", "first": "First"})):
+        for kind in (Corruption.INERT, Corruption.PARAPHRASE, Corruption.REWORD):
+            assert of(kind, nothing) == []
+
+
+def test_a_number_does_not_become_one_that_the_vocabulary_does_not_know() -> None:
+    known = word_tokenizer([*["Tom", "has", "pens", ".", "So", "8", "9"], *["The", "answer", "is"]])
+    trace = parse_text("Tom has 8 pens . <think> So 9 pens . </think> The answer is 9 .", known, example="t")
+    (case,) = changes(trace, known, Corruption.NUMBER)
+    assert (case.old, case.new) == ("9", "8")
 
 
 def test_other_words_keep_capitals_and_leave_parts_of_words_alone() -> None:
@@ -270,6 +290,16 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         ("experiment.kinds=[burn_step]", "experiment.kinds=burn_step is not known"),
         ("experiment.kinds=[]", "must have at least 1 item"),
         ("experiment.paraphrase=hm", "needs {} where the text is put in"),
+        ("experiment.paraphrase='{}'", "experiment.paraphrase={} needs words around {}"),
+        (
+            "experiment.paraphrase='Zebra, {}'",
+            "does not know experiment.paraphrase='Zebra, {}': set another",
+        ),
+        ("experiment.inert=''", "experiment.inert= must not be blank"),
+        (
+            "experiment.inert=Zebra.",
+            "one, or leave insert_inert out of experiment.kinds",
+        ),
         ("experiment.each=0", "experiment.each=0 must be at least 1"),
         ("experiment.traced=-1", "must not be negative"),
         ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
@@ -279,5 +309,22 @@ def test_wrong_options(tmp_path: Path, option: str, complaint: str) -> None:
     out = tmp_path / "run"
     done = run("experiment=key_tokens", *SMALLEST["key_tokens"], option, "progress=false", f"hydra.run.dir={out}")
     assert done.returncode == 2
-    assert complaint in done.stderr
+    assert complaint in " ".join(done.stderr.split())
     assert not out.exists()
+
+
+def test_unknown_words_are_refused_before_a_dry_run_and_only_where_they_are_used(tmp_path: Path) -> None:
+    asked = ("experiment=key_tokens", "model=planted", "data.limit=1", "experiment.traced=0", "progress=false")
+    unknown = ("experiment.inert=Zebra.", f"hydra.run.dir={tmp_path / 'run'}")
+    done = run(*asked, *unknown, "dry_run=true")
+    assert done.returncode == 2
+    assert "loading" not in done.stderr
+    ok(*asked, *unknown, "experiment.kinds=[delete_step]")
+
+
+def test_planted_knows_the_words_that_are_put_in_by_default(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    ok("experiment=key_tokens", "model=planted", "data.limit=2", "experiment.traced=0", f"hydra.run.dir={out}")
+    forced = pd.read_parquet(out / "effects.parquet").set_index("intervention")["forced"]
+    assert all(text.lstrip().startswith("Okay.") for text in forced[Corruption.INERT.value])
+    assert all(text.lstrip().startswith("Wait,") for text in forced[Corruption.PARAPHRASE.value])

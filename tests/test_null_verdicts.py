@@ -170,6 +170,10 @@ def forced(rng: np.random.Generator, effect: float) -> list[Verdict]:
         "perturbed": frame("perturbed", group_rows(problems, ["fai"], 6, 0)),
         "predictors": frame("predictors", []),
         "thirds": frame("thirds", []),
+        "tokens": frame(
+            "tokens",
+            [{"example": one.example, "fai_to_end": fai} for one in problems for fai in one.scores.values["fai"]],
+        ),
     }
     return perturb.findings(tables.__getitem__, 6, ["fai"]).verdicts
 

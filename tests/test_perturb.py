@@ -109,7 +109,9 @@ def test_groups_by_hand() -> None:
     for _ in range(20):
         random = scores.group("s", Group.RANDOM, 2, rng)
         assert set(random) <= {2, 4, 5, 6}
-    assert scores.group("s", Group.TOP, 50, rng) == [1, 3, 5]  # half of the known ones at most
+    assert scores.group("s", Group.TOP, 3, rng) == [1, 3, 5]
+    for group in Group:  # six have a value: no room for two groups of four
+        assert scores.group("s", group, 4, rng) == []
 
 
 @given(st.integers(0, 10_000), st.integers(2, 40), st.integers(1, 8))

@@ -210,6 +210,12 @@ def test_arms_are_named_by_what_differs() -> None:
     assert arms(older) == ["coupled", "coupled", "coupled, unit sentence"], "what older runs lack"
     firsts = [options(0, first_q=0.4), options(0, strategy="first"), options(1, strategy="first", first_q=0.4)]
     assert arms(firsts) == ["coupled", "first", "first, first_q 0.4"]
+    unread = [options(0), options(0, strategy="soft", q=0.2), options(0, strategy="uniform", q=0.1)]
+    assert arms(unread) == ["coupled", "soft", "uniform"], "q is of one of them alone"
+    seen = [options(0), options(0, strategy="random"), options(1, strategy="random", layers="all", once=True)]
+    assert arms(seen) == ["coupled", "random", "random"], "random tokens look at no head"
+    both = [options(0, q=0.2), options(0, strategy="soft"), options(0, strategy="entropy")]
+    assert arms(both) == ["coupled, q 0.2", "soft", "entropy, q 0.4"]
     with pytest.raises(UserError, match=r"differ in experiment\.test_samples"):
         arms([options(0), options(0, test_samples=4)])
     with pytest.raises(UserError, match=r"differ in experiment\.steps"):
@@ -217,6 +223,7 @@ def test_arms_are_named_by_what_differs() -> None:
 
     assert other_rule([options(0), options(1)]) is None
     assert other_rule([options(0), options(0, unit="sentence")]) is None, "an arm of its own"
+    assert other_rule([options(0, q=0.2), options(0, strategy="soft")]) == "all trainings credit by q=0.2, not by 0.4"
     sentences = [options(seed, unit="sentence") for seed in (0, 1)]
     assert other_rule(sentences) == "all trainings credit by unit=sentence, not by token"
     assert other_rule([options(seed, window=3) for seed in (0, 1)]) == "all trainings credit by window=3, not by 10"

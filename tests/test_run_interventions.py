@@ -141,6 +141,11 @@ def test_answers_written_anew_have_a_gold_answer(tmp_path: Path) -> None:
         ("experiment.window=9", "reasoner has 6 layers"),
         ("experiment.batch=0", "experiment.batch=0 must be at least 1"),
         ("experiment.kinds=[]", "must have at least 1 item"),
+        (
+            "experiment.lists=[retrieval]",
+            "experiment.lists has retrieval, which experiment.haystack.lengths leaves out",
+        ),
+        ("experiment.induction_prompts=0", "experiment.lists has induction, which experiment.induction_prompts leaves"),
     ],
 )
 def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) -> None:
@@ -149,6 +154,28 @@ def test_wrong_options_of_ablate(tmp_path: Path, option: str, complaint: str) ->
     assert done.returncode == 2
     assert complaint in done.stderr
     assert not out.exists()
+
+
+def test_what_was_not_cut_is_said_and_without_random_sets_nothing_is_tested(tmp_path: Path) -> None:
+    """No head of `planted` looks for repeated words, and five greedy heads are too few for a dose of six."""
+    out, lists = tmp_path / "run", "experiment.lists=[rfh,induction,greedy]"
+    few = ("experiment.doses=[6]", "experiment.random_sets=0", lists)
+    ok("experiment=ablate", "model=planted", *SMALLEST["ablate"], *few, "progress=false", f"hydra.run.dir={out}")
+    summary = json.loads((out / "summary.json").read_text())
+    assert "induction heads were not cut: none is above the floor" in summary["lines"]
+    assert "greedy heads were not cut: at most 5 are searched for, too few for any dose" in summary["lines"]
+    for verdict in summary["verdicts"]:
+        assert verdict["outcome"] == "not tested here"
+        assert verdict["why"] == "no random set of heads was cut beside the RFHs (experiment.random_sets)"
+
+
+def test_without_rfhs_the_claims_on_them_are_not_tested(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    others = ("experiment.lists=[receiver]", f"hydra.run.dir={out}")
+    ok("experiment=ablate", "model=reasoner", *SMALLEST["ablate"], *others, "progress=false")
+    first, second = json.loads((out / "summary.json").read_text())["verdicts"]
+    assert first["why"] == "no RFHs were cut (experiment: lists, doses)"
+    assert second["why"] == "no RFHs were cut (experiment: lists, doses, knockouts)"
 
 
 def test_scores_without_sinks_are_those_of_rhythm(tmp_path: Path) -> None:
@@ -216,6 +243,20 @@ def test_only_the_groups_are_forced_where_asked(tmp_path: Path) -> None:
     groups = table(out, "perturbed")
     # every group that the analysis draws was forced
     assert (groups["n"] == 2).all()
+
+
+def test_a_response_without_room_for_two_groups_is_left_out(tmp_path: Path) -> None:
+    """The four responses have 58, 58, 48 and 89 tokens, the last of which has no FAI."""
+    asked = ("experiment=perturb", "model=reasoner", *SMALLEST["perturb"], "data.limit=4", "progress=false")
+    out = tmp_path / "run"
+    done = ok(*asked, "experiment.k=40", "experiment.max_new_tokens=2", f"hydra.run.dir={out}")
+    short = "3 its response is too short for two groups of experiment.k=40 tokens"
+    assert short in " ".join((done.stdout + done.stderr).split())
+    assert (table(out, "perturbed")["n"] == 1).all()
+    for more in ((f"hydra.run.dir={tmp_path / 'none'}",), ("dry_run=true",)):
+        refused = run(*asked, "experiment.k=80", *more)
+        assert refused.returncode == 2
+        assert "its response is too short for two groups of experiment.k=80 tokens" in " ".join(refused.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -243,6 +243,8 @@ def test_an_untrained_model_agrees_with_nothing(tmp_path: Path) -> None:
         ("experiment.traces=0", "must be at least 1"),
         ("+experiment.options.heads.top=3", "experiment.options.heads"),
         ("experiment.parts=[heads]", "add evaluate to experiment.parts"),
+        ("+experiment.options.perturb.k=3", "experiment.options.perturb is of a part that is not run: add perturb to"),
+        ("data.limit=3", "data.limit is not read by a report: set experiment.questions"),
     ],
 )
 def test_wrong_options_end_in_one_line(wrong: str, message: str, tmp_path: Path) -> None:

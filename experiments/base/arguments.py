@@ -45,7 +45,8 @@ def _about(file: Path) -> str:
 
 
 def check_arguments(arguments: list[str]) -> None:
-    """Raises UserError for a group choice that has no file, or a sweep into a directory that is not empty."""
+    """Raises UserError for a group choice that has no file, a number that the experiment takes from elsewhere, or a
+    sweep into a directory that is not empty."""
     strange = [one for one in get_args_parser().parse_known_args(arguments)[1] if one.startswith("-")]
     if strange:
         raise UserError(f"there is no flag {strange[0]}: options are given as key=value; --help shows them")
@@ -57,7 +58,13 @@ def check_arguments(arguments: list[str]) -> None:
             for name in _values(override):
                 if name not in known:
                     raise UserError(f"unknown {override.key_or_group} {name!r}; {nearest(name, known)}")
-    if any(override.key_or_group == "hydra.sweep.dir" for override in overrides):
+    given = {override.key_or_group: override for override in overrides}
+    if "data.limit" in given and "experiment" in given and "paper" in _values(given["experiment"]):
+        raise UserError("data.limit is not read by a report: set experiment.questions, experiment.traces or .pairs")
+    sweeps = {"-m", "--multirun"} & set(arguments) or ("study" in given and _values(given["study"]) != ["none"])
+    if sweeps and "hydra.run.dir" in given:
+        raise UserError("hydra.run.dir is the directory of one run: set hydra.sweep.dir for a sweep")
+    if "hydra.sweep.dir" in given:
         _check_sweep(arguments, overrides)
 
 

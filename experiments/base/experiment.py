@@ -99,6 +99,8 @@ class Experiment(Generic[O, F]):
     """What is removed of the run's own folders once it is finished."""
     unit: str | None = "trace"
     """What an example is called: a run without one that was measured is an error. None = it has no examples."""
+    reads: str | None = None
+    """Which option names the finished runs that it reads: `run` or `runs`."""
     needs_data: bool = True
     """It measures the data that `data=` names."""
     needs_model: Callable[[Session], bool] = lambda _: True
@@ -131,7 +133,7 @@ def experiment(name: str) -> Experiment[Any, Any]:
     try:
         record: Experiment[Any, Any] = import_module(f"experiments.{name}").EXPERIMENT
     except ModuleNotFoundError as error:
-        if error.name == f"experiments.{name}":
+        if f"experiments.{name}".startswith(error.name or "-"):  # of 0.5 the package experiments.0 is missing
             known = choices("experiment", searched_directories())
             raise UserError(f"experiment.name={name} is not an experiment; {nearest(str(name), known)}") from error
         if error.name not in EXTRAS:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from experiments.base.options import AtLeastOne, Options, Text
+from interp.errors import UserError
 from interp.grading.judge import Judge, JudgeOptions
 
 
@@ -19,6 +20,12 @@ class AskedSettings(Options):
     timeout: Annotated[float, Field(gt=0, le=86400)]
     retries: Annotated[int, Field(ge=0, le=1000)]
     max_tokens: AtLeastOne
+
+    @model_validator(mode="after")
+    def _asked_somewhere(self) -> AskedSettings:
+        if self.model is not None and self.url is None:
+            raise UserError(f"experiment.judge.model={self.model} is asked nowhere: set experiment.judge.url")
+        return self
 
 
 class JudgeSettings(AskedSettings):

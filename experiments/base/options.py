@@ -65,6 +65,13 @@ def with_place(template: str) -> str:
     return template
 
 
+def with_words(template: str) -> str:
+    """A template with {} that says something of its own: the text alone would come out unchanged."""
+    if not with_place(template).replace("{}", "").strip():
+        raise ValueError("needs words around {}")
+    return template
+
+
 def _of_one_trace(score: HeadScore) -> HeadScore:
     if score is HeadScore.CONTENT:
         raise ValueError(
@@ -89,6 +96,16 @@ def _usable(text: str) -> str:
 
 
 Text = Annotated[str, BeforeValidator(_as_text), AfterValidator(_usable)]
+
+
+def _not_blank(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return text
+
+
+Words = Annotated[Text, AfterValidator(_not_blank)]
+"""A text that says something."""
 
 
 def _layer_name(text: str) -> str:
@@ -128,7 +145,7 @@ def listed(value: Any) -> Any:
 
 Threads = Annotated[int, Field(ge=1, le=4096)]
 Shards = Annotated[int, Field(ge=1, le=4096)]
-LayerList = Annotated[list[Layers], BeforeValidator(listed), Field(min_length=1)]
+LayerList = Annotated[list[Layers], BeforeValidator(listed), Field(min_length=1), AfterValidator(distinct)]
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,14 @@ class PatchingOptions(Options):
     random_sets: Count
     top_k: AtLeastOne | None
     score: OneTraceScore
-    rfhs: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(min_length=1)] | None
+    rfhs: (
+        Annotated[
+            list[Annotated[list[Count], Field(min_length=2, max_length=2)]],
+            Field(min_length=1),
+            AfterValidator(distinct),
+        ]
+        | None
+    )
     maps: Count
     map_stride: AtLeastOne
     map_prompt: bool
@@ -74,6 +81,12 @@ class PatchingOptions(Options):
     verify: Annotated[int, Field(ge=20)]
     edges: Count
     budget_mb: Megabytes
+
+    @model_validator(mode="after")
+    def _heads_named_or_counted(self) -> PatchingOptions:
+        if self.rfhs is not None and self.top_k is not None:
+            raise UserError("experiment.rfhs names the heads: leave experiment.top_k=null, or experiment.rfhs")
+        return self
 
     @model_validator(mode="after")
     def _windows_are_exact(self) -> PatchingOptions:

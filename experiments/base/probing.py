@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+from pydantic import AfterValidator, Field
+
 from experiments.base.experiment import Rows
-from experiments.base.options import AtLeastOne, Lax, Options, Share
+from experiments.base.options import AtLeastOne, Lax, Options, Share, distinct
 from experiments.base.plan import measured
 from experiments.base.session import Session
 from experiments.base.steps import Step
@@ -21,8 +23,8 @@ from interp.model.lens import load_config, load_tokenizer
 class HaystackOptions(Options):
     """The haystacks for retrieval heads; no lengths = retrieval heads are not measured."""
 
-    lengths: list[AtLeastOne]
-    depths: list[Share]
+    lengths: Annotated[list[AtLeastOne], AfterValidator(distinct)]
+    depths: Annotated[list[Share], Field(min_length=1), AfterValidator(distinct)]
     decoding: Annotated[Decoding, Lax]
     max_new_tokens: AtLeastOne
 

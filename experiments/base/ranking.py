@@ -11,6 +11,8 @@ from pydantic import AfterValidator, Field
 from experiments.base.collect import Needs, traces
 from experiments.base.experiment import Example
 from experiments.base.session import Session
+from interp.errors import UserError
+from interp.model.layers import layer_sets
 from interp.rhythm.head_sets import HeadSets, Ranking, rank_by_distance, sets_of
 from interp.rhythm.waad_fai import Settings, Sinks
 from interp.text.trace import Trace
@@ -39,6 +41,17 @@ def ranking_of(
     settings = Settings(options.window, *options.horizon)
     block = None if block_mb is None else block_mb * 2**20
     return Ranking(layers, sinks, options.share, receivers, options.ranking_traces, settings, block)
+
+
+def check_ranking(session: Session, ranking: Ranking) -> None:
+    """Raises UserError for layers that the model does not have, and for more receiver heads than some of these have."""
+    model = session.shape
+    for name, layers in layer_sets(ranking.layers, model.n_layers).items():
+        n_heads = len(layers) * model.n_heads
+        if (ranking.receivers or 0) > n_heads:
+            raise UserError(
+                f"experiment.receivers={ranking.receivers}: {model.name} has {n_heads} heads in layers={name}"
+            )
 
 
 def rank_first(session: Session, ranking: Ranking) -> None:

@@ -22,6 +22,7 @@ from experiments.base.options import (
     one_of,
 )
 from experiments.base.tracking import Tracker
+from interp.errors import UserError
 from interp.grading.outcomes import AnswerFormat
 from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
@@ -81,6 +82,16 @@ class ThoughtOptions(Options):
     end: Annotated[Text, AfterValidator(_pattern)] | None
 
 
+READ = {
+    ModelSource.EMBEDDED: ("path",),
+    ModelSource.PLANTED: (),
+    ModelSource.DECIDER: (),
+    ModelSource.PRETRAINED: ("path", "revision"),
+    ModelSource.GGUF: ("path", "package"),
+}
+"""Which of the options that say where weights lie are read, by their source."""
+
+
 class ModelOptions(Options):
     """One file of conf/model/: see conf/model/base.yaml."""
 
@@ -101,6 +112,18 @@ class ModelOptions(Options):
     threads: Threads | None
     max_new_tokens: AtLeastOne
     reasons: bool
+
+    @model_validator(mode="after")
+    def _source_reads_them(self) -> ModelOptions:
+        for option in ("path", "package", "revision"):
+            if getattr(self, option) is not None and option not in READ[self.source]:
+                raise UserError(
+                    f"model.{option}={getattr(self, option)} is not read by {self.source} models: "
+                    "any other checkpoint is model=huggingface model.path=..."
+                )
+        if self.path is not None and self.package is not None:
+            raise UserError(f"model.path={self.path} is not read beside model.package={self.package}: set one to null")
+        return self
 
     @property
     def label(self) -> str:

@@ -13,6 +13,7 @@ from experiments.base.experiment import Example, LeftOut, O, Rows
 from experiments.base.plan import Meter, Plan, measured
 from experiments.base.session import Session
 from interp.errors import UserError
+from interp.text.trace import Trace
 
 CLOSING_SECONDS = 10.0
 """About what the self-check, statistics and figures take."""
@@ -65,14 +66,18 @@ def sampled(
     measure: Callable[[Session, O, Example], Rows | LeftOut],
     needs: Needs = Needs.REASONING,
     shortest: bool = False,
+    left_out: Callable[[Trace], str | None] = lambda _: None,
 ) -> Sample:
     """Makes one batch of examples and measures the one of middle length twice: the first time pays for what later ones
-    find ready. Where that takes too long, only the `shortest`, and once."""
+    find ready. Where that takes too long, only the `shortest`, and once. `left_out`: why a trace would not be measured.
+    """
     with measured() as making:
         made = list(islice(examples(session, needs), session.generation.batch))
-    usable = sorted((one for one in made if one.subject is not None), key=lambda one: one.subject.n_measured)
+    traces = sorted((one for one in made if one.subject is not None), key=lambda one: one.subject.n_measured)
+    usable = [one for one in traces if left_out(one.subject) is None]
     if not usable:
-        raise UserError("no trace would be measured: raise data.max_tokens or generation.max_new_tokens")
+        why = left_out(traces[0].subject) if traces else None
+        raise UserError(f"no trace would be measured: {why or 'raise data.max_tokens or generation.max_new_tokens'}")
     middle = usable[0 if shortest else len(usable) // 2]
     if not shortest:
         measure(session, options, middle)

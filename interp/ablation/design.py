@@ -121,7 +121,7 @@ class Design:
         """How many of the list the claims are about: as many as a list of special heads has, or the smallest dose."""
         usual = usual_count(self.n_layers * self.n_heads)
         fitting = [n for n in self.doses if n <= len(heads)]
-        return max([n for n in fitting if n <= usual] or fitting[:1] or [0])
+        return max([n for n in fitting if n <= usual] or [min(fitting, default=0)])
 
     def _dose(self, halves: Sequence[Lists], half: int, name: str, n: int) -> Iterator[Step]:
         heads = halves[half][name]

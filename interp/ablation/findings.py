@@ -121,7 +121,16 @@ def _doses(effects: pd.DataFrame) -> tuple[list[Headline], list[Verdict]]:
             if kind == RFH and metric == "kl":
                 decided.append((number, Sign.HIGHER))
     edges = [(number, Sign.LOWER) for number in _edges(effects) if ONLY_THESE not in number.name]
-    return headlines, [verdict("A6", decided), verdict("A6.edges", edges)]
+    return headlines, [_verdict("A6", decided, "lists, doses"), _verdict("A6.edges", edges, "lists, doses, knockouts")]
+
+
+def _verdict(claim: str, numbers: list[tuple[Headline, Sign]], options: str) -> Verdict:
+    """A claim that some heads do more than others is not tested where either were not cut."""
+    if not numbers:
+        return verdict(claim, [], why=f"no RFHs were cut (experiment: {options})")
+    if any(number.comparison is None for number, _ in numbers):
+        return verdict(claim, [], why="no random set of heads was cut beside the RFHs (experiment.random_sets)")
+    return verdict(claim, numbers)
 
 
 def _edges(effects: pd.DataFrame) -> list[Headline]:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from interp.credit.contrasts import contrast_line, contrast_rows, seed_rows
-from interp.credit.gamma import CreditRule, Strategy
+from interp.credit.gamma import NEEDS, CreditRule, Strategy
 from interp.credit.gates import gates, power_lines
 from interp.credit.study import REFERENCE, Training, by_arm, called, curve_rows, over_both, over_seeds, study_rows
 from interp.errors import UserError
@@ -48,7 +48,9 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     places = Counter((name, run.options["seed"]) for name, run in zip(names, runs, strict=True))
     twice = [place for place, n in places.items() if n > 1]
     if twice:
-        raise UserError(f"several runs of {twice[0][0]} have seed {twice[0][1]}: keep one")
+        raise UserError(
+            f"several runs of {twice[0][0]} have seed {twice[0][1]}, and differ in nothing that it reads: keep one"
+        )
     trainings = [
         Training(name, int(run.options["seed"]), run.table("training"), _share(run))
         for name, run in zip(names, runs, strict=True)
@@ -126,10 +128,15 @@ def verdicts(trainings: Sequence[Training], untested: str | None = None) -> list
 def other_rule(options: Sequence[dict]) -> str | None:
     """How all trainings credit otherwise than the paper, where they do so alike: no arm is named by that."""
     rule, windows = CreditRule(), Settings()
+    strategies = [str(one["experiment"].get("strategy", rule.strategy)) for one in options]
     own: dict[str, object] = {name: getattr(rule, name) for name in RULE}
     own |= {"window": windows.window, "horizon": [windows.h_lo, windows.h_hi], **LOOKED_AT}
     for name, default in own.items():
-        values = {str(one["experiment"].get(name, default)) for one in options}
+        values = {
+            str(one["experiment"].get(name, default))
+            for one, strategy in zip(options, strategies, strict=True)
+            if reads(strategy, name)
+        }
         if len(values) == 1 and values != {str(default)}:
             return f"all trainings credit by {name}={values.pop()}, not by {default}"
     return None
@@ -138,8 +145,8 @@ def other_rule(options: Sequence[dict]) -> str | None:
 def arms(options: Sequence[dict]) -> list[str]:
     """Each run's arm. Raises UserError for runs that differ in more than arms and seeds.
 
-    The arm is named by what differs, plain GRPO always by its strategy alone: nothing else changes it. Only `first` has
-    a share of its own.
+    The arm is named by what differs among those whose strategy reads it, plain GRPO always by its strategy alone:
+    nothing else changes it.
     """
     options = [{**one, "experiment": {**LATER, **one["experiment"]}} for one in options]
     names = [name for name in differing(options) if name not in IGNORED]
@@ -147,7 +154,8 @@ def arms(options: Sequence[dict]) -> list[str]:
     if foreign:
         raise UserError(f"these trainings do not compare: they differ in {', '.join(foreign)}")
     strategies = [str(option(one, "experiment.strategy")) for one in options]
-    rests = [_rest(one, strategy, names) for one, strategy in zip(options, strategies, strict=True)]
+    told_by = [name for name in names if len(_values(options, strategies, name)) > 1]
+    rests = [_rest(one, strategy, told_by) for one, strategy in zip(options, strategies, strict=True)]
     # The same strategy everywhere goes without saying, where something else is said of each.
     told = "experiment.strategy" in names or not all(rests)
     return [
@@ -159,10 +167,37 @@ def arms(options: Sequence[dict]) -> list[str]:
 def _rest(options: dict, strategy: str, names: Sequence[str]) -> list[str]:
     """What an arm is told by beside its strategy."""
     values = {name.removeprefix("experiment."): option(options, name) for name in names}
-    values.pop("strategy", None)
-    if strategy != Strategy.FIRST:
-        values.pop("first_q", None)
-    return [f"{name} {_text(value)}" for name, value in values.items() if name not in LATER or value != LATER[name]]
+    return [
+        f"{name} {_text(value)}"
+        for name, value in values.items()
+        if reads(strategy, name) and (name not in LATER or value != LATER[name])
+    ]
+
+
+def reads(strategy: str, name: str) -> bool:
+    """Whether an option enters what a strategy makes of gamma."""
+    signals = NEEDS[Strategy(strategy)]
+    match name:
+        case "strategy":
+            return False  # told by itself
+        case "q" | "end":
+            return strategy not in (Strategy.UNIFORM, Strategy.SOFT, Strategy.ORACLE)
+        case "gamma_amp":
+            return strategy not in (Strategy.UNIFORM, Strategy.SOFT)
+        case "first_q":
+            return strategy == Strategy.FIRST
+        case "alpha" | "k" | "tau_waad" | "tau_delta" | "once":
+            return {"waad", "fai"} <= {*signals}
+        case "heads" | "layers" | "share" | "sinks" | "window" | "horizon" | "ranking_traces" | "rerank_every":
+            return bool({"waad", "fai"} & {*signals})
+        case _:
+            return strategy != Strategy.UNIFORM
+
+
+def _values(options: Sequence[dict], strategies: Sequence[str], name: str) -> set[str]:
+    """An option's values among the runs whose strategy reads it."""
+    own = name.removeprefix("experiment.")
+    return {str(option(one, name)) for one, strategy in zip(options, strategies, strict=True) if reads(strategy, own)}
 
 
 def _text(value: object) -> str:

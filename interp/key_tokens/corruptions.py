@@ -86,7 +86,8 @@ def corruptions(
     kinds: Sequence[Corruption],
     wordings: Wordings,
 ) -> Iterator[Corrupted]:
-    """Every change of these kinds that the trace allows, in order of position."""
+    """Every change of these kinds that the trace allows, in order of position: one that leaves its tokens as they were,
+    or brings in a word that the vocabulary does not know, is none."""
     for kind in kinds:
         if kind in (Corruption.NUMBER, Corruption.NAME):
             yield from _words(trace, tokenizer, rng, kind)
@@ -133,7 +134,9 @@ def _replaced(
     text = trace.text[begin:start] + new + trace.text[stop:end]
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     whole = tokenizer(trace.text[begin:end], add_special_tokens=False)["input_ids"]
-    if whole != list(trace.token_ids[first : last + 1]) or len(ids) != last + 1 - first or ids == whole:
+    if whole != list(trace.token_ids[first : last + 1]) or len(ids) != last + 1 - first:
+        return None
+    if ids == whole or _unknown(tokenizer, ids) > _unknown(tokenizer, whole):
         return None
     close = trace[Segment.ANSWER].start
     return (*trace.token_ids[:first], *ids, *trace.token_ids[last + 1 : close])
@@ -163,11 +166,17 @@ def _steps(
             template = f"{wordings.inert} {{}}" if kind is Corruption.INERT else wordings.template
             new = lead + template.replace("{}", body) + tail
         ids = tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
-        if kind is Corruption.REWORD and (new == old or tokenizer.unk_token_id in ids):
+        before = trace.token_ids[start:stop]
+        if tuple(ids) == tuple(before) or _unknown(tokenizer, ids) > _unknown(tokenizer, before):
             continue
         changed = (*trace.token_ids[:start], *ids, *trace.token_ids[stop:close])
         aligned = len(changed) == close
         yield Corrupted(kind, changed, start, stop, old, new, aligned)
+
+
+def _unknown(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> int:
+    """How many of some tokens stand for words that the vocabulary does not have."""
+    return list(ids).count(tokenizer.unk_token_id)
 
 
 def reworded(text: str, others: Mapping[str, str]) -> str:

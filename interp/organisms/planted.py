@@ -40,6 +40,8 @@ BEFORE_ANCHOR = (("well", "okay", "hmm"), ("now", "then", "next"))
 """Slots of the reasoning before the number word, each with its synonyms, likeliest first."""
 SLOT = "so"
 """The word after which the number word stands."""
+ASIDES = ("Okay", "Wait")
+"""Words that the model never writes, for texts that are put into its reasoning: `experiment=key_tokens` has them."""
 AFTER_ANCHOR = (("fine", "sure", "right"), ("good", "great", "nice"), ("done", "ready", "enough"))
 ANSWER_WORDS = ("the", "answer", "equals", "!")
 
@@ -70,7 +72,7 @@ CIRCUIT = Circuit()
 def planted_words() -> list[str]:
     """The vocabulary, without special tokens."""
     slots = [word for slot in BEFORE_ANCHOR + AFTER_ANCHOR for word in slot]
-    return [*COLOURS, *NUMBERS, *DIGITS, *CHATTER, *slots, SLOT, *ANSWER_WORDS, ".", ","]
+    return [*COLOURS, *NUMBERS, *DIGITS, *CHATTER, *slots, SLOT, *ANSWER_WORDS, ".", ",", *ASIDES]
 
 
 @dataclass(frozen=True)

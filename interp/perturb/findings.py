@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 
 from interp.perturb.overlap import Group
+from interp.perturb.tables import COLUMNS
+from interp.rhythm.couplings import LEAST
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.store import records
-from interp.runs.verdicts import Sign, verdict
+from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import Comparison, Estimate, or_null
 
 Tables = Callable[[str], pd.DataFrame]
@@ -23,6 +25,8 @@ METRICS = {
     "correct_changed": "share of rollouts that are right instead of wrong or the other way round",
     "unfinished": "share of rollouts that the limit cuts off",
 }
+FAI = ("fai", "fai_near")
+"""Scores that the claim is of."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,6 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
     headlines: list[Headline] = []
     lines: list[str] = []
     score = perturbed["score"].iloc[0] if len(perturbed) else None
-    decides: list[tuple[Headline, Sign]] = []
     for metric, label in METRICS.items():
         rows = perturbed[(perturbed["score"] == score) & (perturbed["metric"] == metric)]
         by_group = {row["group"]: row for row in records(rows)}
@@ -50,10 +53,7 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
         headlines.append(_beside_own(top, f"{label}: top {k} by {readable(score)}"))
         for group in (g for g in Group if g is not Group.TOP and g in by_group):
             name = f"{label}, net: top {k} by {readable(score)}, beside {_named(group, k)}"
-            number = _beside(top, by_group[group], name, _named(group, k))
-            headlines.append(number)
-            if metric == "jaccard" and group is not Group.RANDOM:
-                decides.append((number, Sign.LOWER))
+            headlines.append(_beside(top, by_group[group], name, _named(group, k)))
             if or_null(by_group[group]["difference"]) is not None:
                 lines.append(_line(by_group[group], f"{label}, top {readable(score)} minus {readable(group)}, net"))
     for row in records(predictors[predictors["metric"] == "jaccard"]):
@@ -69,8 +69,57 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
             line += f"; there top {readable(score)} minus others {row['difference']:+.3f}"
             line += f"{_adjusted(row, ', ')}, n = {row['n_paired']}"
         lines.append(line)
+    flat = {score: _flat(table("tokens"), score) for score in scores if score in (*FAI, "receiver_fai")}
+    lines += [one.said for one in flat.values() if one.n_flat]
     n = int(perturbed["n"].max()) if len(perturbed) else 0
-    return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[verdict("B5", decides)])
+    return Findings(headlines, PerturbFacts(n, list(scores), k), lines, verdicts=[_verdict(perturbed, k, scores, flat)])
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """In how many of the problems a score made of attention moves no output, whatever its ranks say."""
+
+    score: str
+    n_flat: int
+    n: int
+    most: float
+    """By how much it varies there, at most."""
+
+    @property
+    def said(self) -> str:
+        where = f"in {self.n_flat} of {self.n} problems"
+        return (
+            f"{readable(self.score)} varies by {self.most:.1g} at most {where}, less than the rounding of an attention "
+            f"weight ({LEAST:.0g}): it moves nothing there"
+        )
+
+
+def _flat(tokens: pd.DataFrame, score: str) -> _Flat:
+    values = tokens.groupby("example", sort=False)[COLUMNS[score]]
+    ranges = (values.max() - values.min()).dropna()
+    flat = ranges[ranges <= LEAST]
+    return _Flat(score, len(flat), len(ranges), float(flat.max()) if len(flat) else 0.0)
+
+
+def _verdict(perturbed: pd.DataFrame, k: int, scores: Sequence[str], flat: dict[str, _Flat]) -> Verdict:
+    """Places of high FAI, by the first score that is one, beside all but the random ones. Where FAI moves nothing in
+    most of the problems they have no such places."""
+    score = next((score for score in scores if score in FAI), None)
+    if score is None:
+        return verdict("B5", [], why="positions were not chosen by FAI (experiment.scores)")
+    if 2 * flat[score].n_flat > flat[score].n:
+        return verdict("B5", [], why=flat[score].said)
+    rows = perturbed[(perturbed["score"] == score) & (perturbed["metric"] == "jaccard")]
+    by_group = {row["group"]: row for row in records(rows)}
+    if Group.TOP not in by_group:
+        return verdict("B5", [], why=f"no response has room for two groups of {k} positions (experiment.k)")
+    beside = f"{METRICS['jaccard']}, net: top {k} by {readable(score)}, beside"
+    decides = [
+        (_beside(by_group[Group.TOP], by_group[group], f"{beside} {_named(group, k)}", _named(group, k)), Sign.LOWER)
+        for group in Group
+        if group not in (Group.TOP, Group.RANDOM) and group in by_group
+    ]
+    return verdict("B5", decides, why=flat[score].said if flat[score].n_flat else None)
 
 
 def _beside_own(row: dict[str, Any], name: str) -> Headline:

@@ -61,11 +61,12 @@ class Scores:
     entropy: Float[np.ndarray, " token"]
 
     def group(self, score: str, group: Group, k: int, rng: np.random.Generator) -> list[int]:
-        """Indices of a group of at most k positions. Undefined scores are in no group; groups may be smaller in a short
-        trace: top and bottom never overlap, and nothing is matched twice."""
+        """Indices of a group of k positions. Undefined scores are in no group, nothing is matched twice, and a trace
+        without room for two groups apart has none: a smaller one would be another group under the same name."""
         values = self.values[score]
         known = np.flatnonzero(~np.isnan(values))
-        k = min(k, len(known) // 2)
+        if len(known) < 2 * k:
+            return []
         # Of equal values the first ones must not win; the same order for all groups, so that they do not overlap.
         mixed = np.random.default_rng(len(known)).permutation(known)
         order = mixed[np.argsort(-values[mixed], kind="stable")]
@@ -74,7 +75,7 @@ class Scores:
             case Group.TOP:
                 return top
             case Group.BOTTOM:
-                return order[len(order) - k :].tolist() if k else []
+                return order[len(order) - k :].tolist()
             case Group.RANDOM:
                 return sorted(rng.permutation(np.setdiff1d(known, top))[:k].tolist())
             case Group.POSITION_MATCHED:

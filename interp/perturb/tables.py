@@ -52,6 +52,15 @@ PREDICTORS_TABLE = Table(
 OWN_TOKEN = "own_token"
 """Control: the trace's own token is forced and everything behind it is written anew."""
 METRICS = ("jaccard", "edit_distance", "answer_changed", "correct_changed", "steps_changed", "unfinished")
+COLUMNS = {
+    "fai": "fai_to_end",
+    "fai_near": "fai",
+    "receiver_fai": "receiver_fai",
+    "waad": "waad",
+    "entropy": "entropy",
+    "answer_surprisal": "answer_surprisal",
+}
+"""Of tokens.parquet, by score."""
 MIN_POSITIONS = 8
 """Traces with fewer forked positions give no correlation."""
 
@@ -190,21 +199,13 @@ def _correlation(problem: Problem, score: str, metric: str, partial: bool) -> fl
 
 def problems_of(tokens: pd.DataFrame, effects: pd.DataFrame, names: Sequence[str]) -> list[Problem]:
     """The problems of a run from its tables: tokens.parquet has the scores, effects.parquet what was forced."""
-    columns = {
-        "fai": "fai_to_end",
-        "fai_near": "fai",
-        "receiver_fai": "receiver_fai",
-        "waad": "waad",
-        "entropy": "entropy",
-        "answer_surprisal": "answer_surprisal",
-    }
     by_example = dict(tuple(effects.groupby("example", sort=False)))
     problems = []
     for example, part in tokens.groupby("example", sort=False):
         if example not in by_example:
             continue
         entropy = part["entropy"].to_numpy(dtype=float)
-        values = {name: part[columns[name]].to_numpy(dtype=float) for name in names if name in columns}
+        values = {name: part[COLUMNS[name]].to_numpy(dtype=float) for name in names if name in COLUMNS}
         if "waad_drop" in names:
             waad = part["waad"].to_numpy(dtype=float)
             values["waad_drop"] = np.abs(np.diff(waad, append=np.nan))
