@@ -21,6 +21,7 @@ from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.finished import finished_run
+from interp.runs.names import measured
 from interp.runs.store import read_json
 
 log = logging.getLogger(__name__)
@@ -70,9 +71,9 @@ def card(source: Path, tables: list[str]) -> str:
     environment, summary = read_json(source / ENVIRONMENT), read_json(source / SUMMARY)
     configs = [{"config_name": name, "data_files": [{"split": "run", "path": f"{name}/*.parquet"}]} for name in tables]
     head = yaml.safe_dump({"configs": configs, "tags": ["interpretability", "anchorlens"]}, sort_keys=False)
-    chosen = environment["options"]
+    model, data = measured(environment["options"])
     lines = [
-        f"# {chosen['experiment']['name']} on {chosen['model']['name']}, data {chosen['data']['name']}",
+        f"# {environment['options']['experiment']['name']} on {model}, data {data}",
         "",
         "Made by",
         "",

@@ -27,6 +27,7 @@ from experiments.base.job_files import LOG, job_files, remove_new_directories
 from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
 from interp.runs.directory import ENVIRONMENT, SUMMARY, shown_path
+from interp.runs.names import model_label
 
 if TYPE_CHECKING:
     from experiments.base.session import Session
@@ -72,6 +73,7 @@ def run_dir(resume: str | None, experiment: str, model: str, source: str | None 
 
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("model_label", model_label, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path else "huggingface", replace=True)
 
 
@@ -157,7 +159,7 @@ class _Run:
         self._store = session.store
         self._open.enter_context(job_files(cfg, self._store.claim))
         findings = runner.run(experiment, session)
-        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {cfg.data.name}"
+        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {session.data_label}"
         show(about, findings, self._store.skipped(), self.directory)
 
     def _finished_before(self, session: Session) -> bool:

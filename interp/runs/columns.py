@@ -75,8 +75,8 @@ def table_of(name: str) -> Table:
 
 COMMON = (
     Column("experiment", TEXT, "name of the experiment"),
-    Column("model", TEXT, "name of the model's configuration"),
-    Column("data", TEXT, "name of the data's configuration"),
+    Column("model", TEXT, "name of the model's configuration; of random weights NAME-untrained-SEED"),
+    Column("data", TEXT, "name of the data's configuration; of texts in random order NAME-scrambled-SEED"),
     Column("seed", pa.int64(), "seed of the run"),
 )
 EXAMPLE = Column("example", TEXT, "id of the example in its data set")
