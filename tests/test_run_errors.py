@@ -54,7 +54,7 @@ from tests.command import NO_PROBES, ok, run
             ["experiment=patching", "model=planted", "data.limit=2", "data.min_ld=1e9"],
             "no pair was measured: 2 a run does not",
         ),
-        (["experiment=compare", "runs=nowhere/*"], "names 0 runs that compare: at least two are needed"),
+        (["experiment=compare", "runs=nowhere/*"], "no run matches runs=nowhere/*: name finished runs"),
         (["model=planted", "data=traces"], "data.path must be set"),
         (["model=planted", "data=traces", "data.path=nowhere.jsonl"], "there is no file nowhere.jsonl"),
         (["model=planted", "data.limit=few"], "data.limit"),
