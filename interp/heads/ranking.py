@@ -26,8 +26,13 @@ RANKING_TABLE = Table(
     *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
     Column("n", INT, "number of examples with a value"),
     Column("rank", INT, "place in the ranking, from 1"),
-    Column("top", BOOL, "whether it is one of the top k and above the kind's floor"),
-    Column("inclusion", FLOAT, "share of bootstrap resamples with it in the top k", null="fewer than two examples"),
+    Column("top", BOOL, "whether it is one of the top k, above the kind's floor and above every head that is not"),
+    Column(
+        "inclusion",
+        FLOAT,
+        "share of bootstrap resamples with it in the top k and above every head that is not",
+        null="fewer than two examples",
+    ),
 )
 LAYERS_TABLE = Table(
     "layers",
@@ -73,6 +78,8 @@ class HeadKind(StrEnum):
     """Copy-paste score on needles in haystacks (Wu et al. 2024)."""
 
 
+TIED = 1e-6
+"""Scores closer than this, relative to the largest, are one score: attention has float32's digits."""
 FLOOR = {HeadKind.INDUCTION: 0.1, HeadKind.RETRIEVAL: 0.1}
 """Heads below are not called so, even among the top k: a model may have none. Wu et al. use .1 for retrieval heads."""
 COLUMNS = {
@@ -146,9 +153,11 @@ def resampled_means(samples: Samples, rng: np.random.Generator, resamples: int) 
 
 
 def top_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
-    """The top k, without heads that have no value or lie below the kind's floor."""
+    """The top k, without heads that have no value, lie below the kind's floor, or score like one that is left out:
+    which of those came first would be decided by their numbers. None at all where all heads score alike."""
     floor = FLOOR.get(HeadKind(kind), -np.inf) if kind in set(HeadKind) else -np.inf
-    return [head for head in rank_heads(scores, k) if scores[head] >= floor]
+    member = _in_top(scores[None], k)[0]
+    return [head for head in rank_heads(scores, k) if scores[head] >= floor and member[head]]
 
 
 def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
@@ -190,11 +199,14 @@ def _interval(drawn: Float[np.ndarray, "draw ..."], n: int) -> tuple[np.ndarray,
 
 
 def _in_top(drawn: Float[np.ndarray, "draw layer head"], k: int) -> Bool[np.ndarray, "draw layer head"]:
+    """Whether each is one of the k largest of its draw, and larger than all others."""
     flat = np.nan_to_num(drawn.reshape(len(drawn), -1), nan=-np.inf)
-    order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
-    member = np.zeros(flat.shape, dtype=bool)
-    np.put_along_axis(member, order, True, axis=1)
-    return member.reshape(drawn.shape)
+    known = np.isfinite(flat)
+    if k >= flat.shape[1]:
+        return known.reshape(drawn.shape)
+    beyond = -np.partition(-flat, k, axis=1)[:, k, None]  # the largest that is left out
+    scale = np.where(known, np.abs(flat), 0.0).max(axis=1, keepdims=True)
+    return (known & (flat > beyond + TIED * scale)).reshape(drawn.shape)
 
 
 def stability(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:
