@@ -43,6 +43,7 @@ from interp.stats import (
     relabelled,
     rng_for,
 )
+from interp.text.numbers import three_digits
 from interp.text.trace import Segment
 
 Tables = Callable[[str], pd.DataFrame]
@@ -207,7 +208,7 @@ def overlap_text(row: dict[str, Any]) -> str:
 
 
 def _listed(heads: list[Head], means: np.ndarray) -> str:
-    return ", ".join(f"{head} {means[head]:.3f}" for head in heads)
+    return ", ".join(f"{head} {three_digits(float(means[head]))}" for head in heads)
 
 
 def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:

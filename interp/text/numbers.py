@@ -22,10 +22,10 @@ def three_digits(value: float | None, sign: str = "") -> str:
         return "undefined"
     if value == 0:
         return f"{0:{sign}}"
-    return f"{value:{sign}.0f}" if 1000 <= abs(value) < 1e6 else f"{value:{sign}.3g}"
+    return f"{value:{sign}.0f}" if 1000 <= abs(value) < 1e6 else f"{value:{sign}#.3g}".rstrip(".")
 
 
-def with_interval(value: float | None, low: float | None, high: float | None) -> str:
-    """A number and the ends of its interval, where it has one."""
+def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
+    """A number, its unit, and the ends of its interval where it has one."""
     ends = "" if low is None or high is None else f" [{three_digits(low)}, {three_digits(high)}]"
-    return f"{three_digits(value)}{ends}"
+    return f"{three_digits(value)}{unit}{ends}"
