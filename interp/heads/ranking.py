@@ -23,7 +23,7 @@ RANKING_TABLE = Table(
     Column("layer", INT, "layer, from 0"),
     Column("head", INT, "head, from 0"),
     Column("value", FLOAT, "mean over examples", null="no example has a value"),
-    *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null=f"fewer than {FEWEST} examples"),
     Column("n", INT, "number of examples with a value"),
     Column("rank", INT, "place in the ranking, from 1"),
     Column("top", BOOL, "whether it is one of the top k, above the kind's floor and above every head that is not"),
@@ -40,7 +40,7 @@ LAYERS_TABLE = Table(
     Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
     Column("layer", INT, "layer, from 0"),
     Column("value", FLOAT, "mean over examples", null="no head of the layer has a value"),
-    *ends("", "its 95 % bootstrap interval over examples", null="as `value`, or fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null=f"as `value`, or fewer than {FEWEST} examples"),
     Column("n", INT, "number of examples"),
 )
 OVERLAPS_TABLE = Table(

@@ -9,6 +9,7 @@ from pkgutil import walk_packages
 import pyarrow as pa
 
 import interp
+from interp.stats import FEWEST
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int32(), pa.float64(), pa.bool_()
 IDS = pa.list_(pa.int32())
@@ -86,6 +87,8 @@ NO_DISTANCE = "the head gives other tokens less than 1 %, or not measured"
 TOO_LITTLE_MASS = "the head gives the reasoning less than experiment.min_mass"
 NO_TRAJECTORY = f"{TOO_LITTLE_MASS}, fewer than 8 answer tokens, or it always looks at the same place"
 NO_STOP = f"no stop or no reflection word, or {TOO_LITTLE_MASS}"
+NO_INTERVAL = f"n < {FEWEST}, or all values are equal"
+"""Where `interp.stats.bootstrap_mean` has none."""
 NOT_APPLICABLE = "not applicable to this measurement"
 
 LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/model/layers.py")
