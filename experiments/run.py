@@ -22,7 +22,7 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
+from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, own_directories, unknown_option
 from experiments.base.job_files import LOG, job_files, remove_new_directories
 from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
@@ -38,8 +38,9 @@ log = logging.getLogger("run")
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
-def help_text() -> str:
-    """What --help prints."""
+def help_text(arguments: list[str]) -> str:
+    """What --help prints: the choices of every group, one's own beside those of conf/."""
+    more = own_directories(arguments)
     lines = [
         "Experiments on how a reasoning model's thoughts cause its answer.",
         "",
@@ -49,7 +50,7 @@ def help_text() -> str:
         "  study=NAME runs a sweep that conf/study/ spells out",
     ]
     for group in GROUPS:
-        names = choices(group)
+        names = choices(group, more)
         width = max(map(len, names))
         lines += ["", f"{group}="] + [f"  {name:<{width}}  {line}" for name, line in names.items()]
     lines += [
@@ -209,7 +210,7 @@ def main() -> int:
     failures.clear()
     crashes.clear()
     if {"--help", "-h"} & set(arguments):
-        print(help_text())
+        print(help_text(arguments))
         return 0
     if "--version" in arguments:
         print(f"anchorlens {version('anchorlens')}")

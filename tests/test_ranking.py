@@ -11,6 +11,7 @@ import pytest
 
 from interp.heads.compare import compare
 from interp.heads.ranking import (
+    best_heads,
     layer_rows,
     mean_over_examples,
     middle_third,
@@ -107,7 +108,8 @@ def test_heads_that_tie_with_one_left_out_are_no_top_heads() -> None:
     assert top_heads(scores, 3, "mass") == top_heads(scores, 4, "mass") == [Head(1, 2), Head(0, 1)]
     assert len(top_heads(scores, 5, "mass")) == 5
     assert len(top_heads(scores, 6, "mass")) == 6, "none is left out"
-    assert top_heads(np.zeros((2, 3)), 2, "content") == []
+    assert top_heads(np.zeros((2, 3)), 2, "content") == best_heads(np.zeros((2, 3)), 2, "content") == []
+    assert best_heads(scores, 3, "mass") == [Head(1, 2), Head(0, 1), Head(0, 2)], "what is cut may be one of several"
     assert top_heads(np.full((2, 3), np.nan), 2, "receiver") == []
     rows = pd.DataFrame(ranking_rows(np.zeros((7, 2, 3)), "content", 2, 0, 20))
     assert not rows["top"].any()

@@ -22,6 +22,10 @@ from tests.command import NO_PROBES, ok, run
         (["data=trace"], "unknown data 'trace'; did you mean traces?"),
         (["-m", "model=planted,plantd"], "unknown model 'plantd'; did you mean planted?"),
         (["model=base"], "unknown model 'base'"),
+        (
+            ["experiment=credit", "experiment.train={seed: 1000, limt: 20000}"],
+            "unknown option experiment.train.limt: did you mean experiment.train.limit?",
+        ),
         (["experiment.top=3"], "unknown option experiment.top: did you mean experiment.top_k?"),
         (["model=planted", "experiment.top_k=many"], "experiment.top_k"),
         (["model=planted", "experiment.top_k=17"], "experiment.top_k=17: planted has 16 heads"),

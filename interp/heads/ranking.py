@@ -155,9 +155,18 @@ def resampled_means(samples: Samples, rng: np.random.Generator, resamples: int) 
 def top_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
     """The top k, without heads that have no value, lie below the kind's floor, or score like one that is left out:
     which of those came first would be decided by their numbers. None at all where all heads score alike."""
-    floor = FLOOR.get(HeadKind(kind), -np.inf) if kind in set(HeadKind) else -np.inf
     member = _in_top(scores[None], k)[0]
-    return [head for head in rank_heads(scores, k) if scores[head] >= floor and member[head]]
+    return [head for head in best_heads(scores, k, kind) if member[head]]
+
+
+def best_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
+    """The first k to be cut, ties by layer, then head: without heads that have no value or lie below the kind's floor,
+    and none at all where all heads score alike."""
+    known = scores[~np.isnan(scores)]
+    if not len(known) or (scores.size > k and np.ptp(known) <= TIED * np.abs(known).max()):
+        return []
+    floor = FLOOR.get(HeadKind(kind), -np.inf) if kind in set(HeadKind) else -np.inf
+    return [head for head in rank_heads(scores, k) if scores[head] >= floor]
 
 
 def ranking_rows(samples: Samples, kind: str, k: int, seed: int, resamples: int) -> list[dict[str, Any]]:
