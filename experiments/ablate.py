@@ -30,7 +30,7 @@ from interp.errors import UserError
 from interp.figures import ablation as figures
 from interp.figures.drawing import Drawings, Tables
 from interp.heads.measure import HeadMeasures, measure_heads
-from interp.heads.ranking import HeadKind, mean_over_examples, samples_by_kind, top_heads
+from interp.heads.ranking import HeadKind, best_heads, mean_over_examples, samples_by_kind
 from interp.heads.scores import Head, rank_heads
 from interp.model.generate import by_room
 from interp.model.layers import in_layers, layer_set
@@ -163,7 +163,7 @@ def _lists(
     for name in options.lists:
         kind = options.score if name == RFH else name
         if kind in samples:
-            found[name] = top_heads(mean_over_examples(samples[kind]), most, kind)
+            found[name] = best_heads(mean_over_examples(samples[kind]), most, kind)
     if GREEDY in options.lists and reference is not None and options.score in samples:
         first = rank_heads(mean_over_examples(samples[options.score]), min(MOST_ALONE, n_heads))
         found[GREEDY] = _greedy(session, options, ranked_on, first, min(most, MOST_GREEDY), reference)

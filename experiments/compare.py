@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -123,9 +123,7 @@ def _runs(session: Session, at_least: int) -> list[Run]:
     if asked is None:
         raise UserError(f"set runs=GLOB or runs=[DIR,DIR,...] to finished runs of one of: {_comparable()}")
     patterns = [str(one) for one in asked] if isinstance(asked, ListConfig) else [str(asked)]
-    found = [(Path(one), pattern) for pattern in patterns for one in sorted(glob.glob(pattern))]  # noqa: PTH207 - may be absolute
-    matched = {directory: pattern for directory, pattern in found if (directory / ENVIRONMENT).is_file()}
-    fitting = _fitting(matched)
+    fitting = _fitting(_matched(patterns))
     if len(fitting) < at_least:
         needed = "two are" if at_least == 2 else "one is"
         raise UserError(f"runs={asked} names {len(fitting)} runs that compare: at least {needed} needed")
@@ -138,6 +136,32 @@ def _runs(session: Session, at_least: int) -> list[Run]:
             directories, names, labels(options), series(options), options, strict=True
         )
     ]
+
+
+def _matched(patterns: Sequence[str]) -> dict[Path, str]:
+    """The directories of runs that the patterns match, each once however it is spelt, with its pattern.
+
+    One that is named and is no run is an error, and so is a pattern that matches none.
+    """
+    matched: dict[Path, str] = {}
+    for pattern in patterns:
+        found = [Path(pattern)] if _is_name(pattern) else [Path(one) for one in sorted(glob.glob(pattern))]  # noqa: PTH207 - may be absolute
+        runs = [one for one in found if (one / ENVIRONMENT).is_file()]
+        if not runs:
+            what = f"there is no run in {pattern}: it has no {ENVIRONMENT}"
+            raise UserError(what if _is_name(pattern) else f"no run matches runs={pattern}: name finished runs")
+        for one in runs:
+            same = next((other for other in matched if other.resolve() == one.resolve()), None)
+            if same is None:
+                matched[one] = pattern
+            else:
+                log.warning("%s is named twice, as %s: it is compared once", one, same)
+    return matched
+
+
+def _is_name(pattern: str) -> bool:
+    """Whether it names one directory: names may hold brackets too."""
+    return not glob.has_magic(pattern) or Path(pattern).is_dir()
 
 
 def _fitting(matched: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
@@ -159,7 +183,7 @@ def _fitting(matched: Mapping[Path, str]) -> dict[Path, dict[str, Any]]:
             complaint = f"{directory} holds no finished run: it has no {SUMMARY}"
         if complaint is None:
             fitting[directory] = options
-        elif glob.has_magic(pattern):
+        elif not _is_name(pattern):
             log.warning("left out: %s", complaint)
         else:
             raise UserError(complaint)

@@ -21,7 +21,11 @@ from interp.runs.about import About
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
 from interp.runs.finished import finished_run
+from interp.runs.names import measured
 from interp.runs.store import read_json
+from interp.runs.verdicts import UNITS
+from interp.stats import ComparedBy
+from interp.text.numbers import three_digits, with_interval
 
 log = logging.getLogger(__name__)
 
@@ -70,9 +74,9 @@ def card(source: Path, tables: list[str]) -> str:
     environment, summary = read_json(source / ENVIRONMENT), read_json(source / SUMMARY)
     configs = [{"config_name": name, "data_files": [{"split": "run", "path": f"{name}/*.parquet"}]} for name in tables]
     head = yaml.safe_dump({"configs": configs, "tags": ["interpretability", "anchorlens"]}, sort_keys=False)
-    chosen = environment["options"]
+    model, data = measured(environment["options"])
     lines = [
-        f"# {chosen['experiment']['name']} on {chosen['model']['name']}, data {chosen['data']['name']}",
+        f"# {environment['options']['experiment']['name']} on {model}, data {data}",
         "",
         "Made by",
         "",
@@ -84,8 +88,8 @@ def card(source: Path, tables: list[str]) -> str:
         + ", ".join(f"{name} {version}" for name, version in environment["versions"].items() if version)
         + ".",
         "",
-        "| number | value | 95 % interval | n | control |",
-        "|---|---|---|---|---|",
+        "| number | value | 95 % interval | n | control | difference | p |",
+        "|---|---|---|---|---|---|---|",
         *(_row(headline) for headline in summary["headlines"]),
         "",
         'Every table is a configuration: `datasets.load_dataset(PATH, "heads", split="run")`.',
@@ -94,15 +98,19 @@ def card(source: Path, tables: list[str]) -> str:
 
 
 def _row(headline: dict[str, Any]) -> str:
-    control = headline["control"]
-    against = f"{control['kind']}: {_number(control['value'])}" if control else ""
-    interval = "" if headline["low"] is None else f"{_number(headline['low'])} to {_number(headline['high'])}"
-    cells = (headline["name"], _number(headline["value"]), interval, str(headline["n"]), against)
+    control, compared = headline["control"], headline.get("comparison")
+    interval = "" if headline["low"] is None else f"{three_digits(headline['low'])} to {three_digits(headline['high'])}"
+    cells = [headline["name"], three_digits(headline["value"]), interval, str(headline["n"]), "", "", ""]
+    if control:
+        cells[4] = f"{control['kind']}: {with_interval(control['value'], control['low'], control['high'])}"
+    if compared and compared["value"] is not None:
+        gap, over = compared["value"], UNITS[ComparedBy(compared["test"])].format(n=compared["n"])
+        ends = (
+            "" if compared["low"] is None else f" [{three_digits(compared['low'])}, {three_digits(compared['high'])}]"
+        )
+        cells[5] = f"{three_digits(gap, '+')}{ends}, {over}"
+        cells[6] = "" if compared["p"] is None else f"{compared['p']:.2g}"
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
 
 
 def _upload(folder: Path, name: str, private: bool) -> None:

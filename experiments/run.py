@@ -22,11 +22,12 @@ from hydra.errors import ConfigCompositionException, HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, unknown_option
+from experiments.base.arguments import CONF, GROUPS, check_arguments, choices, own_directories, unknown_option
 from experiments.base.job_files import LOG, job_files, remove_new_directories
 from experiments.base.sweeps import crashes, failures, in_sweep, note_failure
 from interp.errors import UserError, on_command_line, printable
 from interp.runs.directory import ENVIRONMENT, SUMMARY, shown_path
+from interp.runs.names import model_label
 
 if TYPE_CHECKING:
     from experiments.base.session import Session
@@ -37,8 +38,9 @@ log = logging.getLogger("run")
 CRASHED, WRONG_INPUT, INTERRUPTED = 1, 2, 130
 
 
-def help_text() -> str:
-    """What --help prints."""
+def help_text(arguments: list[str]) -> str:
+    """What --help prints: the choices of every group, one's own beside those of conf/."""
+    more = own_directories(arguments)
     lines = [
         "Experiments on how a reasoning model's thoughts cause its answer.",
         "",
@@ -48,7 +50,7 @@ def help_text() -> str:
         "  study=NAME runs a sweep that conf/study/ spells out",
     ]
     for group in GROUPS:
-        names = choices(group)
+        names = choices(group, more)
         width = max(map(len, names))
         lines += ["", f"{group}="] + [f"  {name:<{width}}  {line}" for name, line in names.items()]
     lines += [
@@ -72,6 +74,7 @@ def run_dir(resume: str | None, experiment: str, model: str, source: str | None 
 
 
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("model_label", model_label, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path else "huggingface", replace=True)
 
 
@@ -162,7 +165,7 @@ class _Run:
         self._store = session.store
         self._open.enter_context(job_files(cfg, self._store.claim))
         findings = runner.run(experiment, session)
-        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {cfg.data.name}"
+        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {session.data_label}"
         show(about, findings, self._store.skipped(), self.directory)
 
     def _finished_before(self, session: Session) -> bool:
@@ -212,7 +215,7 @@ def main() -> int:
     failures.clear()
     crashes.clear()
     if {"--help", "-h"} & set(arguments):
-        print(help_text())
+        print(help_text(arguments))
         return 0
     if "--version" in arguments:
         print(f"anchorlens {version('anchorlens')}")

@@ -27,6 +27,12 @@ def test_the_version_is_that_of_the_package() -> None:
     assert ok("--version").stdout.strip() == f"anchorlens {version('anchorlens')}"
 
 
+def test_help_lists_the_users_own(own: Path) -> None:
+    listed = ok("--config-dir", str(own), "--help").stdout.splitlines()
+    assert [line.split() for line in listed if "Mine" in line] == [["mine", "Mine"]]
+    assert ok("--help", "seed=[").returncode == 0, "what cannot be read is no matter here"
+
+
 def test_a_model_of_the_users_own_is_found(own: Path) -> None:
     assert "name: mine" in ok("--config-dir", str(own), "model=mine", "--cfg", "job", "-p", "model").stdout
     searched = f"hydra.searchpath=[file://{own}]"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import datasets
 import pytest
 
+from experiments.export import card
+from interp.runs.headlines import Headline
 from interp.runs.store import read_table
+from interp.stats import ComparedBy, Comparison, Estimate
 from tests.command import NO_PROBES, ok, run
 
 
@@ -36,6 +40,20 @@ def test_tables_are_configurations_and_the_card_says_how_they_were_made(finished
     assert "experiments.run experiment=heads model=planted" in card
     assert "| mass answer->reasoning, all heads |" in card
     assert {file: file.read_bytes() for file in finished.rglob("*") if file.is_file()} == before
+
+
+def test_the_card_has_small_numbers_and_what_they_differ_by(tmp_path: Path) -> None:
+    compared = Comparison(ComparedBy.PAIRED, Estimate(-9.1e-5, 12, -2e-4, -1e-6), 0.0123)
+    headline = Headline("a|b", Estimate(3.57e-4, 12, 8.7e-12, 1e-3), "chance", Estimate(0.5, 12), compared)
+    options = {group: {"name": group[0]} for group in ("experiment", "model", "data")}
+    environment = {"options": options, "command": "c", "seed": 0, "git_commit": None, "versions": {}}
+    (tmp_path / "environment.json").write_text(json.dumps(environment))
+    (tmp_path / "summary.json").write_text(json.dumps({"headlines": [headline.as_json()]}))
+    row = (
+        "| a\\|b | 0.000357 | 8.70e-12 to 0.00100 | 12 | chance: 0.500 "
+        "| -9.10e-05 [-0.000200, -1.00e-06], n = 12 pairs | 0.012 |"
+    )
+    assert row in card(tmp_path, []).splitlines()
 
 
 def test_an_upload_that_fails_is_one_line(finished: Path, tmp_path: Path) -> None:

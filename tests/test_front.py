@@ -10,6 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.figure import Figure
@@ -21,7 +22,9 @@ from interp.heads.reductions import SegmentMasses
 from interp.model.lens import Lens
 from interp.model.streaming import stream
 from interp.organisms.planted import CIRCUIT, make_question
+from interp.runs.headlines import Headline
 from interp.runs.store import Identity, RunStore
+from interp.stats import ComparedBy, Comparison, Estimate
 from interp.text.trace import Segment
 from tests.command import ROOT
 
@@ -112,16 +115,23 @@ def test_patching_gives_a_tensor(planted: Lens) -> None:
 
 
 def test_tables_of_runs(tmp_path: Path) -> None:
-    for name in ("a", "b"):
+    compared = Comparison(ComparedBy.PAIRED, Estimate(0.3, 9, 0.1, 0.5), 0.004)
+    against = Headline("n", Estimate(0.5, 9, 0.4, 0.6), "chance", Estimate(0.2, 9), compared)
+    for name, headline in (("a", Headline("n", Estimate(0.5, 1))), ("b", against)):
         store = RunStore(tmp_path / name, Identity("heads", "m", "d", 0))
         store.write_environment({"run": name})
         store.write(0, "x", effects=[{"example": "x", "intervention": "none", "metric": "ld", "value": 1.0}])
-        store.finish({"headlines": [{"name": "n", "value": 0.5, "n": 1, "low": None, "high": None, "control": None}]})
+        store.finish({"headlines": [headline.as_json()]})
         store.close()
     runs = interp.runs.load(tmp_path / "*")
     assert list(runs) == ["effects"]
     assert sorted(Path(run).name for run in runs["effects"]["run"]) == ["a", "b"]
-    assert runs.headlines["value"].tolist() == [0.5, 0.5]
+    plain, beside = runs.headlines.to_dict("records")
+    assert (plain["value"], beside["value"]) == (0.5, 0.5)
+    assert all(pd.isna(plain[name]) for name in ("control", "control_value", "difference", "test", "p"))
+    assert (beside["control"], beside["control_value"]) == ("chance", 0.2)
+    assert [beside[f"difference{end}"] for end in ("", "_low", "_high", "_n")] == [0.3, 0.1, 0.5, 9]
+    assert (beside["test"], beside["p"]) == ("paired", 0.004)
     with pytest.raises(UserError, match="names no finished run"):
         interp.runs.load(tmp_path / "c*")
 

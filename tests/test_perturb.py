@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from interp.model.decoding import OwnDraws
 from interp.model.generate import Sampling
 from interp.model.lens import Lens
 from interp.organisms.planted import AFTER_ANCHOR, BEFORE_ANCHOR, NUMBERS, make_question
@@ -36,9 +37,30 @@ def test_rollouts_on_the_shared_cache_equal_those_from_scratch(
     slow = rollouts(small_lens, shared, forks, sampling, 3, batch=5, cached=False)
     assert fast == slow
     assert {len(tokens) for tokens, finished in fast if not finished} <= {12}
-    if temperature == 0:
-        alone = [rollouts(small_lens, shared, [fork], sampling, 3)[0] for fork in forks]
-        assert fast == alone
+    alone = [rollouts(small_lens, shared, [fork], sampling, 3)[0] for fork in forks]
+    assert fast == alone
+
+
+def test_draws_do_not_depend_on_what_runs_beside_them(small_lens: Lens, words: PreTrainedTokenizerBase) -> None:
+    shared = trunk(small_lens, [words.bos_token_id, *range(20, 50)])
+    forks = [Fork(place, 50) for place in (3, 9, 20) for _ in range(4)]
+    sampling = Sampling(1.0, 6, top_p=0.9)
+    found = rollouts(small_lens, shared, forks, sampling, 3, batch=16)
+    assert found == rollouts(small_lens, shared, forks, sampling, 3, batch=5)
+    assert found[4:8] == rollouts(small_lens, shared, forks[4:8], sampling, 3, batch=1)
+    assert len({ids for ids, _ in found[:4]}) > 1, "those of one place differ"
+    assert found != rollouts(small_lens, shared, forks, sampling, 4, batch=16)
+
+
+def test_draws_of_ones_own_follow_the_probabilities() -> None:
+    scores = torch.tensor([[0.1, 0.2, 0.0, 0.7]]).log().repeat(4000, 1)
+    for temperature, top_p, expected in ((1.0, 1.0, [0.1, 0.2, 0, 0.7]), (0.5, 0.95, [0, 4 / 53, 0, 49 / 53])):
+        draws = OwnDraws(range(4000), temperature, top_p, width=1, steps=2)
+        ids = torch.zeros(4000, 1, dtype=torch.long)
+        chosen = draws(ids, scores).argmax(1)
+        shares = torch.bincount(chosen, minlength=4) / 4000
+        torch.testing.assert_close(shares, torch.tensor(expected), atol=0.03, rtol=0)
+        assert (draws(torch.zeros(4000, 2, dtype=torch.long), scores).argmax(1) != chosen).any(), "each step its own"
 
 
 def test_candidates_are_the_likeliest_others(small_lens: Lens, words: PreTrainedTokenizerBase) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from interp.heads.compare import compare
 from interp.heads.ranking import (
+    best_heads,
     layer_rows,
     mean_over_examples,
     middle_third,
@@ -100,6 +101,21 @@ def test_heads_below_the_floor_are_not_called_so() -> None:
     assert top_heads(scores, 3, "mass") == [Head(0, 0), Head(1, 0), Head(0, 1)]
 
 
+def test_heads_that_tie_with_one_left_out_are_no_top_heads() -> None:
+    """Their numbers would decide, and the first heads of any two models have the same numbers."""
+    scores = np.array([[0.0, 0.5, 0.2], [0.2, 0.2, 0.9]])
+    assert top_heads(scores, 2, "mass") == [Head(1, 2), Head(0, 1)]
+    assert top_heads(scores, 3, "mass") == top_heads(scores, 4, "mass") == [Head(1, 2), Head(0, 1)]
+    assert len(top_heads(scores, 5, "mass")) == 5
+    assert len(top_heads(scores, 6, "mass")) == 6, "none is left out"
+    assert top_heads(np.zeros((2, 3)), 2, "content") == best_heads(np.zeros((2, 3)), 2, "content") == []
+    assert best_heads(scores, 3, "mass") == [Head(1, 2), Head(0, 1), Head(0, 2)], "what is cut may be one of several"
+    assert top_heads(np.full((2, 3), np.nan), 2, "receiver") == []
+    rows = pd.DataFrame(ranking_rows(np.zeros((7, 2, 3)), "content", 2, 0, 20))
+    assert not rows["top"].any()
+    assert (rows["inclusion"] == 0).all(), "no resample tells them apart either"
+
+
 def test_overlap_by_hand() -> None:
     """Two lists of 2 and 3 of 10 heads that share 2: 8 of the 120 ways to draw 3 contain both."""
     lists = {"a": [Head(0, 0), Head(0, 1)], "b": [Head(0, 1), Head(0, 0), Head(0, 5)], "none": []}
@@ -171,3 +187,14 @@ def test_runs_share_heads_by_chance_among_those_that_both_rank() -> None:
     assert [of_all[name] for name in ("n_first", "n_second", "shared", "expected")] == [2, 1, 1, 0.5]
     assert ("a", "last") not in rows
     assert "2 pairs of runs rank no head in common, such as those of other layers" in found.lines
+
+
+def test_runs_whose_heads_all_score_alike_have_nothing_in_common(recwarn: pytest.WarningsRecorder) -> None:
+    flat = {Head(layer, head): 0.0 for layer in range(2) for head in range(4)}
+    steep = {head: 0.1 * i for i, head in enumerate(flat)}
+    runs = [ranked("a", flat, []), ranked("b", flat, []), ranked("c", steep, [Head(1, 3)])]
+    found = compare(runs, Asked("mass"))
+    assert {row["p"] for row in found.tables["overlaps"]} == {None}
+    assert found.headlines == []
+    assert found.lines == [f"{label}: nothing to rank, all heads have mass 0" for label in "ab"]
+    assert not recwarn.list

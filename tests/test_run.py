@@ -311,7 +311,16 @@ def test_controls_do_not_go_by_the_name_of_what_they_control(tmp_path: Path) -> 
     done = ok("model=word-reasoner", *control, *given, f"hydra.run.dir={tmp_path / 'run'}")
     assert "on word-reasoner-untrained-2" in done.stdout
     assert "in random order within each (data.scrambled)" in done.stderr
-    assert set(read_table(tmp_path / "run", "heads")["model"]) == {"word-reasoner-untrained-2"}
+    heads = read_table(tmp_path / "run", "heads")
+    assert set(heads["model"]) == {"word-reasoner-untrained-2"}
+    assert set(heads["data"]) == {"traces-scrambled-1"}
+    ok("experiment=index", f"run={tmp_path}", f"hydra.run.dir={tmp_path / 'index'}")
+    assert (
+        "<td>word-reasoner-untrained-2</td><td>traces-scrambled-1</td>" in (tmp_path / "index/index.html").read_text()
+    )
+    ok("experiment=export", f"run={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'export'}")
+    card = (tmp_path / "export/dataset/README.md").read_text()
+    assert "# heads on word-reasoner-untrained-2, data traces-scrambled-1\n" in card
     (measured,) = read_table(tmp_path / "run", "traces")["text"]
     assert measured != text
     assert sorted(measured.replace(" ", "")) == sorted(text.replace(" ", ""))

@@ -186,7 +186,7 @@ def test_the_gates_are_run_and_judged_by_two_commands(tmp_path: Path) -> None:
     )
     assert found.loc[("treats", "coupled", "gradient_cosine"), "value"] <= 0.9
     assert not decided.loc[("pays", "oracle", "mean_reward minus uniform"), "passed"], "one seed decides nothing"
-    assert "gate finds, coupled, recall 1.000" in done.stdout
+    assert "gate finds, coupled, recall 1.00" in done.stdout
     assert "mean_reward minus uniform" in done.stdout
     assert "FAILED" in done.stdout
     assert "the model was built so that the rule is right" in (tmp_path / "c" / "run.log").read_text()

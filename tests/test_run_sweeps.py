@@ -184,3 +184,24 @@ def test_sampling_tells_runs_apart_where_the_model_does_not_decide_it() -> None:
     each = [options(model, temperature) for model in "ab" for temperature in (0.0, 1.0)]
     assert labels(each) == [f"{model}, generation temperature {t}" for model in "ab" for t in (0.0, 1.0)]
     assert len(set(series(each))) == 4
+
+
+def test_what_is_random_is_told_apart_beside_another_model() -> None:
+    def options(model: str, data: str = "traces", **changed: Any) -> dict[str, Any]:
+        of_model = {"name": model, "untrained": None, "path": model, "revision": None, "threads": len(model)}
+        of_data = {"name": data, "limit": len(data), "scrambled": changed.pop("scrambled", None)}
+        return {"model": {**of_model, **changed}, "data": of_data, "experiment": {"layers": None}}
+
+    trained, planted = options("m"), options("planted", "planted")
+    assert labels([trained, options("m", untrained=0), options("m", untrained=1)]) == [
+        "m", "m-untrained-0", "m-untrained-1",
+    ]  # fmt: skip
+    assert labels([trained, options("m", untrained=0), options("m", scrambled=3), planted]) == [
+        "m, traces", "m-untrained-0, traces", "m, traces-scrambled-3", "planted, planted",
+    ]  # fmt: skip
+    assert labels([options("m", scrambled=3), planted]) == ["m, traces-scrambled-3", "planted, planted"]
+    assert labels([trained, options("m", revision="v2"), planted]) == [
+        "m, model revision None", "m, model revision v2", "planted, model revision None",
+    ]  # fmt: skip
+    assert labels([trained, planted]) == ["m", "planted"], "a name is enough where it is another's"
+    assert series([trained, options("m", untrained=0), planted]) == ["m", "m-untrained-0", "planted"]

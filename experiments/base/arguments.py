@@ -73,9 +73,24 @@ def unknown_option(complaint: str, arguments: list[str]) -> str | None:
     found = re.search(r"Could not override '([^']+)'", complaint)
     if not found:
         return None
-    unknown = found[1]
-    known = list(_names(_compose([o for o in _overrides(arguments) if o.key_or_group in GROUPS], hydra=False)))
+    unknown = _of_value(found[1], arguments) or found[1]
+    known = _known_names(arguments)
     return f"unknown option {unknown}: {nearest_option(unknown, known)}"
+
+
+def _known_names(arguments: list[str]) -> list[str]:
+    return list(_names(_compose([o for o in _overrides(arguments) if o.key_or_group in GROUPS], hydra=False)))
+
+
+def _of_value(option: str, arguments: list[str]) -> str | None:
+    """The first unknown option inside a value such as {seed: 0, limt: 5} that was given for a known one, which Hydra
+    complains of by the name of the whole."""
+    known = _known_names(arguments)
+    given = next((one.value() for one in _overrides(arguments) if one.key_or_group == option), None)
+    if option not in known or not isinstance(given, dict):
+        return None
+    inside = (f"{option}.{name}" for name in _names(OmegaConf.create(given)))
+    return next((name for name in inside if name not in known), None)
 
 
 def nearest_option(unknown: str, known: list[str]) -> str:
@@ -86,6 +101,15 @@ def nearest_option(unknown: str, known: list[str]) -> str:
         return f"did you mean {'.'.join(filter(None, (group, *close)))}?"
     elsewhere = [option for option in known if option.rpartition(".")[2] == name]
     return nearest(unknown, elsewhere or (known if not beside else [f"{group}.{one}".lstrip(".") for one in beside]))
+
+
+def own_directories(arguments: list[str]) -> list[Path]:
+    """The directories of configuration of one's own that a command line names, even one that Hydra cannot read."""
+    try:
+        overrides = _overrides(arguments)
+    except HydraException:
+        overrides = []
+    return _search_path(arguments, overrides)
 
 
 def _search_path(arguments: list[str], overrides: list[Override]) -> list[Path]:

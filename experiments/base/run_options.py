@@ -28,6 +28,7 @@ from interp.model.generate import Backend, Sampling
 from interp.model.lens import ModelSource
 from interp.model.thoughts import ThoughtRule
 from interp.patching.sources import PairSource
+from interp.runs.names import model_label
 from interp.text.prompts import PromptStyle, PromptTemplate, WorkedExample
 from interp.text.trace import ThinkMarkers
 
@@ -127,8 +128,8 @@ class ModelOptions(Options):
 
     @property
     def label(self) -> str:
-        """What tables, summaries and reports call the model: random weights never go by the trained model's name."""
-        return self.name if self.untrained is None else f"{self.name}-untrained-{self.untrained}"
+        """What tables, summaries and reports call the model."""
+        return model_label(self.name, self.untrained)
 
     def thought_rule(self) -> ThoughtRule | None:
         """When thoughts are closed by force; None = never."""

@@ -17,6 +17,7 @@ from interp.runs.headlines import Headline
 from interp.runs.names import readable_text
 from interp.runs.verdicts import Verdict
 from interp.stats import ComparedBy, Estimate
+from interp.text.numbers import with_interval
 
 NUMBERS, LINES = 8, 4
 """Headline numbers, and lines beside them, on the screen, where the experiment does not choose them."""
@@ -115,5 +116,4 @@ def _places(directory: Path) -> Iterator[str]:
 
 
 def _text(estimate: Estimate) -> str:
-    ends = "" if estimate.low is None else f" [{estimate.low:.3f}, {estimate.high:.3f}]"
-    return f"{estimate.value:.3f}{ends}"
+    return with_interval(estimate.value, estimate.low, estimate.high)

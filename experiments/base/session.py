@@ -31,6 +31,7 @@ from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.kept import KeptGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.model.untrained import UNTRAINED, looks_untrained
+from interp.runs.names import data_label
 from interp.runs.store import Identity, RunStore
 from interp.text.prompts import PromptStyle
 
@@ -229,7 +230,12 @@ class Session:
     @property
     def identity(self) -> Identity:
         """What every row of every table says."""
-        return Identity(self.cfg.experiment.name, self.model_options.label, self.cfg.data.name, self.seed)
+        return Identity(self.cfg.experiment.name, self.model_options.label, self.data_label, self.seed)
+
+    @property
+    def data_label(self) -> str:
+        """What tables and reports call the data."""
+        return data_label(self.cfg.data.name, self.cfg.data.get("scrambled"))
 
     @cached_property
     def store(self) -> RunStore:

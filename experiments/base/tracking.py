@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from interp.errors import UserError
+from interp.runs.names import measured
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ def track(
 ) -> None:
     """Sends a finished run: its options as configuration, every headline number, figures as pictures, short tables."""
     module = import_module(tracker)
-    name = f"{options['experiment']['name']}-{options['model']['name']}-{directory.name}"
+    name = f"{options['experiment']['name']}-{measured(options)[0]}-{directory.name}"
     module.init(project=project, name=name, config=dict(options))
     try:
         module.log(numbers(summary))

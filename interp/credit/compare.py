@@ -14,6 +14,7 @@ from interp.rhythm.published import CREDIT
 from interp.rhythm.waad_fai import Settings
 from interp.runs.compared import TIMING, Asked, Run, RunsCompared, differing, option
 from interp.runs.headlines import Headline
+from interp.runs.names import measured
 from interp.runs.store import read_json
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import Estimate
@@ -85,7 +86,7 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
         passed = sorted(passed, key=lambda gate: gate.passed is None)
         lines = [gate.line for gate in passed] + power_lines(trainings) + lines
     lines += [contrast_line(row) for row in contrasts if reference not in (row["arm"], row["other"]) or passed]
-    model, data = (runs[0].options[group]["name"] for group in ("model", "data"))
+    model, data = measured(runs[0].options)
     return RunsCompared(
         {
             "study": rows,

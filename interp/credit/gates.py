@@ -20,6 +20,7 @@ from interp.credit.gamma import Strategy
 from interp.credit.study import REFERENCE, Training, by_arm, over_both, over_seeds
 from interp.runs.columns import BOOL, FLOAT, INT, TEXT, Column, Table
 from interp.stats import Estimate, or_null
+from interp.text.numbers import with_interval
 
 LEAST_RECALL, MOST_COSINE, PAIRS = 0.6, 0.9, 8
 """What passes the gates (a), (b), and over how many seeds the interval of (c) must lie above 0."""
@@ -106,9 +107,10 @@ class Gate:
     @property
     def line(self) -> str:
         """For the screen."""
-        interval = "" if self.found.low is None else f" [{self.found.low:.3f}, {self.found.high:.3f}]"
         said = {True: ": passed", False: ": FAILED", None: ""}[self.passed]
-        value = f"{self.measure} {self.found.value:.3f}{interval} (n = {self.found.n})"
+        value = (
+            f"{self.measure} {with_interval(self.found.value, self.found.low, self.found.high)} (n = {self.found.n})"
+        )
         return f"gate {self.gate}, {self.strategy}, {value}{said}"
 
 

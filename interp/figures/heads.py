@@ -160,7 +160,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
 def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int = 24) -> Figure:
     """The best heads by the score: value with its 95 % interval, and how often resampling keeps them in the top k."""
     rows = ranking[ranking["kind"] == score].sort_values("rank").head(shown)
-    k = int(ranking[(ranking["kind"] == score) & ranking["top"]]["rank"].max())
+    k = int(ranking.loc[ranking["kind"] == score, "top"].sum())
     names = [f"({layer},{head})" for layer, head in zip(rows["layer"], rows["head"], strict=True)]
     x = np.arange(len(rows))
     figure, (upper, lower) = style.subplots(

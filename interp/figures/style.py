@@ -19,6 +19,7 @@ from matplotlib.font_manager import findfont, get_font
 from matplotlib.text import Text
 
 from interp.runs.names import readable
+from interp.text.numbers import three_digits
 
 SEQUENTIAL = "cividis"
 """Colour map for masses; uniform in lightness for all readers."""
@@ -141,6 +142,6 @@ def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
         flat.columns = pd.Index([", ".join(map(str, names)) for names in table.columns])
     flat.to_csv(directory / f"{name}.csv", index=index, errors="replace")
     shown = flat.rename(columns=readable)
-    text = shown.to_latex(index=index, float_format="%.3g", escape=True, na_rep="--")
+    text = shown.to_latex(index=index, float_format=three_digits, escape=True, na_rep="--")
     (directory / f"{name}.tex").write_text(text, encoding="utf-8", errors="replace")
     return directory / f"{name}.csv"

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from interp.grading.outcomes import Outcome
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.stats import Estimate, adjust, binomial_estimate, bootstrap_mean, rng_for, sign_flips
 from interp.text.prompts import EDITED, Condition
 
@@ -34,7 +34,7 @@ ACCURACY_TABLE = Table(
     Column("group", TEXT, "`all`, `kind` or `level`"),
     Column("value_of_group", TEXT, "which kind or level", null="all questions"),
     Column("value", FLOAT, "mean over questions", null="no question"),
-    *ends("", "its 95 % interval", null="n < 2 or not determined"),
+    *ends("", "its 95 % interval", null=f"several answers a question, `score` or `pass@k`: {NO_INTERVAL}"),
     Column("n", INT, "number of questions"),
 )
 PAIRED_TABLE = Table(
@@ -47,7 +47,7 @@ PAIRED_TABLE = Table(
     Column("group", TEXT, "`all`, `kind`, `level`, or `length`: quarter of the questions by words of reasoning"),
     Column("value_of_group", TEXT, "which kind, level or quarter", null="all questions"),
     Column("value", FLOAT, "mean over questions of first minus second", null="no question"),
-    *ends("", "its 95 % bootstrap interval over questions", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over questions", null=NO_INTERVAL),
     Column("n", INT, "number of questions answered under both conditions"),
     Column("only_first", INT, "questions right in the first only", null="several samples, or scores"),
     Column("only_second", INT, "questions right in the second only", null="several samples, or scores"),

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from interp.errors import UserError, nearest
 from interp.heads.findings import overlap_text
 from interp.heads.published import beside_published, load_published, published_verdicts
-from interp.heads.ranking import overlap_rows
+from interp.heads.ranking import TIED, overlap_rows
 from interp.heads.scores import Head
 from interp.runs.compared import Asked, Run, RunsCompared
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Verdict
-from interp.stats import Estimate, adjust
+from interp.stats import Estimate, adjust, rank_correlation
+from interp.text.numbers import three_digits
 
 PUBLISHED_SEED = 0
 """Of the random sets beside published masses, which no run's seed should move."""
@@ -88,9 +88,18 @@ def compare(runs: Sequence[Run], asked: Asked) -> RunsCompared:
     ]
     if apart:
         lines.append(f"{apart // 2} pairs of runs have models of different shapes, whose heads do not correspond")
+    lines += [_nothing_to_rank(one, asked.kind) for one in ranked if not one.top]
     if disjoint:
         lines.append(f"{disjoint} pairs of runs rank no head in common, such as those of other layers")
     return RunsCompared({"overlaps": rows}, headlines, lines, asked.kind, published=verdicts)
+
+
+def _nothing_to_rank(one: _Ranked, kind: str) -> str:
+    """Why a run has no top heads."""
+    values = one.values[~np.isnan(one.values)]
+    if len(values) and np.ptp(values) <= TIED * np.abs(values).max():
+        return f"{one.label}: nothing to rank, all heads have {kind} {three_digits(float(values[0]))}"
+    return f"{one.label}: no top heads by {kind}, as the best ones tie or lie below the kind's floor"
 
 
 def _overlap(first: _Ranked, second: _Ranked) -> list[dict[str, Any]]:
@@ -101,11 +110,13 @@ def _overlap(first: _Ranked, second: _Ranked) -> list[dict[str, Any]]:
 
 
 def _correlation(first: _Ranked, second: _Ranked) -> Headline | None:
-    """None where fewer than three heads are ranked in both."""
+    """None where fewer than three heads are ranked in both, or those of one run all score alike."""
     known = ~np.isnan(first.values) & ~np.isnan(second.values)
     if known.sum() < 3:
         return None
-    rho = stats.spearmanr(first.values[known], second.values[known]).statistic
+    rho = rank_correlation(first.values[known], second.values[known])
+    if np.isnan(rho):
+        return None
     name = f"rank correlation of heads, {first.label} and {second.label}"
     return Headline(name, Estimate(float(rho), int(known.sum())))
 

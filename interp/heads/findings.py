@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy import stats
 
 from interp.heads.ranking import (
     HeadKind,
@@ -40,9 +39,11 @@ from interp.stats import (
     hypergeometric_comparison,
     layers_of,
     or_null,
+    rank_correlation,
     relabelled,
     rng_for,
 )
+from interp.text.numbers import three_digits
 from interp.text.trace import Segment
 
 Tables = Callable[[str], pd.DataFrame]
@@ -100,6 +101,11 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     moving, moves, stops = trajectories(heads, top, options.random_sets, seed)
     headlines += [in_middle, *moving]
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
+    clear = top_heads(means, k, score)
+    if len(clear) < k:
+        lines.append(
+            f"only {len(clear)} of these top {k} score higher than every other head: the rest are the first by number"
+        )
     lists: dict[str, list[Head]] = {}
     where = in_layers(ranked_layers(samples), len(means))
     for kind in HeadKind:
@@ -108,7 +114,10 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
             lists[kind.value] = top_heads(means_of, k, kind)
             none = f"none above the floor{where}"
             lines.append(f"top {readable(kind)} heads: {_listed(lists[kind.value], means_of) or none}")
-    verdicts = [looks, focus, verdict("A3.middle", [(in_middle, Sign.HIGHER)], needs=focus)]
+    middle = verdict("A3.middle", [(in_middle, Sign.HIGHER)], needs=focus)
+    if not clear:
+        middle = verdict("A3.middle", [], why=f"no head stands out by {score}")
+    verdicts = [looks, focus, middle]
     verdicts += [
         _little_overlap(kind, top, lists.get(kind), where, focus) for kind in (HeadKind.INDUCTION, HeadKind.RETRIEVAL)
     ]
@@ -143,9 +152,12 @@ def _two_receivers(samples: Mapping[str, Samples], k: int) -> list[str]:
     known = ~(np.isnan(by_token) | np.isnan(by_sentence))
     if known.sum() < 3:
         return []
-    rho = stats.spearmanr(by_token[known], by_sentence[known]).statistic
-    shared = overlap(rank_heads(by_token, k), rank_heads(by_sentence, k))
-    expected = k * k / int(known.sum())
+    rho = rank_correlation(by_token[known], by_sentence[known])
+    tops = [top_heads(one, k, kind) for one, kind in zip((by_token, by_sentence), kinds, strict=True)]
+    if np.isnan(rho) or not all(tops):
+        return []
+    shared = overlap(*tops)
+    expected = len(tops[0]) * len(tops[1]) / int(known.sum())
     return [
         f"receiver heads by token and by sentence: rank correlation over heads {rho:+.2f}, {shared} of the top {k} "
         f"shared (by chance {expected:.1f})"
@@ -196,7 +208,7 @@ def overlap_text(row: dict[str, Any]) -> str:
 
 
 def _listed(heads: list[Head], means: np.ndarray) -> str:
-    return ", ".join(f"{head} {means[head]:.3f}" for head in heads)
+    return ", ".join(f"{head} {three_digits(float(means[head]))}" for head in heads)
 
 
 def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:

@@ -13,7 +13,7 @@ from scipy import stats
 
 from interp.errors import UserError
 from interp.heads.findings import LEAST_FOCUS, in_middle_third, reasoning_or_prompt, split_half
-from interp.heads.ranking import Samples, mean_over_examples, overlap_rows, resampled_means
+from interp.heads.ranking import Samples, mean_over_examples, overlap_rows, resampled_means, top_heads
 from interp.heads.scores import HeadScore, head_array, rank_heads, usual_count
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Sign, Verdict, verdict
@@ -108,7 +108,10 @@ def beside_published(label: str, heads: pd.DataFrame, published: Published) -> t
     overlaps = []
     for k in LISTS:
         if k <= means[0].size // 2:
-            lists = {f"{label}: top {k}": rank_heads(means[0], k), f"published: top {k}": rank_heads(means[1], k)}
+            lists = {
+                f"{of}: top {k}": top_heads(one, k, HeadScore.DIFFERENCE)
+                for of, one in zip((label, "published"), means, strict=True)
+            }
             overlaps += overlap_rows(lists, means[0].size, means[0].shape[1])
     return headlines, overlaps
 

@@ -23,11 +23,16 @@ RANKING_TABLE = Table(
     Column("layer", INT, "layer, from 0"),
     Column("head", INT, "head, from 0"),
     Column("value", FLOAT, "mean over examples", null="no example has a value"),
-    *ends("", "its 95 % bootstrap interval over examples", null="fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null=f"fewer than {FEWEST} examples"),
     Column("n", INT, "number of examples with a value"),
     Column("rank", INT, "place in the ranking, from 1"),
-    Column("top", BOOL, "whether it is one of the top k and above the kind's floor"),
-    Column("inclusion", FLOAT, "share of bootstrap resamples with it in the top k", null="fewer than two examples"),
+    Column("top", BOOL, "whether it is one of the top k, above the kind's floor and above every head that is not"),
+    Column(
+        "inclusion",
+        FLOAT,
+        "share of bootstrap resamples with it in the top k and above every head that is not",
+        null="fewer than two examples",
+    ),
 )
 LAYERS_TABLE = Table(
     "layers",
@@ -35,7 +40,7 @@ LAYERS_TABLE = Table(
     Column("measure", TEXT, "`mean` over the layer's heads, or `top_share`: share of the top k that lie in it"),
     Column("layer", INT, "layer, from 0"),
     Column("value", FLOAT, "mean over examples", null="no head of the layer has a value"),
-    *ends("", "its 95 % bootstrap interval over examples", null="as `value`, or fewer than two examples"),
+    *ends("", "its 95 % bootstrap interval over examples", null=f"as `value`, or fewer than {FEWEST} examples"),
     Column("n", INT, "number of examples"),
 )
 OVERLAPS_TABLE = Table(
@@ -73,6 +78,8 @@ class HeadKind(StrEnum):
     """Copy-paste score on needles in haystacks (Wu et al. 2024)."""
 
 
+TIED = 1e-6
+"""Scores closer than this, relative to the largest, are one score: attention has float32's digits."""
 FLOOR = {HeadKind.INDUCTION: 0.1, HeadKind.RETRIEVAL: 0.1}
 """Heads below are not called so, even among the top k: a model may have none. Wu et al. use .1 for retrieval heads."""
 COLUMNS = {
@@ -146,7 +153,18 @@ def resampled_means(samples: Samples, rng: np.random.Generator, resamples: int) 
 
 
 def top_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
-    """The top k, without heads that have no value or lie below the kind's floor."""
+    """The top k, without heads that have no value, lie below the kind's floor, or score like one that is left out:
+    which of those came first would be decided by their numbers. None at all where all heads score alike."""
+    member = _in_top(scores[None], k)[0]
+    return [head for head in best_heads(scores, k, kind) if member[head]]
+
+
+def best_heads(scores: Float[np.ndarray, "layer head"], k: int, kind: str) -> list[Head]:
+    """The first k to be cut, ties by layer, then head: without heads that have no value or lie below the kind's floor,
+    and none at all where all heads score alike."""
+    known = scores[~np.isnan(scores)]
+    if not len(known) or (scores.size > k and np.ptp(known) <= TIED * np.abs(known).max()):
+        return []
     floor = FLOOR.get(HeadKind(kind), -np.inf) if kind in set(HeadKind) else -np.inf
     return [head for head in rank_heads(scores, k) if scores[head] >= floor]
 
@@ -190,11 +208,14 @@ def _interval(drawn: Float[np.ndarray, "draw ..."], n: int) -> tuple[np.ndarray,
 
 
 def _in_top(drawn: Float[np.ndarray, "draw layer head"], k: int) -> Bool[np.ndarray, "draw layer head"]:
+    """Whether each is one of the k largest of its draw, and larger than all others."""
     flat = np.nan_to_num(drawn.reshape(len(drawn), -1), nan=-np.inf)
-    order = np.argsort(-flat, axis=1, kind="stable")[:, :k]
-    member = np.zeros(flat.shape, dtype=bool)
-    np.put_along_axis(member, order, True, axis=1)
-    return member.reshape(drawn.shape)
+    known = np.isfinite(flat)
+    if k >= flat.shape[1]:
+        return known.reshape(drawn.shape)
+    beyond = -np.partition(-flat, k, axis=1)[:, k, None]  # the largest that is left out
+    scale = np.where(known, np.abs(flat), 0.0).max(axis=1, keepdims=True)
+    return (known & (flat > beyond + TIED * scale)).reshape(drawn.shape)
 
 
 def stability(samples: Samples, k: int, seed: int, kind: str, resamples: int) -> Estimate:

@@ -64,14 +64,15 @@ HEADS_TABLE = Table(
     Column(
         "distance",
         FLOAT,
-        "mean backward distance of attention from `reasoning` and `answer`, in tokens (Paper B, section 4.1)",
+        "mean backward distance of attention from `reasoning` and `answer`, in tokens (Paper B, section 4.1); in "
+        "`rhythm` from the close tag between them too",
         null=NOT_MEASURED,
     ),
     Column(
         "kurtosis",
         FLOAT,
         "excess kurtosis over the response's tokens of the attention that each receives from later ones at a "
-        "distance of 10 or more (receiver heads, Bogdan et al. 2025)",
+        "distance of 10 or more (receiver heads, Bogdan et al. 2025); the close tag is one of the response's tokens",
         null="fewer than four tokens with ten such queries, or all receive the same",
     ),
     Column(

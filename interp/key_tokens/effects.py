@@ -20,7 +20,7 @@ from interp.model.lens import Lens
 from interp.model.sites import Site
 from interp.patching.exact import Patch, record, sweep
 from interp.patching.nld import Answers
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.runs.store import records
 from interp.stats import Comparison, adjust, bootstrap_mean, or_null, rng_for
 from interp.text.sentences import reasoning_sentences
@@ -33,16 +33,19 @@ CORRUPTED_TABLE = Table(
     Column("value_of_group", TEXT, "which third or step, counted from 1", null="all changes"),
     Column("metric", TEXT, "as in `effects`"),
     Column("value", FLOAT, "mean over traces of the mean over their changes"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column(
         "control", TEXT, "the harmless change that it is compared with, on the same traces", null="it is that, or none"
     ),
     Column("control_value", FLOAT, "its mean over the traces that have both", null="no control"),
     Column("difference", FLOAT, "mean over those traces of this minus the control", null="no control"),
     Column(
-        "difference_low", FLOAT, "lower end of its 95 % bootstrap interval over traces", null="no control, or n < 2"
+        "difference_low",
+        FLOAT,
+        "lower end of its 95 % bootstrap interval over traces",
+        null=f"no control, or {NO_INTERVAL}",
     ),
-    Column("difference_high", FLOAT, "upper end of it", null="no control, or n < 2"),
+    Column("difference_high", FLOAT, "upper end of it", null=f"no control, or {NO_INTERVAL}"),
     Column("n_paired", INT, "number of traces that have both", null="no control"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="no control, or n < 2"),
     Column("p_adjusted", FLOAT, "p after Benjamini-Hochberg over the table", null="no control, or n < 2"),

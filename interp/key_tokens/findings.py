@@ -17,6 +17,7 @@ from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
 from interp.stats import Comparison, Estimate, or_null
+from interp.text.numbers import with_interval
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -96,7 +97,6 @@ def _way(effects: pd.DataFrame) -> list[str]:
         parts = []
         for layer in (0, int(rows["layer"].max())):
             estimate = over_examples(rows[rows["layer"] == layer])
-            ends = "" if estimate.low is None else f" [{estimate.low:.2f}, {estimate.high:.2f}]"
-            parts.append(f"layer {layer} {estimate.value:.2f}{ends}")
+            parts.append(f"layer {layer} {with_interval(estimate.value, estimate.low, estimate.high)}")
         lines.append(f"NLD of clean activations at {readable(role)}: {', '.join(parts)} (n = {estimate.n} traces)")
     return lines

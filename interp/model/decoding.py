@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import Cache, GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from torch import Tensor
+from transformers import (
+    Cache,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    TemperatureLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from interp.model.lens import Lens
 from interp.model.pieces import in_pieces
@@ -34,6 +43,29 @@ def decoded(
             logits_processor=LogitsProcessorList(processors),
             **cache,
         )
+
+
+class OwnDraws(LogitsProcessor):
+    """Samples each row's next token by random numbers of the row's own, so that what a row is does not depend on the
+    rows beside it: a number for each step, looked up in the cumulated probabilities. For `do_sample=False`."""
+
+    def __init__(self, seeds: Sequence[int], temperature: float, top_p: float, width: int, steps: int) -> None:
+        """`width`: of the padded rows that are continued; `steps`: the most tokens that any row gets."""
+        numbers = [torch.rand(steps, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in seeds]
+        self._numbers = torch.stack(numbers)
+        self._width = width
+        self._warps: list[LogitsProcessor] = [TemperatureLogitsWarper(temperature)] if temperature != 1 else []
+        self._warps += [TopPLogitsWarper(top_p)] if top_p < 1 else []
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        warped = scores
+        for warp in self._warps:
+            warped = warp(input_ids, warped)
+        exact = torch.float32 if scores.device.type == "mps" else torch.float64  # which MPS does not have
+        total = warped.softmax(-1, dtype=exact).cumsum(-1)
+        number = self._numbers[:, input_ids.shape[1] - self._width, None].to(total)
+        chosen = torch.searchsorted(total, number * total[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
 
 @contextmanager

@@ -8,11 +8,11 @@ from enum import StrEnum
 from typing import Protocol
 
 import torch
-from transformers import Cache, GenerationConfig
+from transformers import Cache, GenerationConfig, LogitsProcessor
 
 from interp.data.input_check import positions_of
 from interp.grading.outcomes import extract_answer
-from interp.model.decoding import decoded
+from interp.model.decoding import OwnDraws, decoded
 from interp.model.lens import Lens
 from interp.model.prefixes import batches_are_right, prompt_piece, what_they_share
 from interp.model.thoughts import ThoughtCloser, ThoughtRule
@@ -135,6 +135,7 @@ def continue_ids(
     past_key_values: Cache | None = None,
     plain: bool = False,
     begun: Sequence[Sequence[int] | None] | None = None,
+    draws: Sequence[int] | None = None,
 ) -> list[Continuation]:
     """Continues token sequences side by side, padded on the left and masked; the random stream depends on (seed,
     labels) alone. Models that padding disturbs continue one at a time.
@@ -142,9 +143,10 @@ def continue_ids(
     Nothing is written beyond the positions that the model is made for: what is cut off there is not finished, and rows
     that come near them go apart from the others. `past_key_values` holds what comes before the last token of the padded
     rows, which then have as much room (`by_room`). `begun`, with a thought rule: what each row has of its open thought,
-    None for a row without one; not given, all begin one. `plain`, for passes that something acts on: all rows are
-    computed whole and side by side, whatever their room, and nothing is compared. What `generation_config.json` of the
-    weights asks for (penalties, beams, lengths, sampling) is not done.
+    None for a row without one; not given, all begin one. `draws`, where it is sampled: a seed for each row, on which
+    alone its draws depend, whatever is beside it; not given, all draw from one stream. `plain`, for passes that
+    something acts on: all rows are computed whole and side by side, whatever their room, and nothing is compared.
+    What `generation_config.json` of the weights asks for (penalties, beams, lengths, sampling) is not done.
     """
     if len(rows) > 1 and past_key_values is None and not plain:
         parts = [[i] for i in range(len(rows))]
@@ -154,7 +156,8 @@ def continue_ids(
             found_of: dict[int, Continuation] = {}
             for part in parts:
                 mine, theirs = [rows[i] for i in part], None if begun is None else [begun[i] for i in part]
-                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], begun=theirs)
+                own = None if draws is None else [draws[i] for i in part]
+                new = continue_ids(lens, mine, sampling, seed, *labels, "row", part[0], begun=theirs, draws=own)
                 found_of |= dict(zip(part, new, strict=True))
             return [found_of[i] for i in range(len(rows))]
         past_key_values = what_they_share(lens, rows)
@@ -164,21 +167,27 @@ def continue_ids(
     room = sampling.max_new_tokens if positions is None else positions - max(map(len, rows))
     if room < 1:
         return [Continuation((), finished=False) for _ in rows]
+    one_stream = sampling.temperature > 0 and draws is None
     config = GenerationConfig(
         max_new_tokens=min(sampling.max_new_tokens, room),
-        do_sample=sampling.temperature > 0,
+        do_sample=one_stream,
         eos_token_id=sorted(ends),
         pad_token_id=lens.tokenizer.pad_token_id,
         prefill_chunk_size=piece,
-        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if sampling.temperature else {}),
+        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0} if one_stream else {}),
     )
     width = max(map(len, rows))
+    processors: list[LogitsProcessor] = []
     closer = None
     if sampling.thought is not None:
         closer = ThoughtCloser(sampling.thought, lens.tokenizer, ends, width, begun or [()] * len(rows))
+        processors.append(closer)
+    if draws is not None and sampling.temperature > 0:
+        steps = sampling.max_new_tokens
+        processors.append(OwnDraws(draws, sampling.temperature, sampling.top_p, width, steps))
     with torch.random.fork_rng(devices=[lens.device] if lens.device.type == "cuda" else []):
         torch.manual_seed(seed_for(seed, *labels))
-        out = decoded(lens, rows, config, past_key_values, [closer] if closer else [])
+        out = decoded(lens, rows, config, past_key_values, processors)
     found = []
     for i, row in enumerate(out[:, width:].tolist()):
         stop = next((place + 1 for place, token in enumerate(row) if token in ends), None)

@@ -6,6 +6,7 @@ row of a batch gets the part of the cache before its fork, padded on the left an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,7 @@ from interp.model.pieces import in_pieces
 from interp.model.prefixes import prefixes_are_right
 from interp.model.shared import KeysValues
 from interp.model.unembedding import logits_of, trunk_of
+from interp.stats import seed_for
 
 
 @dataclass(frozen=True)
@@ -103,18 +105,28 @@ def rollouts(
         return [found[i] for i in range(len(forks))]
     near = by_room(lens, [forks[i].position + 1 for i in order], sampling.max_new_tokens)
     groups = [[order[i] for i in group] for group in near]
-    first = 0
+    draws = _draws(forks, seed, *labels)
     for chosen in [group[at : at + batch] for group in groups for at in range(0, len(group), batch)]:
         part = [forks[i] for i in chosen]
         rows = [[*shared.ids[: fork.position], fork.token] for fork in part]
         cache = shared.prefix.before([fork.position for fork in part]) if cached and shared.prefix else None
         begun = [_begun(shared.ids, fork, reasoning, closing) for fork in part]
         written = continue_ids(
-            lens, rows, sampling, seed, "rollouts", *labels, first, past_key_values=cache, begun=begun
+            lens, rows, sampling, past_key_values=cache, begun=begun, draws=[draws[i] for i in chosen]
         )
         found |= {i: (one.ids, one.finished) for i, one in zip(chosen, written, strict=True)}
-        first += len(chosen)
     return [found[i] for i in range(len(forks))]
+
+
+def _draws(forks: Sequence[Fork], seed: int, *labels: object) -> list[int]:
+    """A seed for each fork, by its place, its token and how many forks like it stand before it: its draws do not depend
+    on how many run side by side, or on which."""
+    before: Counter[Fork] = Counter()
+    found = []
+    for fork in forks:
+        found.append(seed_for(seed, "rollouts", *labels, fork.position, fork.token, before[fork]))
+        before[fork] += 1
+    return found
 
 
 def _begun(ids: Sequence[int], fork: Fork, reasoning: range, closing: range) -> list[int] | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from interp.perturb.overlap import Group, Scores
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.stats import Comparison, adjust, bootstrap_mean, rank_correlation, rng_for, sign_flips
 
 PERTURBED_TABLE = Table(
@@ -20,13 +20,13 @@ PERTURBED_TABLE = Table(
     Column("group", TEXT, "which of them: see Group in interp/perturb/overlap.py"),
     Column("metric", TEXT, "as in `effects`"),
     Column("value", FLOAT, "mean over problems of the mean over the group's positions"),
-    *ends("", "its 95 % bootstrap interval over problems", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over problems", null=NO_INTERVAL),
     Column("own", FLOAT, "the same where the trace's own token is forced", null="not measured"),
     Column("net", FLOAT, "mean over problems of value minus own", null="not measured"),
-    *ends("net_", "its 95 % bootstrap interval over problems", null="not measured, or n < 2"),
+    *ends("net_", "its 95 % bootstrap interval over problems", null=f"not measured, or {NO_INTERVAL}"),
     Column("net_p", FLOAT, "two-sided sign-flip p-value of net being 0", null="not measured, or n < 2"),
     Column("difference", FLOAT, "mean over problems of the net effect of top minus this group", null="the top itself"),
-    *ends("difference_", "its 95 % interval", null="the top itself, or n < 2"),
+    *ends("difference_", "its 95 % interval", null=f"the top itself, or {NO_INTERVAL}"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="the top itself, or n < 2"),
     Column("lower", FLOAT, "share of problems in which the top's value is the lower one", null="the top itself"),
@@ -41,7 +41,7 @@ PREDICTORS_TABLE = Table(
     Column("metric", TEXT, "as in `effects`"),
     Column("given", TEXT, "`nothing`, or what is held constant"),
     Column("value", FLOAT, "mean over problems of the (partial) rank correlation over positions, -1..1"),
-    *ends("", "its 95 % bootstrap interval over problems", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over problems", null=NO_INTERVAL),
     Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n < 2"),
     Column("p_against_fai", FLOAT, "the same of `fai` minus this, in absolute correlation", null="`fai`, or n < 2"),

@@ -9,8 +9,8 @@ import numpy as np
 
 from interp.perturb.overlap import Group
 from interp.perturb.tables import METRICS, Problem, groups_of, mean_of_known
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
-from interp.stats import Comparison, adjust, bootstrap_mean, rng_for
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
+from interp.stats import FEWEST, Comparison, adjust, bootstrap_mean, rng_for
 
 THIRDS = ("first", "middle", "last")
 THIRDS_TABLE = Table(
@@ -19,12 +19,12 @@ THIRDS_TABLE = Table(
     Column("third", TEXT, "of the response's tokens: first, middle or last"),
     Column("metric", TEXT, "as in `effects`"),
     Column("net", FLOAT, "net effect at all forced positions there, mean over problems"),
-    *ends("", "its 95 % bootstrap interval over problems", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over problems", null=NO_INTERVAL),
     Column("n", INT, "number of problems"),
     Column(
         "difference", FLOAT, "net effect at the top positions there minus the others there", null="no problem has both"
     ),
-    *ends("difference_", "its 95 % interval", null="n_paired < 2"),
+    *ends("difference_", "its 95 % interval", null=f"n_paired < {FEWEST}, or all values are equal"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="n_paired < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n_paired < 2"),
     Column("n_paired", INT, "number of problems with top and other positions there"),

@@ -16,6 +16,7 @@ from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import CALLED, ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
+from interp.text.numbers import with_interval
 
 Tables = Callable[[str], pd.DataFrame]
 
@@ -179,10 +180,10 @@ def _boundaries(boundaries: pd.DataFrame) -> list[Headline]:
 def _partial(partial: pd.DataFrame) -> list[str]:
     lines = []
     for row in records(partial):
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:.2f}, {row['high']:.2f}]"
+        value = with_interval(row["value"], or_null(row["low"]), or_null(row["high"]), " SD")
         p = "" if pd.isna(row["p"]) else f", p = {row['p']:.2g}"
         name = NAMES[Coupling(row["coupling"])]
-        lines.append(f"{name}, given {row['given']}: {row['value']:.2f} SD{interval}{p}")
+        lines.append(f"{name}, given {row['given']}: {value}{p}")
     return lines
 
 

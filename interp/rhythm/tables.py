@@ -25,7 +25,20 @@ from interp.rhythm.couplings import (
 )
 from interp.rhythm.head_sets import HeadSets
 from interp.rhythm.waad_fai import HeadCurves, Sinks, response_of
-from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, LAYERS, SINKS, TEXT, UNDEFINED, Column, Table, ends
+from interp.runs.columns import (
+    BOOL,
+    EXAMPLE,
+    FLOAT,
+    INT,
+    LAYERS,
+    NO_INTERVAL,
+    SINKS,
+    TEXT,
+    UNDEFINED,
+    Column,
+    Table,
+    ends,
+)
 from interp.runs.store import records
 from interp.stats import Estimate, adjust, bootstrap_mean, or_null, rng_for, sign_flips
 from interp.text.token_kinds import Boundary, TokenType, boundary_positions, sentence_numbers, token_type
@@ -77,10 +90,10 @@ COUPLINGS_TABLE = Table(
     Column("rule", TEXT, "how peaks are found: `prominence` or `quantile`"),
     Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
     Column("value", FLOAT, "mean over traces of the value at events"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
     Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
-    *ends("lift_", "its 95 % bootstrap interval over traces", null="n < 2, or unbounded"),
+    *ends("lift_", "its 95 % bootstrap interval over traces", null=f"{NO_INTERVAL}, or unbounded"),
     *ends("null_", "the middle 95 % of `value` under circular shifts"),
     Column("p_shift", FLOAT, "two-sided p-value against circular shifts of each trace"),
     Column("p_sentence", FLOAT, "the same against permutations within sentences", null="not computed"),
@@ -94,7 +107,7 @@ LAGS_TABLE = Table(
     Column("curve", TEXT, "the curve that is averaged around them"),
     Column("lag", INT, "tokens after the event; negative = before it"),
     Column("value", FLOAT, "mean over traces of the curve there, relative to its mean over the trace"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     *ends("null_", "the middle 95 % under circular shifts"),
     Column("n", INT, "number of traces"),
 )
@@ -103,7 +116,7 @@ PARTIAL_EFFECTS_TABLE = Table(
     Column("coupling", TEXT, "as in `couplings`"),
     Column("given", TEXT, "what is held constant"),
     Column("value", FLOAT, "mean over traces of the event's coefficient, in standard deviations of the ranks"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("p", FLOAT, "two-sided sign-flip p-value over traces", null="n < 2"),
     Column("n", INT, "number of traces"),
 )
@@ -112,7 +125,7 @@ TOKEN_TYPES_TABLE = Table(
     Column("type", TEXT, "as in `tokens`"),
     Column("measure", TEXT, "`share` of tokens or of peaks, or the mean of a curve"),
     Column("value", FLOAT, "mean over traces"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("n", INT, "number of traces"),
 )
 BOUNDARIES_TABLE = Table(
@@ -121,7 +134,7 @@ BOUNDARIES_TABLE = Table(
     Column("measure", TEXT, "`precision` or `recall` of WAAD peaks"),
     Column("tolerance", INT, "tokens that a hit may be off"),
     Column("value", FLOAT, "mean over traces"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("chance", FLOAT, "the same for peaks at random places"),
     Column("p", FLOAT, "two-sided sign-flip p-value of the difference over traces", null="n < 2"),
     Column("n", INT, "number of traces"),

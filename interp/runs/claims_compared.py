@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from interp.runs.claims import CLAIMS
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.runs.compared import Run
 from interp.runs.directory import SUMMARY
 from interp.runs.store import read_json, records
@@ -25,7 +25,7 @@ CLAIMS_TABLE = Table(
     Column("value", FLOAT, "its value", null="none, or undefined"),
     Column("control", TEXT, "kind of its control", null="none"),
     Column("difference", FLOAT, "how far it differs from the control", null="it was not compared"),
-    *ends("", "the difference's 95 % interval", null="it was not compared, or n < 2"),
+    *ends("", "the difference's 95 % interval", null=f"it was not compared, or {NO_INTERVAL}"),
     Column("p", FLOAT, "two-sided p-value of the difference", null="it was not compared, or n < 2"),
     Column("test", TEXT, "`paired`, with `sets` of heads, or `null`: with what chance gives", null="not compared"),
     Column("n", INT, "over how many examples (`paired`, `null`) or sets", null="it was not compared"),

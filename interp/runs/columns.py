@@ -9,6 +9,7 @@ from pkgutil import walk_packages
 import pyarrow as pa
 
 import interp
+from interp.stats import FEWEST
 
 TEXT, INT, FLOAT, BOOL = pa.string(), pa.int32(), pa.float64(), pa.bool_()
 IDS = pa.list_(pa.int32())
@@ -75,8 +76,8 @@ def table_of(name: str) -> Table:
 
 COMMON = (
     Column("experiment", TEXT, "name of the experiment"),
-    Column("model", TEXT, "name of the model's configuration"),
-    Column("data", TEXT, "name of the data's configuration"),
+    Column("model", TEXT, "name of the model's configuration; of random weights NAME-untrained-SEED"),
+    Column("data", TEXT, "name of the data's configuration; of texts in random order NAME-scrambled-SEED"),
     Column("seed", pa.int64(), "seed of the run"),
 )
 EXAMPLE = Column("example", TEXT, "id of the example in its data set")
@@ -86,6 +87,8 @@ NO_DISTANCE = "the head gives other tokens less than 1 %, or not measured"
 TOO_LITTLE_MASS = "the head gives the reasoning less than experiment.min_mass"
 NO_TRAJECTORY = f"{TOO_LITTLE_MASS}, fewer than 8 answer tokens, or it always looks at the same place"
 NO_STOP = f"no stop or no reflection word, or {TOO_LITTLE_MASS}"
+NO_INTERVAL = f"n < {FEWEST}, or all values are equal"
+"""Where `interp.stats.bootstrap_mean` has none."""
 NOT_APPLICABLE = "not applicable to this measurement"
 
 LAYERS = Column("layers", TEXT, "name of the set of layers: see interp/model/layers.py")

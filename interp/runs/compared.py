@@ -14,6 +14,7 @@ import pandas as pd
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
 from interp.runs.directory import SUMMARY
 from interp.runs.headlines import Headline
+from interp.runs.names import measured
 from interp.runs.store import read_json
 from interp.runs.verdicts import Verdict
 
@@ -97,25 +98,42 @@ def series(options: Sequence[Options]) -> list[str]:
     return _different([{**one, "experiment": {**one["experiment"], "layers": None}} for one in options])
 
 
-def _different(options: Sequence[Options]) -> list[str]:
+def _different(given: Sequence[Options]) -> list[str]:
     """Each run's values of the options that are not the same in all of them."""
+    options = [_by_label(one) for one in given]
     names = [name for name in differing(options) if name not in SAYS_NOTHING]
-    for group in ("model", "data"):  # of another model or data set everything differs: its name is enough
-        if f"{group}.name" in names:
-            names = [name for name in names if not name.startswith(f"{group}.") or name == f"{group}.name"]
+    for group in ("model", "data"):
+        if f"{group}.name" in names:  # of another model or data set everything differs: its name is enough
+            names = [
+                name
+                for name in names
+                if not name.startswith(f"{group}.") or name == f"{group}.name" or _varies_within(group, options, name)
+            ]
     # How it is generated mostly follows from the model.
-    own = [name for name in names if not name.startswith("generation.") or _varies_within_models(options, name)]
+    own = [name for name in names if not name.startswith("generation.") or _varies_within("model", options, name)]
     names = own or names
     pairs = {(one["model"]["name"], one["data"]["name"]) for one in options}
-    if len(pairs) == len({model for model, _ in pairs}) > 1:  # the model says which data
+    scrambled = any(one["data"].get("scrambled") is not None for one in given)
+    if len(pairs) == len({model for model, _ in pairs}) > 1 and not scrambled:  # the model says which data
         names = [name for name in names if name != "data.name"]
     order = sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
     return [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
 
 
-def _varies_within_models(options: Sequence[Options], name: str) -> bool:
-    pairs = {(one["model"]["name"], str(option(one, name))) for one in options}
-    return len(pairs) > len({model for model, _ in pairs})
+def _by_label(options: Options) -> Options:
+    """The same with models and data by the names that tables give them, which say what is random in them."""
+    model, data = measured(options)
+    return {
+        **options,
+        "model": {**options["model"], "name": model, "untrained": None},
+        "data": {**options["data"], "name": data, "scrambled": None},
+    }
+
+
+def _varies_within(group: str, options: Sequence[Options], name: str) -> bool:
+    """Whether an option differs between runs of one model or data set."""
+    pairs = {(one[group]["name"], str(option(one, name))) for one in options}
+    return len(pairs) > len({of for of, _ in pairs})
 
 
 def _named(name: str, value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -45,16 +46,32 @@ class Runs(Mapping[str, pd.DataFrame]):
 
     @property
     def headlines(self) -> pd.DataFrame:
-        """Every headline number of every run."""
-        rows = [
-            {"run": str(one), **{key: value for key, value in headline.items() if key != "control"}}
-            for one in self.directories
-            for headline in read_json(one / SUMMARY)["headlines"]
-        ]
-        return pd.DataFrame(rows)
+        """Every headline number of every run, with its control and its difference from that: `value`, `low`, `high`,
+        `n`, `control` (its kind), `control_value` and so on, `difference`, `difference_low` and so on, `test`, `p`."""
+        return pd.DataFrame(
+            [
+                {"run": str(one), **_flat(headline)}
+                for one in self.directories
+                for headline in read_json(one / SUMMARY)["headlines"]
+            ]
+        )
 
     def __repr__(self) -> str:
         return f"{len(self.directories)} runs with tables {', '.join(self._names)}"
+
+
+def _flat(headline: Mapping[str, Any]) -> dict[str, Any]:
+    """A headline number of summary.json in one row; null where it has no control, or was not compared."""
+    control, compared = headline["control"] or {}, headline.get("comparison") or {}
+    ends = ("low", "high", "n")
+    return {
+        **{key: headline[key] for key in ("name", "value", *ends)},
+        "control": control.get("kind"),
+        **{f"control_{key}": control.get(key) for key in ("value", *ends)},
+        "difference": compared.get("value"),
+        **{f"difference_{key}": compared.get(key) for key in ends},
+        **{key: compared.get(key) for key in ("test", "p")},
+    }
 
 
 def load(pattern: str | Path) -> Runs:

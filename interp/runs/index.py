@@ -10,6 +10,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from interp.runs.directory import ENVIRONMENT, SHARES, SUMMARY
+from interp.runs.names import measured
 from interp.runs.report import environment, lead_of, sentence
 from interp.runs.store import read_json
 
@@ -55,7 +56,7 @@ def index_page(folder: Path, runs: Sequence[Path], directory: Path) -> str:
 def _listed(folder: Path, run: Path, directory: Path) -> Listed:
     options = read_json(run / ENVIRONMENT)["options"]
     headlines = read_json(run / SUMMARY)["headlines"]
-    experiment, model, data = (str(options[group]["name"]) for group in ("experiment", "model", "data"))
+    experiment, (model, data) = str(options["experiment"]["name"]), measured(options)
     told = Markup(sentence(lead_of(headlines))) if headlines else Markup("")
     name, seed = str(run.relative_to(folder)), int(options["seed"])
     return Listed(name, experiment, model, data, seed, told, _page(run, directory))

@@ -6,6 +6,8 @@ Tables keep their own names (`interp.runs.columns`, docs/tables.md); readers are
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 WORDS = {
     "fai": "FAI",
@@ -59,6 +61,22 @@ NAMES = {
 
 _NAME = re.compile(r"[a-z0-9]+(?:_[a-z0-9]+)*")
 _RAW = re.compile(r"(?<=->)(?:bos|think|end_think)\b|\b[a-z]+(?:_[a-z0-9]+)+\b")
+
+
+def model_label(name: str, untrained: int | None) -> str:
+    """What tables, labels and pages call a model: random weights never go by the trained model's name."""
+    return name if untrained is None else f"{name}-untrained-{untrained}"
+
+
+def data_label(name: str, scrambled: int | None) -> str:
+    """What they call a data set: texts in random order never go by the name of those in their own."""
+    return name if scrambled is None else f"{name}-scrambled-{scrambled}"
+
+
+def measured(options: Mapping[str, Any]) -> tuple[str, str]:
+    """The labels of model and data in a run's options."""
+    model, data = options["model"], options["data"]
+    return model_label(model["name"], model.get("untrained")), data_label(data["name"], data.get("scrambled"))
 
 
 def readable(name: object) -> str:

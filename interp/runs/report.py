@@ -19,6 +19,7 @@ from interp.runs.names import readable_text
 from interp.runs.shown import Shown, shown_figure, shown_figures
 from interp.runs.verdicts import UNITS, Outcome, Sign, Verdict
 from interp.stats import LEVEL, ComparedBy
+from interp.text.numbers import with_interval
 
 WAYS = {Sign.HIGHER: "▲ higher", Sign.LOWER: "▼ lower"}
 LONG = 12
@@ -98,7 +99,7 @@ def _macro(name: str, *arguments: Any, **names: Any) -> str:
 def environment() -> Environment:
     """Escapes everything, and knows no name that it is not given."""
     made = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
-    made.globals |= {"compared_in_words": compared_in_words, "way": way, "long": LONG}
+    made.globals |= {"compared_in_words": compared_in_words, "way": way, "long": LONG, "with_interval": with_interval}
     return made
 
 

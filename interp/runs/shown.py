@@ -11,6 +11,7 @@ from pathlib import Path
 
 from interp.runs.about import About
 from interp.runs.names import readable
+from interp.text.numbers import three_digits
 
 FIGURE_DOTS = 1.8
 """Dots of a figure to one pixel of the page."""
@@ -111,4 +112,4 @@ def _short(text: str) -> str:
         number = float(text)
     except ValueError:
         return text
-    return text if not math.isfinite(number) or number == int(number) else f"{number:.3g}"
+    return text if not math.isfinite(number) or number == int(number) else three_digits(number)

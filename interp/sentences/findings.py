@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.store import records
@@ -43,7 +43,7 @@ SENTENCE_SIGNALS_TABLE = Table(
     Column("other", TEXT, "another such way, or what is cheap to see: the columns of `sentences`"),
     Column("given", TEXT, f"`{NOTHING}`, or `{PLACE}`: the sentence's place is held constant"),
     Column("value", FLOAT, "mean over traces of the (partial) rank correlation over sentences, -1..1"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("p", FLOAT, "two-sided sign-flip p-value of its being 0", null="n < 2"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="n < 2"),
     Column("n", INT, "number of traces"),

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
+from interp.runs.columns import FLOAT, INT, NO_INTERVAL, TEXT, Column, Table, ends
 from interp.sentences.measure import CAUSAL
 from interp.sentences.signals import SIGNALS
 from interp.stats import adjust, bootstrap_mean, rng_for
@@ -40,7 +40,7 @@ SENTENCE_PREDICTION_TABLE = Table(
         f"ends apart; `{BEST}`: the single signal but place that foretells it best on the other traces",
     ),
     Column("value", FLOAT, "mean over held-out traces of the rank correlation of prediction and effect, -1..1"),
-    *ends("", "its 95 % bootstrap interval over traces", null="n < 2"),
+    *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
     Column("p", FLOAT, f"share of {SHIFTS} shifts of the effects along each trace that, fitted anew, give as much"),
     Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table"),
     Column("over_place", FLOAT, "how far it exceeds place alone, mean over traces", null="place itself"),

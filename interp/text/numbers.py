@@ -1,6 +1,8 @@
-"""Numbers that are written as words."""
+"""Numbers as they are written for readers, and numbers that are written as words."""
 
 from __future__ import annotations
+
+import math
 
 SPELT = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
@@ -11,3 +13,19 @@ SPELT = (
 def in_digits(word: str) -> str:
     """The word, or the number that it spells, up to twenty: `six` and `Six` are `6`."""
     return str(SPELT.index(word.lower())) if word.lower() in SPELT else word
+
+
+def three_digits(value: float | None, sign: str = "") -> str:
+    """A number with three significant digits, so that a small one is no zero; `undefined` without one. `sign="+"`:
+    with its sign."""
+    if value is None or math.isnan(value):
+        return "undefined"
+    if value == 0:
+        return f"{0:{sign}}"
+    return f"{value:{sign}.0f}" if 1000 <= abs(value) < 1e6 else f"{value:{sign}#.3g}".rstrip(".")
+
+
+def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
+    """A number, its unit, and the ends of its interval where it has one."""
+    ends = "" if low is None or high is None else f" [{three_digits(low)}, {three_digits(high)}]"
+    return f"{three_digits(value)}{unit}{ends}"

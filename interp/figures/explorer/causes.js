@@ -62,7 +62,7 @@ function line(className, ...pieces) {
 const bold = text => ({ bold: text });
 const quoted = text => `“${(oneLine(text) || label(text)).slice(0, 60)}”`;
 const placesOf = n => n === 1 ? "1 place" : `${n} places`;
-const nats = value => value.toFixed(2).replace("-0.00", "0.00").replace("-", "−");
+const nats = value => (Math.abs(value) < 0.01 ? digits(value) : value.toFixed(2)).replace("-", "−");
 const signed = (value, shown = digits) => (value > 0 ? "+" : value < 0 ? "−" : "±") + shown(Math.abs(value));
 
 function forcedHere(one) {
