@@ -103,9 +103,8 @@ def findings(table: Tables, samples: Mapping[str, Samples], options: FindingsOpt
     lines = [f"top heads (layer,head) by {score}: {_listed(top, means)}"]
     clear = top_heads(means, k, score)
     if len(clear) < k:
-        lines.append(
-            f"only {len(clear)} of these top {k} score higher than every other head: the rest are the first by number"
-        )
+        many = f"only {len(clear)} of these top {k} score" if clear else f"none of these top {k} scores"
+        lines.append(f"{many} higher than all heads left out: those that tie are the first by number")
     lists: dict[str, list[Head]] = {}
     where = in_layers(ranked_layers(samples), len(means))
     for kind in HeadKind:
