@@ -62,7 +62,7 @@ def check_arguments(arguments: list[str]) -> None:
     if "data.limit" in given and "experiment" in given and "paper" in _values(given["experiment"]):
         raise UserError("data.limit is not read by a report: set experiment.questions, experiment.traces or .pairs")
     sweeps = {"-m", "--multirun"} & set(arguments) or ("study" in given and _values(given["study"]) != ["none"])
-    if sweeps and "hydra.run.dir" in given:
+    if sweeps and "hydra.run.dir" in given and "hydra.mode" not in given:
         raise UserError("hydra.run.dir is the directory of one run: set hydra.sweep.dir for a sweep")
     if "hydra.sweep.dir" in given:
         _check_sweep(arguments, overrides)
