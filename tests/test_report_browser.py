@@ -160,7 +160,7 @@ def test_large_tables_are_named_and_small_ones_shown_with_readable_names(browser
     text = browser.run("document.body.textContent")
     assert "99 rows: heads/figures/many.csv" in text
     assert "with reasoning" in text
-    assert "0.512 [0.4, 0.6]" in text
+    assert "0.512 [0.400, 0.600]" in text
     assert browser.run("[...document.querySelectorAll('details img')].map(one => one.alt)") == [
         "Appendix: all of them."
     ]

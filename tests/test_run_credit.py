@@ -126,8 +126,10 @@ def test_trainings_are_compared(trainings: Path, tmp_path: Path) -> None:
     refused = run("experiment=compare", f"runs=[{trainings}/uniform0,{other}]", cwd=tmp_path)
     assert refused.returncode == 2
     assert "they differ in experiment.test.limit" in refused.stderr
-    twice = run("experiment=compare", f"runs=[{trainings}/uniform0,{tmp_path / 'x'}]", cwd=tmp_path)
-    assert "names 1 runs" in twice.stderr
+    one = run("experiment=compare", f"runs=[{trainings}/uniform0]", cwd=tmp_path)
+    assert "names 1 runs" in one.stderr
+    missing = run("experiment=compare", f"runs=[{trainings}/uniform0,{tmp_path / 'x'}]", cwd=tmp_path)
+    assert f"there is no run in {tmp_path / 'x'}" in missing.stderr
 
 
 def test_another_arm_may_be_the_reference(trainings: Path, tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from interp.text.trace import Segment, Trace
 
 FIRST_TOKENS = 4
 """How many tokens at the start of a sequence count as its attention sink (Xiao et al. 2024, arXiv 2309.17453)."""
+LEAST = 2.0**-24
+"""Rounding of an attention weight of 1 in float32: what varies by less moves no output of a head."""
 
 
 class SegmentMasses:

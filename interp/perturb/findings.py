@@ -8,9 +8,9 @@ from typing import Any
 
 import pandas as pd
 
+from interp.heads.reductions import LEAST
 from interp.perturb.overlap import Group
 from interp.perturb.tables import COLUMNS
-from interp.rhythm.couplings import LEAST
 from interp.runs.findings import Findings
 from interp.runs.headlines import Headline
 from interp.runs.names import readable

@@ -16,10 +16,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import signal, stats
 
+from interp.heads.reductions import LEAST
 from interp.stats import FEWEST, RESAMPLES, Estimate, bootstrap_mean, rng_for, wide_enough
 
-LEAST = 2.0**-24
-"""Rounding of an attention weight of 1 in float32: what varies by less moves no output of a head."""
 NULL_DRAWS = 2000
 MIN_TOKENS = 20
 """Traces with fewer tokens than this where both curves are defined say nothing about a rhythm."""
