@@ -160,8 +160,8 @@ def test_headlines_survive_summary_json() -> None:
 
 
 def _paired(rng: np.random.Generator) -> Comparison | None:
-    shared = 3 * rng.normal(size=12)
-    return Comparison.paired(shared + rng.normal(size=12), shared + rng.normal(size=12), rng)
+    shared = 3 * rng.normal(size=10)
+    return Comparison.paired(shared + rng.normal(size=10), shared + rng.normal(size=10), rng)
 
 
 Lists = Sequence[Sequence[tuple[int, int]]]
