@@ -14,7 +14,7 @@ run: $(STAMP)
 	$(BIN)/python -m experiments.run $(or $(ARGS),experiment=paper)
 
 test: lint smollm2
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -89,9 +89,10 @@ def test_messages(words: PreTrainedTokenizerBase, tmp_path: Path) -> None:
     file.write_text("\n".join(json.dumps({"messages": row}) for row in rows))
     for item in read_traces(file, {}):
         assert item.text == "1+1?\n<think>\nSo 2.\n</think>\n\n2"
-        words.chat_template = "U {{ messages[0].content }} {% if add_generation_prompt %}A <think>\n{% endif %}"
-        text = with_response(item.turns, item.response, words, ThinkMarkers(), {})
-        words.chat_template = None
+        template = "U {{ messages[0].content }} {% if add_generation_prompt %}A <think>\n{% endif %}"
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(words, "chat_template", template)
+            text = with_response(item.turns, item.response, words, ThinkMarkers(), {})
         assert text == "U 1+1? A <think>\nSo 2.\n</think>\n\n2"
 
 

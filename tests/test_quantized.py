@@ -123,8 +123,10 @@ def test_a_quantized_checkpoint_of_the_hub_that_does_not_fit_is_refused_before_i
         address = f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address)
         assert stored_bytes("org/theirs") == size
+        assert stored_bytes("org/nobody") is None
         server.shutdown()
-    assert stored_bytes("org/nobody") is None
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # a hub that is not there is asked again and again
+    assert stored_bytes("org/others") is None
     assert not [name for name in fetched if name.endswith(".safetensors")]
 
 
