@@ -8,7 +8,7 @@ be a pass that is made anyway; one of its own (`measure_batch`) ends at the last
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -165,6 +165,13 @@ class BatchAttention(ABC):
         left = found.sum(-1)
         return torch.where(left[..., None] > 0, found / left[..., None], found), left
 
+    def blocks_of(
+        self, weights: Weights, heads: list[int], block: Callable[[int], range]
+    ) -> Iterator[tuple[int, Float[Tensor, "batch head row column"], Float[Tensor, "batch head row"] | None]]:
+        """The first row of each block of some heads, and what `rows_of` gives of it; nothing for no heads."""
+        for first in (blocks := block(len(heads))) if heads else ():
+            yield first, *self.rows_of(weights, heads, first, min(first + blocks.step, blocks.stop))
+
     @staticmethod
     def distances(first: int, rows: Tensor) -> Int[Tensor, "row column"]:
         """How far each column lies before each row."""
@@ -206,25 +213,21 @@ class BatchRhythm(BatchAttention):
         return torch.where(queries > 0, self._received / queries.clamp(min=1), torch.nan)
 
     def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:
-        for heads, add, total in zip(
-            self.heads.of_layer(layer),
-            (self._add_waad, self._add_received),
-            (len(self.heads.local), len(self.heads.far)),
-            strict=True,
-        ):
-            if heads:
-                for first in (blocks := block(len(heads))):
-                    stop = min(first + blocks.step, blocks.stop)
-                    rows, left = self.rows_of(weights, heads, first, stop)
-                    add(first, rows.sum(1) / total)
-                    if left is not None and add == self._add_waad:
-                        nothing = (left == 0).any(1).to(self.mask.device) & (self.mask[:, first:stop] != 0)
-                        self.waad[:, first - self.start : stop - self.start].masked_fill_(nothing, torch.nan)
+        local, far = self.heads.of_layer(layer)
+        for first, rows, left in self.blocks_of(weights, local, block):
+            self._add_waad(first, rows.sum(1) / len(self.heads.local), left)
+        for first, rows, _ in self.blocks_of(weights, far, block):
+            self._add_received(first, rows.sum(1) / len(self.heads.far))
 
-    def _add_waad(self, first: int, rows: Float[Tensor, "batch row column"]) -> None:
+    def _add_waad(
+        self, first: int, rows: Float[Tensor, "batch row column"], left: Float[Tensor, "batch head row"] | None
+    ) -> None:
         distance = self.distances(first, rows)
         place = slice(first - self.start, first - self.start + rows.shape[1])
         found = torch.einsum("brc,rc->br", rows, distance.clamp(0, self.settings.window).to(rows))
+        if left is not None:  # a token where a head looks nowhere has no WAAD
+            real = self.mask[:, first : first + rows.shape[1]].to(left.device) != 0
+            found = found.masked_fill((left == 0).any(1) & real, torch.nan)
         self.waad[:, place] += found.to(self.waad.device)
 
     def _add_received(self, first: int, rows: Float[Tensor, "batch row column"]) -> None:
@@ -262,9 +265,7 @@ class BatchDistances(BatchAttention):
         if layer not in self._layers:
             return
         place = self._layers.index(layer)
-        for first in (blocks := block(self._n_heads)):
-            stop = min(first + blocks.step, blocks.stop)
-            rows, left = self.rows_of(weights, list(range(self._n_heads)), first, stop)
+        for first, rows, left in self.blocks_of(weights, list(range(self._n_heads)), block):
             distance = torch.einsum("bhrc,rc->bhr", rows, self.distances(first, rows).to(rows))
             if left is not None:
                 distance = distance * left

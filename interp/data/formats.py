@@ -142,10 +142,14 @@ _SIGNS: dict[TraceFormat, tuple[tuple[str, ...], ...]] = {
 
 
 def _text(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
+    """The whole text, cut behind the `prompt` where the row has that too; put behind it where it does not hold it."""
     text, prompt = _string(row, ("text",)), row.get("prompt")
-    place = text.find(prompt.strip()) if isinstance(prompt, str) else 0
-    cut = place < 0 or markers.open in text[:place]  # a thought that restates the question is not the prompt
-    return [Sample(f"{prompt}{text}" if cut else text)]
+    if not isinstance(prompt, str) or not (asked := prompt.strip()):
+        return [Sample(text)]
+    place = text.find(asked)
+    if place < 0 or markers.open in text[:place]:  # a thought that restates the question is not the prompt
+        return [Sample.apart(prompt, text)]
+    return [Sample.apart(text[: place + len(asked)], text[place + len(asked) :])]
 
 
 def _completion(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
@@ -258,15 +262,6 @@ def _content(turn: Mapping[str, Any]) -> str:
     return "" if content is None else str(content)
 
 
-def _text_behind_prompt(row: Mapping[str, Any], markers: ThinkMarkers) -> list[Sample]:
-    """The whole text, cut behind the `prompt` where the row has that too."""
-    (sample,), prompt = _text(row, markers), row.get("prompt")
-    if not isinstance(prompt, str) or not (asked := prompt.strip()) or asked not in sample.text:
-        return [sample]
-    start = sample.text.find(asked) + len(asked)
-    return [Sample.apart(sample.text[:start], sample.text[start:])]
-
-
 def _string(row: Mapping[str, Any], names: Iterable[str]) -> str:
     found = next((row[name] for name in names if row.get(name) is not None), None)
     if not isinstance(found, str):
@@ -284,7 +279,7 @@ def _strings(row: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 _READ = {
-    TraceFormat.TEXT: _text_behind_prompt,
+    TraceFormat.TEXT: _text,
     TraceFormat.COMPLETION: _completion,
     TraceFormat.QUESTION: _question,
     TraceFormat.MESSAGES: _messages,

@@ -12,7 +12,7 @@ from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outco
 from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
 from interp.text.ends import EOS_TEXTS
 from interp.text.prompts import OPENED, Condition
-from interp.text.trace import ASSISTANT_TEXTS, ThinkMarkers, split_response, split_text
+from interp.text.trace import ThinkMarkers, last_turn, split_response, split_text
 
 ANSWERS_TABLE = Table(
     "answers",
@@ -162,11 +162,10 @@ def prompt_and_response(trace: TraceText, markers: ThinkMarkers) -> tuple[str, s
     A thought that the prompt opens or closes at its very end belongs to the response.
     """
     if trace.prompt is None:
-        turns = (trace.text.rfind(turn) + len(turn) for turn in ASSISTANT_TEXTS if turn in trace.text)
-        start = max(turns, default=0)
+        start = last_turn(trace.text, markers)
         return (trace.text[:start], trace.text[start:]) if start else split_text(trace.text, markers)
     opened, closed = re.escape(markers.open), re.escape(markers.close)
-    turn = max((trace.response.rfind(one) + len(one) for one in ASSISTANT_TEXTS if one in trace.response), default=0)
+    turn = last_turn(trace.response, markers)
     prompt, response = trace.prompt + trace.response[:turn], trace.response[turn:]
     begun = rf"{opened}(?:\s*|(?:(?!{opened}|{closed}).)*{closed}\s*(?:\n[^\n]*)?)$"
     thought = re.search(begun, prompt, re.DOTALL)

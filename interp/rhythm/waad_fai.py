@@ -90,6 +90,16 @@ def response_of(trace: Trace) -> range:
     return range(written[0].start, written[-1].end)
 
 
+def _reach(
+    first_row: int, pattern: Float[Tensor, "head row key"]
+) -> tuple[Float[Tensor, "head row"], Float[Tensor, "head row"]]:
+    """The sum of each row, and that of its weights times how many tokens back they lie."""
+    rows = torch.arange(first_row, first_row + pattern.shape[1]).to(pattern)
+    keys = torch.arange(pattern.shape[2]).to(pattern)
+    mass, centre = (pattern @ torch.stack([torch.ones_like(keys), keys], 1)).unbind(-1)
+    return mass, mass * rows - centre
+
+
 class Distances:
     """How far each query looks back. Rows need not sum to 1.
 
@@ -107,8 +117,8 @@ class Distances:
         _, n_rows, n_keys = pattern.shape
         rows = torch.arange(first_row, first_row + n_rows).to(pattern)
         keys = torch.arange(n_keys).to(pattern)
-        mass, centre = (pattern @ torch.stack([torch.ones_like(keys), keys], 1)).unbind(-1)
-        self.distance[layer] += (mass * rows - centre).double().sum(1).cpu() / len(self.rows)
+        mass, reach = _reach(first_row, pattern)
+        self.distance[layer] += reach.double().sum(1).cpu() / len(self.rows)
         # Only the last W keys are nearer than W: everything counts as W but them.
         low = max(0, first_row - self._window + 1)
         short = self._window - (rows[:, None] - keys[None, low:])
@@ -125,25 +135,25 @@ class WithoutColumns:
 
     `left[l, h]` = mean over rows of the attention that was not on these columns; `distance[l, h]` = how far that
     attention reaches back, in tokens: the mean over all of it, not over rows, as a row that gives next to nothing
-    elsewhere has no direction.
+    elsewhere has no direction; NaN for a head of which less than MIN_LEFT is left.
     """
 
     def __init__(self, columns: int, n_layers: int, n_heads: int, *inner: Reduction) -> None:
         self.rows = inner[0].rows
         self.left: Float[Tensor, "layer head"] = torch.zeros(n_layers, n_heads, dtype=torch.float64)
-        self._distances = Distances(self.rows, n_layers, n_heads, 1)
+        self._reach = torch.zeros_like(self.left)
         self._columns, self._inner = columns, inner
 
     @property
     def distance(self) -> Float[Tensor, "layer head"]:
-        return self._distances.distance / self.left
+        return torch.where(self.left >= MIN_LEFT, self._reach / self.left, torch.nan)
 
     def add(self, layer: int, first_row: int, pattern: Float[Tensor, "head row key"]) -> None:
         rest = pattern.clone()
         rest[:, :, : self._columns] = 0
         left = rest.sum(-1, keepdim=True)  # not 1 minus the others: of that nearly all digits may be rounding
         self.left[layer] += left.double().sum((1, 2)).cpu() / len(self.rows)
-        self._distances.add(layer, first_row, rest)
+        self._reach[layer] += _reach(first_row, rest)[1].double().sum(1).cpu() / len(self.rows)
         rest = torch.where(left > 0, rest / left, rest)
         for reduction in self._inner:
             reduction.add(layer, first_row, rest)
@@ -164,26 +174,25 @@ def measure_rhythm(
         for sink in sinks
     }
     reductions: list[Reduction] = []
+    distance: dict[Sinks, Distances | WithoutColumns] = {}
     if Sinks.KEPT in parts:
         reductions += parts[Sinks.KEPT]
-    without = WithoutColumns(FIRST_TOKENS, *shape, *parts[Sinks.REMOVED]) if Sinks.REMOVED in parts else None
-    hidden = stream(lens, trace.measured_ids, *reductions, *([without] if without else []), block_bytes=block_bytes)
+        distance[Sinks.KEPT] = parts[Sinks.KEPT][0]
+    if Sinks.REMOVED in parts:
+        distance[Sinks.REMOVED] = without = WithoutColumns(FIRST_TOKENS, *shape, *parts[Sinks.REMOVED])
+        reductions.append(without)
+    hidden = stream(lens, trace.measured_ids, *reductions, block_bytes=block_bytes)
     curves = {
         sink: HeadCurves(
             distances.waad.numpy(),
             near.received.numpy(),
             to_end.received.numpy(),
-            distances.distance.numpy() if sink is Sinks.KEPT or without is None else _with_enough(without),
+            distance[sink].distance.numpy(),
             far.kurtosis(MIN_QUERIES),
         )
         for sink, (distances, near, to_end, far) in parts.items()
     }
     return curves, prediction_entropy(lens, hidden[response.start - 1 : response.stop - 1])
-
-
-def _with_enough(without: WithoutColumns) -> Float[np.ndarray, "layer head"]:
-    """Distances, NaN where too little attention is left to speak of one."""
-    return torch.where(without.left >= MIN_LEFT, without.distance, torch.nan).numpy()
 
 
 class MeanRows:

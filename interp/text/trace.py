@@ -279,12 +279,15 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]
 
 
 def response_start(text: str, markers: ThinkMarkers) -> int:
-    """Where the last assistant turn with a close marker begins in a whole text; 0 where no turns are marked.
+    """Where the last assistant turn with a close marker begins in a whole text; 0 where no turns are marked."""
+    return last_turn(text, markers, max(0, text.rfind(markers.close)))
 
-    Ordinary words inside of an open thought begin no turn.
-    """
+
+def last_turn(text: str, markers: ThinkMarkers, end: int | None = None) -> int:
+    """Where the last assistant turn in `text[:end]` begins; 0 where no turns are marked. Ordinary words inside of an
+    open thought begin none."""
     start = 0
-    for turn in _TURN.finditer(text, 0, max(0, text.rfind(markers.close))):
+    for turn in _TURN.finditer(text, 0, len(text) if end is None else end):
         opened, closed = (text.rfind(marker, start, turn.start()) for marker in (markers.open, markers.close))
         if not (start and turn.group() == ASSISTANT_TEXTS[-1] and opened > closed):
             start = turn.end()
