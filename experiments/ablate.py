@@ -95,7 +95,7 @@ class AblateOptions(Options):
         }
         for kind, (option, value) in measured_by.items():
             if kind in self.lists and not value:
-                raise UserError(f"experiment.lists has {kind}, which {option} leaves out: set it, or the lists without")
+                raise UserError(f"experiment.lists has {kind}, which {option} leaves out: set {option}, or other lists")
         return self
 
 

@@ -149,7 +149,7 @@ class _Run:
             torch.set_num_threads(options.threads)
         for name in ("run", "runs"):
             if getattr(options, name) is not None and name != experiment.reads:
-                raise UserError(f"{name} is not read by experiment={cfg.experiment.name}: leave it away")
+                raise UserError(f"{name} is not read by experiment={cfg.experiment.name}: leave it out")
         if options.go_on and not in_sweep():
             raise UserError("go_on=true goes on with a sweep: of one run set resume=DIR")
         if options.go_on and self._finished_before(session):

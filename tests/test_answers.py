@@ -60,6 +60,8 @@ def test_given_traces() -> None:
     row = graded_trace(TraceText("a", whole, "3", "q", "with_reasoning", "R1"), GRADING)
     assert (row["outcome"], row["reasoning_words"], row["answer_words"]) == (Outcome.CORRECT, 3, 4)
     assert (row["writer"], row["n_tokens"], row["finished"]) == ("R1", None, True)
+    padded = graded_trace(TraceText("a", f"{whole}\n<|endoftext|>", "3", "q", "with_reasoning", "R1"), GRADING)
+    assert padded == row, "batches are padded with ends"
     bare = graded_trace(TraceText("a", whole.removesuffix("<｜end▁of▁sentence｜>"), "3", "q"), GRADING)
     assert bare["outcome"] is Outcome.CORRECT  # many files leave end-of-sequence tokens out
     cut = graded_trace(TraceText("a", whole, "3", "q", finished=False), GRADING)

@@ -85,7 +85,7 @@ class PatchingOptions(Options):
     @model_validator(mode="after")
     def _heads_named_or_counted(self) -> PatchingOptions:
         if self.rfhs is not None and self.top_k is not None:
-            raise UserError("experiment.rfhs names the heads: leave experiment.top_k=null, or experiment.rfhs")
+            raise UserError("experiment.rfhs names the heads, experiment.top_k counts them: set one of them to null")
         return self
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from typing import Any
 from interp.data.examples import Question, TraceText
 from interp.grading.outcomes import AnswerFormat, Outcome, extract_answer, outcome
 from interp.runs.columns import BOOL, EXAMPLE, FLOAT, INT, TEXT, Column, Table
-from interp.text.ends import EOS_TEXTS
+from interp.text.ends import without_ends
 from interp.text.prompts import OPENED, Condition
 from interp.text.trace import ThinkMarkers, last_turn, split_response, split_text
 
@@ -193,9 +193,8 @@ def graded_trace(trace: TraceText, grading: Grading, sample: int = 0) -> dict[st
     condition = trace.condition or Condition.WITH_REASONING
     prompt, response = prompt_and_response(trace, grading.markers)
     question = Question(trace.question, prompt, trace.gold, trace.kind, trace.level)
-    stripped = response.rstrip()
-    ended = next((eos for eos in EOS_TEXTS if stripped.endswith(eos)), "")
-    text, finished = stripped.removesuffix(ended), trace.finished is not False
+    text, ended = without_ends(response.rstrip())
+    finished = trace.finished is not False
     begun = _begun_answer(prompt, text)
     row = graded(question, condition, text, grading, finished=finished, writer=trace.writer, sample=sample, begun=begun)
     if trace.finished is None and not ended and row["outcome"] in OPEN:

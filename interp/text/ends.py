@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
@@ -30,15 +30,20 @@ def note_ends(tokenizer: PreTrainedTokenizerBase, named: int | Sequence[int] | N
 def strip_ends(text: str, tokenizer: PreTrainedTokenizerBase) -> tuple[str, bool]:
     """The text without known beginning-of-sequence texts at its start and without what ends or pads it; whether
     anything ended it."""
-    begins = {*BOS_TEXTS, str(tokenizer.bos_token)} if tokenizer.bos_token else set(BOS_TEXTS)
-    named = (str(token) for token in (tokenizer.eos_token, tokenizer.pad_token) if token)
-    begin, end = (
-        "|".join(re.escape(one) for one in sorted(texts, key=len, reverse=True))
-        for texts in (begins, {*EOS_TEXTS, *named})
-    )
-    text = re.sub(rf"^(?:\s*(?:{begin}))+", "", text)
-    body = re.sub(rf"(?:(?:{end})\s*)+$", "", text)
+    begins = {*BOS_TEXTS, str(tokenizer.bos_token)} if tokenizer.bos_token else BOS_TEXTS
+    text = re.sub(rf"^(?:\s*(?:{_any_of(begins)}))+", "", text)
+    return without_ends(text, *(str(token) for token in (tokenizer.eos_token, tokenizer.pad_token) if token))
+
+
+def without_ends(text: str, *more: str) -> tuple[str, bool]:
+    """The text without what ends it in any known family's format, or by `more` texts; whether anything did."""
+    body = re.sub(rf"(?:(?:{_any_of({*EOS_TEXTS, *more})})\s*)+$", "", text)
     return body, body != text
+
+
+def _any_of(texts: Iterable[str]) -> str:
+    """A pattern; of texts that begin alike the longest."""
+    return "|".join(re.escape(one) for one in sorted(texts, key=len, reverse=True))
 
 
 def leading(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> int:
