@@ -41,9 +41,16 @@ class Peaks:
     prominence: float = 0.5
     share: float = 0.2
 
+    def possible(self, curve: Float[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
+        """The tokens that may be peaks: where the curve is known, and no first or last one of a curve whose peaks are
+        local maxima. A null that puts peaks on others as well, or counts these, finds couplings in noise."""
+        marks = ~np.isnan(curve)
+        if self.rule is PeakRule.PROMINENCE:
+            marks[np.flatnonzero(marks)[[0, -1]] if marks.any() else []] = False
+        return marks
+
     def of(self, curve: Float[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
-        """The peaks; undefined (NaN) tokens are none. The first and the last token of a curve can be none either where
-        peaks are local maxima. A curve that varies by LEAST or less has none."""
+        """The peaks, all among the `possible`. A curve that varies by LEAST or less has none."""
         marks = np.zeros(len(curve), dtype=bool)
         known = np.flatnonzero(~np.isnan(curve))
         values = curve[known]
@@ -84,7 +91,7 @@ class Coupling(StrEnum):
 
 @dataclass(frozen=True)
 class Coupled:
-    """One trace's events and values, over the tokens where both are defined."""
+    """One trace's events and values, over the tokens where each may be."""
 
     events: Bool[np.ndarray, " token"]
     values: Float[np.ndarray, " token"]
@@ -96,7 +103,7 @@ class Coupled:
 
     @property
     def baseline(self) -> float:
-        """The same at random tokens: the mean over all tokens."""
+        """The same at random tokens: the mean over all of them."""
         return float(self.values.mean())
 
     def shifted(self) -> Float[np.ndarray, " shift"]:
@@ -113,15 +120,19 @@ class Coupled:
 
 
 def coupled(coupling: Coupling, curves: Curves, peaks: Peaks) -> Coupled | None:
-    """The events and values of a coupling; None without events or with fewer than MIN_TOKENS defined tokens."""
+    """The events and values of a coupling, over the tokens that may be an event and have a value that may be any; None
+    without events or with fewer than MIN_TOKENS such tokens."""
+    may, marked = peaks.possible, peaks.of
     match coupling:
         case Coupling.ENTROPY:
-            events, values, known = peaks.of(curves.waad), curves.entropy, curves.waad + curves.entropy
+            events, kept = marked(curves.waad), may(curves.waad) & ~np.isnan(curves.entropy)
+            values = curves.entropy
         case Coupling.RECEIVER:
-            events, values, known = peaks.of(curves.receiver), peaks.of(curves.fai), curves.receiver + curves.fai
+            events, kept = marked(curves.receiver), may(curves.receiver) & may(curves.fai)
+            values = marked(curves.fai)
         case Coupling.FOLLOWING:
-            events, values, known = peaks.of(curves.fai), onset_window(peaks.of(curves.waad)), curves.fai + curves.waad
-    kept = ~np.isnan(known)
+            events, kept = marked(curves.fai), may(curves.fai) & behind_possible(may(curves.waad))
+            values = onset_window(marked(curves.waad))
     if kept.sum() < MIN_TOKENS or not events[kept].any():
         return None
     return Coupled(events[kept], values[kept].astype(float), curves.sentence[kept])
@@ -130,6 +141,11 @@ def coupled(coupling: Coupling, curves: Curves, peaks: Peaks) -> Coupled | None:
 def onset_window(waad_peaks: Bool[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
     """Tokens that are a WAAD peak or directly follow one."""
     return waad_peaks | np.concatenate([[False], waad_peaks[:-1]])
+
+
+def behind_possible(possible: Bool[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:
+    """Tokens whose `onset_window` is whole: they and those before them may be peaks."""
+    return possible & np.concatenate([[False], possible[:-1]])
 
 
 @dataclass(frozen=True)
@@ -302,18 +318,32 @@ class Detection:
     chance_recall: float
 
 
-def detect(found: Bool[np.ndarray, " token"], truth: Bool[np.ndarray, " token"], tolerance: int) -> Detection | None:
+def detect(
+    found: Bool[np.ndarray, " token"],
+    truth: Bool[np.ndarray, " token"],
+    possible: Bool[np.ndarray, " token"],
+    tolerance: int,
+) -> Detection | None:
     """Precision and recall of `found` against `truth` when a hit may lie up to `tolerance` tokens away, and the same
-    averaged over all circular shifts of `found`. None where either has no mark."""
+    averaged over all circular shifts of `found` among the tokens that it is `possible` to find. None where either has
+    no mark."""
     if not found.any() or not truth.any():
         return None
     near_truth, near_found = _widened(truth, tolerance), _widened(found, tolerance)
+    within = np.convolve(possible, np.ones(2 * tolerance + 1, int), "same")[truth]  # how many could have hit each
+    sizes, places = np.unique(within, return_inverse=True)
+    hit = np.array([_any_of(found[possible], int(size)) for size in sizes])[places]
     return Detection(
         float(near_truth[found].mean()),
         float(near_found[truth].mean()),
-        float(near_truth.mean()),
-        float(near_found.mean()),
+        float(near_truth[possible].mean()),
+        float(hit.mean()),
     )
+
+
+def _any_of(marks: Bool[np.ndarray, " token"], size: int) -> float:
+    """In which share of the places of a circle any of `size` tokens in a row is marked."""
+    return float(np.any([np.roll(marks, -i) for i in range(size)], axis=0).mean()) if size else 0.0
 
 
 def _widened(marks: Bool[np.ndarray, " token"], tolerance: int) -> Bool[np.ndarray, " token"]:

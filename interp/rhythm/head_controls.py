@@ -49,7 +49,7 @@ HEAD_CONTROLS_TABLE = Table(
     ),
     Column("draw", INT, "which random set", null="not random"),
     Column("value", FLOAT, "value at events in this trace"),
-    Column("baseline", FLOAT, "value at all tokens, or at random places"),
+    Column("baseline", FLOAT, "value at all tokens that may be events, or at random places"),
 )
 
 
@@ -114,7 +114,7 @@ def control_rows(
             receiver, far = (curves.over(of, "fai_to_end") for of in (heads.receiver, heads.apart))
             if (pair := coupled(Coupling.RECEIVER, Curves(waad, far, receiver, entropy, sentence), peaks)) is not None:
                 found[Coupling.RECEIVER] = (pair.observed, pair.baseline)
-        if (detected := detect(peaks.of(waad), starts, 1)) is not None:
+        if (detected := detect(peaks.of(waad), starts, peaks.possible(waad), 1)) is not None:
             found[SENTENCES] = (detected.precision, detected.chance_precision)
         for coupling_name, (value, baseline) in found.items():
             about = {"example": example, "coupling": str(coupling_name), "control": control, "draw": draw}

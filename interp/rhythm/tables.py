@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from interp.rhythm.couplings import (
     Coupling,
     Curves,
     PeakRule,
     Peaks,
+    behind_possible,
     couple,
     coupled,
     detect,
@@ -91,7 +92,7 @@ COUPLINGS_TABLE = Table(
     Column("share", FLOAT, "share of tokens that are peaks", null="`prominence`"),
     Column("value", FLOAT, "mean over traces of the value at events"),
     *ends("", "its 95 % bootstrap interval over traces", null=NO_INTERVAL),
-    Column("baseline", FLOAT, "mean over traces of the value at all tokens: what random events would give"),
+    Column("baseline", FLOAT, "the same at all tokens that may be events, which random events would give"),
     Column("lift", FLOAT, "`value` / `baseline` - 1", null="the baseline is 0"),
     *ends("lift_", "its 95 % bootstrap interval over traces", null=f"{NO_INTERVAL}, or unbounded"),
     *ends("null_", "the middle 95 % of `value` under circular shifts"),
@@ -266,7 +267,9 @@ def lag_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
     traces = [part for _, part in tokens.groupby("example", sort=False)]
     rows = []
     for curve in ("fai_to_end", "receiver_fai", "entropy"):
-        pairs = [(t["waad_peak"].to_numpy(dtype=bool), t[curve].to_numpy(dtype=float)) for t in traces]
+        pairs = [
+            (t["waad_peak"].to_numpy(dtype=bool), _only(_possible(t, "waad", analysis.peaks), t[curve])) for t in traces
+        ]
         for point in lag_curve(pairs, range(-analysis.lags, analysis.lags + 1), analysis.seed, curve):
             where = {"around": "waad_peak", "curve": curve, "lag": point.lag}
             band = {"null_low": point.null_low, "null_high": point.null_high}
@@ -285,14 +288,16 @@ def partial_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any
         along = np.linspace(-1, 1, len(part))
         present = [part["type"].eq(t).to_numpy(dtype=float) for t in types if part["type"].eq(t).any()]
         given = np.column_stack([along, along**2, part["frequency"], *present])
+        may = {name: _possible(part, name, analysis.peaks) for name in ("waad", "receiver_fai")}
+        fai = part["fai_to_end"]
         of = {
-            Coupling.ENTROPY: (part["entropy"], waad),
-            Coupling.RECEIVER: (part["fai_to_end"], receiver),
-            Coupling.FOLLOWING: (part["fai_to_end"], onset_window(waad)),
+            Coupling.ENTROPY: (_only(may["waad"], part["entropy"]), waad),
+            Coupling.RECEIVER: (_only(may["receiver_fai"], fai), receiver),
+            Coupling.FOLLOWING: (_only(behind_possible(may["waad"]), fai), onset_window(waad)),
         }
         for coupling, (outcome, event) in of.items():
             for name, covariates in (("nothing", given[:, :0]), ("position, frequency, type", given)):
-                value = partial_effect(outcome.to_numpy(dtype=float), event, covariates)
+                value = partial_effect(outcome, event, covariates)
                 wanted.setdefault((coupling, name), []).append(value)
     rows = []
     for (coupling, name), values in wanted.items():
@@ -300,6 +305,16 @@ def partial_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any
         if estimate["n"]:
             rows.append({"coupling": coupling, "given": name, **estimate, "p": p})
     return rows
+
+
+def _possible(tokens: pd.DataFrame, curve: str, peaks: Peaks) -> Bool[np.ndarray, " token"]:
+    """Which tokens of a trace may be peaks of one of its curves."""
+    return peaks.possible(tokens[curve].to_numpy(dtype=float))
+
+
+def _only(kept: Bool[np.ndarray, " token"], curve: pd.Series) -> Float[np.ndarray, " token"]:
+    """NaN at the others."""
+    return np.where(kept, curve.to_numpy(dtype=float), np.nan)
 
 
 def type_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any]]:
@@ -331,7 +346,10 @@ def boundary_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, An
         for tolerance in analysis.tolerances:
             found = [
                 detect(
-                    part["waad_peak"].to_numpy(dtype=bool), part[f"{boundary}_start"].to_numpy(dtype=bool), tolerance
+                    part["waad_peak"].to_numpy(dtype=bool),
+                    part[f"{boundary}_start"].to_numpy(dtype=bool),
+                    _possible(part, "waad", analysis.peaks),
+                    tolerance,
                 )
                 for part in examples
             ]
