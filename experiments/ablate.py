@@ -109,7 +109,7 @@ def measure(session: Session, options: AblateOptions, example: Example) -> Rows 
 def cut(session: Session, options: AblateOptions) -> None:
     """Ranks the heads on one half of the traces and cuts them on the other, both ways round, batch by batch."""
     run_steps(session, "probes", probe_steps(session, options.induction_prompts, options.haystack))
-    traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+    traces = _answered(session)
     reference = record_reference(session.lens, traces, options.reference_samples, session.seed)
     halves = _halves(options, traces)
     lists = _kept_lists(session, options, halves, reference)
@@ -124,6 +124,12 @@ def cut(session: Session, options: AblateOptions) -> None:
         for first in range(0, len(subset), options.batch)
     ]
     run_steps(session, "interventions", steps, ticks=total)
+
+
+def _answered(session: Session) -> list[Trace]:
+    """The traces that are cut: those that were left out are in the table as well."""
+    traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+    return [trace for trace in traces if answer_position(trace) is not None]
 
 
 def _halves(options: AblateOptions, traces: Sequence[Trace]) -> list[tuple[list[Trace], list[Trace]]]:
@@ -302,7 +308,7 @@ def plan(session: Session, options: AblateOptions) -> Plan:
 
 def tell(session: Session, options: AblateOptions) -> Findings[AblateFacts]:
     """The findings, out of the run's tables."""
-    traces = [Trace.from_row(row) for row in records(session.store.table("traces"))]
+    traces = _answered(session)
     table, halves = session.store.table, len(_halves(options, traces)) == 2
     cut = lists_that_were_cut(table("effects"), table("cut_lists"))
     ranked = _lists(session, options, traces)

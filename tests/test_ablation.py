@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -28,9 +24,7 @@ from interp.heads.scores import Head
 from interp.model.lens import Lens
 from interp.model.prefixes import BEGINNINGS
 from interp.organisms.planted import CIRCUIT, make_question
-from interp.runs.store import read_table
 from interp.text.trace import Segment, Trace, parse_ids, parse_text
-from tests.command import SMALLEST, ok
 
 HEADS = frozenset({Head(0, 1), Head(2, 0), Head(2, 5)})
 
@@ -325,30 +319,6 @@ def test_answers_written_anew_share_and_compare_nothing(word_reasoner: Lens) -> 
     )
     assert shared == plain
     assert BEGINNINGS not in word_reasoner.checked
-
-
-def test_answers_near_the_last_position_are_cut_apart_from_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The longest prompt of a batch decides how much of each answer is written: none loses by it."""
-    near = "Tom 3 pens, finds 4. " * 8
-    texts = [
-        f"{before}Mia 5 pens. How many pens? <think> Mia 5. </think> Mia 5 pens. The answer is 5."
-        for before in ("", near, "Leo 2 pens. ")
-    ]
-    file = tmp_path / "traces.jsonl"
-    file.write_text("".join(json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(texts)))
-    monkeypatch.setattr("interp.model.generate.positions_of", lambda _: 73)
-    small = [option for option in SMALLEST["ablate"] if not option.startswith("data.")]
-    options = ["experiment=ablate", "model=word-reasoner", "data=traces", f"data.path={file}", *small]
-    options += ["experiment.halves=false", "experiment.max_answer_tokens=20", "experiment.reference_samples=8"]
-    found = []
-    for batch in (1, 3):
-        ok(*options, f"experiment.batch={batch}", f"hydra.run.dir={tmp_path / str(batch)}")
-        effects = read_table(tmp_path / str(batch), "effects")
-        keys = ["intervention", "heads_kind", "rows", "draw", "metric", "example"]
-        found.append(effects.sort_values(keys)[[*keys, "value"]].reset_index(drop=True))
-    pd.testing.assert_frame_equal(*found, atol=1e-4)
 
 
 def test_effects_by_role_are_those_of_the_tokens(planted: Lens, planted_traces: list[Trace]) -> None:
