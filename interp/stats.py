@@ -175,7 +175,7 @@ def around(value: float, drawn: Float[np.ndarray, " draw"], n: int) -> Estimate:
     give: as far out, and missing where, `bootstrap_mean` says."""
     drawn = np.asarray(drawn, dtype=float)
     drawn = drawn[~np.isnan(drawn)]
-    if n < FEWEST or not len(drawn) or np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
+    if np.isnan(value) or n < FEWEST or not len(drawn) or np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
         return Estimate(value, n)
     tail = (1 - wide_enough(n)) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])

@@ -65,6 +65,12 @@ def test_the_hand_over_by_hand() -> None:
     found = hand_over(np.tile(token, (8, 1)), np.tile(predicting, (8, 1)), rng).token_falls
     assert found.value == pytest.approx(3.5)
     assert found.low is None, "curves that are all alike say nothing of the next one"
+    pairs = np.tile(token, (8, 1)), np.tile(predicting, (8, 1))
+    apart = hand_over(*pairs, rng, layers=[2, 4, 6, 8, 12, 13])
+    assert apart.token_falls.value == pytest.approx(10), "half way from layer 8 to layer 12"
+    assert apart.predicting_rises.value == pytest.approx(9)
+    late = hand_over(*(curves[:, 4:] for curves in pairs), rng, layers=[4, 5])
+    assert np.isnan(late.predicting_rises.value), "it rose before the first patched layer"
     few = hand_over(*(curve + 0.1 * rng.normal(size=(4, 6)) for curve in (token, predicting)), rng)
     assert few.token_falls.low is None, "of four pairs there is no interval"
     noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)

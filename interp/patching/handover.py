@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,17 +48,24 @@ class HandOver:
     """Where the predicting token's effect rises above half of its peak."""
 
 
-def hand_over(token: Curves, predicting: Curves, rng: np.random.Generator) -> HandOver:
-    """The hand-over of the mean curves. Both have the same pairs in the same order."""
+def hand_over(
+    token: Curves, predicting: Curves, rng: np.random.Generator, layers: Sequence[int] | None = None
+) -> HandOver:
+    """The hand-over of the mean curves. Both have the same pairs in the same order, and the same layers: `layers`
+    (ascending; None = 0, 1, ...). A curve that lies above half where patching begins, past layer 0, rose before: NaN.
+    """
     n = len(token)
     draws = rng.integers(n, size=(RESAMPLES, n))
+    known = np.arange(token.shape[1]) if layers is None else np.asarray(layers)
 
-    def estimate(curves: Curves, layer_of: object) -> Estimate:
-        find = falls_below_half if layer_of == "falls" else rises_above_half
-        value = find(curves.mean(axis=0))
-        return around(value, np.array([find(curves[draw].mean(axis=0)) for draw in draws]), n)
+    def layer_of(place: float) -> float:
+        return np.nan if place == 0 and known[0] > 0 else float(np.interp(place, np.arange(len(known)), known))
 
-    return HandOver(estimate(token, "falls"), estimate(predicting, "rises"))
+    def estimate(curves: Curves, find: Callable[[np.ndarray], float]) -> Estimate:
+        value = layer_of(find(curves.mean(axis=0)))
+        return around(value, np.array([layer_of(find(curves[draw].mean(axis=0))) for draw in draws]), n)
+
+    return HandOver(estimate(token, falls_below_half), estimate(predicting, rises_above_half))
 
 
 def mean_layer(heads: Sequence[tuple[int, int]]) -> float:
