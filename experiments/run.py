@@ -73,9 +73,17 @@ def run_dir(resume: str | None, experiment: str, model: str, source: str | None 
     return resume or f"outputs/{datetime.now():%Y-%m-%d/%H-%M-%S-%f}-{experiment}-{about}"
 
 
+def own_name(path: str | None) -> str:
+    """What a model is called by the directory or hub name that it is given by: `.` by the directory that it is."""
+    if not path:
+        return "huggingface"
+    named = Path(path).expanduser()
+    return named.resolve().name if named.name in ("", "..") else named.name
+
+
 OmegaConf.register_new_resolver("run_dir", run_dir, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("model_label", model_label, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("basename", lambda path: Path(path).name if path else "huggingface", replace=True)
+OmegaConf.register_new_resolver("basename", own_name, replace=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -262,9 +262,9 @@ def test_sentences_say_what_differs() -> None:
     chance = {**number(0.3, 0.2, 0.41), "kind": "an even head"}
     compared = {"test": "paired", **number(0.2, 0.1, 0.3), "p": 0.004}
     one = {**number(0.5, 0.4, 0.6, control=chance), "comparison": compared}
-    assert sentence(one).endswith("differs by +0.2 [+0.1, +0.3], p = 0.004, n = 4 pairs</span>.")
+    assert sentence(one).endswith("differs by +0.200 [+0.100, +0.300], p = 0.004, n = 4 pairs</span>.")
     few = {**one, "comparison": {**compared, "test": "sets", "p": 0.06}}
-    assert sentence(few).endswith("— undecided with 4 sets (p = 0.06, difference +0.2).")
+    assert sentence(few).endswith("— undecided with 4 sets (p = 0.06, difference +0.200).")
     assert sentence(number(0.5, 0.4, 0.6)) == "share: <b>0.500 [0.400, 0.600]</b> (n = 4)."
 
 

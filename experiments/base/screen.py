@@ -17,7 +17,7 @@ from interp.runs.headlines import Headline
 from interp.runs.names import readable_text
 from interp.runs.verdicts import Verdict
 from interp.stats import ComparedBy, Estimate
-from interp.text.numbers import with_interval
+from interp.text.numbers import difference_text, with_interval
 
 NUMBERS, LINES = 8, 4
 """Headline numbers, and lines beside them, on the screen, where the experiment does not choose them."""
@@ -79,7 +79,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         if compared is not None:
             p = "" if compared.p is None else f"{compared.p:.2g}"
             sets = SETS_MARK if compared.test is ComparedBy.SETS else ""
-            told = [f"{compared.difference.value:+.3g}", p, f"{compared.difference.n}{sets}"]
+            told = [difference_text(compared.difference.value), p, f"{compared.difference.n}{sets}"]
         table.add_row(one.claim, one.about.brief, one.outcome.removesuffix(" here"), *told)
     return table
 

@@ -30,6 +30,7 @@ from interp.stats import (
     bootstrap_mean,
     rng_for,
 )
+from interp.text.numbers import difference_text
 
 SETS = CALLED | {LIKE_MASS: "sets of heads with like attention to the reasoning"}
 ONLY_THESE = "kept only in"
@@ -223,10 +224,10 @@ def _tests(effects: pd.DataFrame) -> list[str]:
             )
     adjust(found)
     return [
-        f"{row['about']}: {row['c'].difference.value:+.2f} "
-        f"[{row['c'].difference.low:+.2f}, {row['c'].difference.high:+.2f}], p = {row['p']:.2g}, "
-        f"q = {row['p_adjusted']:.2g} ({row['c'].difference.n} sets)"
+        f"{row['about']}: {difference_text(of.value, of.low, of.high)}, p = {row['p']:.2g}, "
+        f"q = {row['p_adjusted']:.2g} ({of.n} sets)"
         for row in found
+        for of in (row["c"].difference,)
     ]
 
 
@@ -237,7 +238,9 @@ def _single(effects: pd.DataFrame) -> list[str]:
         return []
     means = alone.groupby(["layer", "head"])["value"].mean().reset_index()
     ranked = sorted(records(means), key=lambda row: -abs(row["value"]))
-    listed = ", ".join(f"({int(row['layer'])},{int(row['head'])}) {row['value']:+.2f}" for row in ranked[:5])
+    listed = ", ".join(
+        f"({int(row['layer'])},{int(row['head'])}) {difference_text(row['value'])}" for row in ranked[:5]
+    )
     small = int((means["value"].abs() < 0.05 * max(1e-12, float(means["value"].abs().max()))).sum())
     return [
         f"single heads that move the answer's logit difference most: {listed}",

@@ -18,6 +18,7 @@ from interp.runs.names import measured
 from interp.runs.store import read_json
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import Estimate
+from interp.text.numbers import difference_text
 
 ARM_OPTIONS = frozenset(
     f"experiment.{name}"
@@ -210,9 +211,8 @@ def _share(run: Run) -> float:
 
 
 def _line(row: dict) -> str:
-    gap = f"{row['arm']} minus {called(row['reference'])}: {row['difference']:+.3f}"
-    if row.get("difference_low") is not None:
-        gap += f" [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}]"
+    found = difference_text(row["difference"], row.get("difference_low"), row.get("difference_high"))
+    gap = f"{row['arm']} minus {called(row['reference'])}: {found}"
     if row.get("p_adjusted") is not None:
         gap += f", adjusted p = {row['p_adjusted']:.3g}"
     return f"{gap} ({row['pairs']} seeds)"

@@ -14,6 +14,7 @@ from interp.credit.gamma import Strategy
 from interp.credit.study import REFERENCE, Training, alike, by_arm, gaps, over_both
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table
 from interp.stats import LEVEL, adjust, or_null
+from interp.text.numbers import difference_text
 
 POWER = 0.8
 """With which a difference that is called detectable is found."""
@@ -153,9 +154,8 @@ def seed_rows(trainings: Sequence[Training]) -> Iterator[dict[str, Any]]:
 
 def contrast_line(row: Mapping[str, Any]) -> str:
     """One contrast, for the screen."""
-    line = f"{row['outcome']}, {row['arm']} minus {row['other']}: {row['difference']:+.3f}"
-    if row["low"] is not None:
-        line += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    found = difference_text(row["difference"], row["low"], row["high"])
+    line = f"{row['outcome']}, {row['arm']} minus {row['other']}: {found}"
     if row.get("p_adjusted") is not None:
         line += f", adjusted p = {row['p_adjusted']:.3g}"
     line += f" ({row['pairs']} seeds"

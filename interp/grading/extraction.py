@@ -15,6 +15,7 @@ _ENDS = re.compile(r"(?<=[\d)}$])[.!](?=\s)|,\s+(?:because|since|as|so|which|whe
 _DISPLAY = re.compile(r"(?:\\\[|\$\$|\\\()\s*(.+?)\s*(?:\\\]|\$\$|\\\))", re.DOTALL)
 _NUMBER = re.compile(r"-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?")
 _BOX = re.compile(r"\\f?boxed\s*|\\fbox\s*")
+_BRACES = re.compile(r"\\.|[{}]", re.DOTALL)
 _BETWEEN = re.compile(r"[\s$,;.]*(?:and|or|\\text\{\s*(?:and|or)\s*\}|\\quad|\\,)?[\s$,;]*(?:\w\s*=\s*)?[\s$]*")
 """What may stand between the boxes of one answer that has several parts."""
 
@@ -108,6 +109,7 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
     r"""(start, end, content) of every `\boxed{...}`, `\fbox{...}` and `\boxed 5` that is closed, not empty and
     in no other box."""
     found: list[tuple[int, int, str]] = []
+    closed = _closing(text)
     for opening in _BOX.finditer(text):
         if found and opening.start() < found[-1][1]:
             continue
@@ -116,21 +118,18 @@ def _boxes(text: str) -> list[tuple[int, int, str]]:
             if bare and opening.group().endswith(" "):
                 found.append((opening.start(), bare.end(), bare.group().rstrip(".")))
             continue
-        end = _closing(text, opening.end())
-        if end is not None:
+        if (end := closed.get(opening.end())) is not None:
             found.append((opening.start(), end + 1, text[opening.end() + 1 : end]))
     return [box for box in found if not _blank(box[2])]
 
 
-def _closing(text: str, start: int) -> int | None:
-    r"""Where the brace that opens at `start` is closed; `\{` and `\}` do not count."""
-    depth, i = 0, start
-    while i < len(text):
-        if text[i] == "\\":
-            i += 2
-            continue
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return i
-        i += 1
-    return None
+def _closing(text: str) -> dict[int, int]:
+    r"""Where each brace that is closed opens, and where that is; `\{` and `\}` do not count."""
+    opened: list[int] = []
+    closed: dict[int, int] = {}
+    for brace in _BRACES.finditer(text):
+        if brace.group() == "{":
+            opened.append(brace.start())
+        elif brace.group() == "}" and opened:
+            closed[opened.pop()] = brace.start()
+    return closed

@@ -17,7 +17,7 @@ from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, verdict
 from interp.stats import Comparison, Estimate, or_null
-from interp.text.numbers import with_interval
+from interp.text.numbers import difference_text, with_interval
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -60,7 +60,7 @@ def findings(table: Tables) -> Findings[KeyTokensFacts]:
             if number.comparison is not None:
                 p = or_null(row["p"])
                 tested = "" if p is None else f", sign flips p = {p:.2g}, q = {row['p_adjusted']:.2g}"
-                about = f"{name} against {number.control_kind}: {row['difference']:+.3f}{tested}"
+                about = f"{name} against {number.control_kind}: {difference_text(row['difference'])}{tested}"
                 lines.append(f"{about} (n = {row['n_paired']:.0f})")
     for group, label in (("third", "third of the reasoning"), ("step_from_end", "sentence from the end")):
         lines += _by_place(corrupted, group, label)

@@ -88,6 +88,8 @@ def locate(spec: ModelSpec) -> str:
             path = Path(spec.path).expanduser()
             if looks_local and not path.is_dir():
                 raise UserError(f"model {spec.name}: there is no directory {spec.path}")
+            if path.is_dir() and spec.revision is not None:
+                raise UserError(f"model.revision={spec.revision} is not read beside the directory {spec.path}")
             return str(path) if path.is_dir() else _from_packages(spec) or spec.path
 
 

@@ -28,6 +28,7 @@ from interp.runs.headlines import Headline
 from interp.runs.names import readable
 from interp.runs.verdicts import verdict
 from interp.stats import Comparison, Estimate, Sets, bootstrap_mean, rng_for
+from interp.text.numbers import difference_text
 
 TOP = 10
 """How many of the largest exact effects attribution is asked to find."""
@@ -106,7 +107,8 @@ def findings(
     verdicts = [carries, holds, elsewhere]
     if not token.empty:
         at_peak, later = (at_layers(table, peaks_elsewhere(table)) for table in (token, predicting))
-        found = hand_over(token.to_numpy(), predicting.to_numpy(), rng_for(seed, "hand-over"))
+        over_pairs = rng_for(seed, "hand-over")
+        found = hand_over(token.to_numpy(), predicting.to_numpy(), over_pairs, [int(layer) for layer in token.columns])
         unknown = Estimate(float("nan"), 0)
         falls = found.token_falls if _is_effect(at_peak, seed) else unknown
         rises = found.predicting_rises if _is_effect(later, seed) else unknown
@@ -131,7 +133,7 @@ def findings(
         if by_head is None:
             continue
         top = [head for head in rank_heads(by_head, len(rfhs)) if by_head[head] >= LEAST_NLD]
-        listed = ", ".join(f"{head} {by_head[head]:+.3f}" for head in top)
+        listed = ", ".join(f"{head} {difference_text(by_head[head])}" for head in top)
         lines.append(f"heads with most effect at {readable(role)}: {listed or 'none'}")
         if top and not np.isnan([by_head[head] for head in rfhs]).all():
             # Heads of layers that are not patched can be in one list alone.

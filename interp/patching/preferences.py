@@ -17,6 +17,7 @@ from interp.runs.columns import BOOL, EXAMPLE, FLOAT, Column, Table
 from interp.runs.headlines import Headline
 from interp.runs.verdicts import Outcome, Sign, Verdict, decide, verdict
 from interp.stats import Comparison, Estimate, bootstrap_mean, rng_for
+from interp.text.numbers import difference_text
 
 PREFERENCES_TABLE = Table(
     "preferences",
@@ -56,5 +57,6 @@ def verdict_if_preferred(
     lacking = next((of for of, sign in prefers if decide(of, sign) is not Outcome.AGREES), None)
     if lacking is None:
         return found
-    why = f"it is not shown that both runs prefer their own answers: {lacking.name} {lacking.estimate.value:+.3g}"
+    found_there = difference_text(lacking.estimate.value)
+    why = f"it is not shown that both runs prefer their own answers: {lacking.name} {found_there}"
     return replace(found, outcome=Outcome.UNDECIDED, why=why)

@@ -20,6 +20,7 @@ from interp.patching.profiles import LEAST_NLD
 from interp.runs.columns import EXAMPLE, FLOAT, IDS, INT, TEXT, Column, Table
 from interp.runs.headlines import Headline
 from interp.stats import Comparison, Estimate, bootstrap_mean, or_null, rng_for
+from interp.text.numbers import difference_text
 
 ANSWER, MLP = "answer", "mlp"
 _THROUGH = {None: ANSWER, Site.MLP_OUT: MLP}
@@ -144,7 +145,7 @@ def route_findings(edges: pd.DataFrame, routes: pd.DataFrame, seed: int) -> tupl
     sums = named.groupby("name", sort=False)["value"].sum() / named["example"].nunique()
     some = sums[sums.abs() >= LEAST_NLD]
     best = some.sort_values(key=lambda v: -v.abs(), kind="stable").head(5)
-    listed = "; ".join(f"{name} {value:+.3f}" for name, value in best.items())
+    listed = "; ".join(f"{name} {difference_text(value)}" for name, value in best.items())
     lines = [f"strongest edges, mean NLD over pairs (0 where not among the patched): {listed}"]
     if len(known):
         edges_of, of = (f"{known[name].median():.0f}" for name in ("edges", "of"))

@@ -17,6 +17,7 @@ from interp.runs.names import readable
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import Comparison, Estimate, or_null
+from interp.text.numbers import difference_text
 
 Tables = Callable[[str], pd.DataFrame]
 METRICS = {
@@ -57,16 +58,16 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
             if or_null(by_group[group]["difference"]) is not None:
                 lines.append(_line(by_group[group], f"{label}, top {readable(score)} minus {readable(group)}, net"))
     for row in records(predictors[predictors["metric"] == "jaccard"]):
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.2f}, {row['high']:+.2f}]"
+        found = difference_text(row["value"], row["low"], row["high"])
         p = _adjusted(row, ", ")
         against = "" if pd.isna(row["p_against_fai"]) else f", against FAI p = {row['p_against_fai']:.2g}"
         about = f"rank correlation of {readable(row['score'])} and Jaccard given {row['given']}"
-        lines.append(f"{about}: {row['value']:+.2f}{interval}{p}{against}")
+        lines.append(f"{about}: {found}{p}{against}")
     for row in records(thirds[(thirds["metric"] == "jaccard") & (thirds["score"] == score)]):
-        interval = "" if pd.isna(row["low"]) else f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-        line = f"{METRICS['jaccard']}, net, {row['third']} third of the response: {row['net']:+.3f}{interval}"
+        found = difference_text(row["net"], row["low"], row["high"])
+        line = f"{METRICS['jaccard']}, net, {row['third']} third of the response: {found}"
         if not pd.isna(row["difference"]):
-            line += f"; there top {readable(score)} minus others {row['difference']:+.3f}"
+            line += f"; there top {readable(score)} minus others {difference_text(row['difference'])}"
             line += f"{_adjusted(row, ', ')}, n = {row['n_paired']}"
         lines.append(line)
     flat = {score: _flat(table("tokens"), score) for score in scores if score in (*FAI, "receiver_fai")}
@@ -142,12 +143,11 @@ def _named(group: Group, k: int) -> str:
 
 
 def _line(row: dict[str, Any], about: str) -> str:
-    low, high = row["difference_low"], row["difference_high"]
-    interval = "" if pd.isna(low) else f" [{low:+.3f}, {high:+.3f}]"
+    found = difference_text(row["difference"], row["difference_low"], row["difference_high"])
     p = _adjusted(row, ", sign flips ")
     net, raw = (f"lower in {100 * row[f'{b}lower']:.0f} %, tied in {100 * row[f'{b}tied']:.0f} %" for b in ("net_", ""))
     shares = f"of {int(row['n'])} problems {net}; raw: {raw}"
-    return f"{about}: {row['difference']:+.3f}{interval}{p}; {shares}"
+    return f"{about}: {found}{p}; {shares}"
 
 
 def _adjusted(row: dict[str, Any], before: str) -> str:

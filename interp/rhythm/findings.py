@@ -16,7 +16,7 @@ from interp.runs.headlines import Headline
 from interp.runs.store import records
 from interp.runs.verdicts import Sign, Verdict, verdict
 from interp.stats import CALLED, ComparedBy, Comparison, Estimate, bootstrap_mean, or_null, rng_for
-from interp.text.numbers import with_interval
+from interp.text.numbers import difference_text, with_interval
 
 Tables = Callable[[str], pd.DataFrame]
 
@@ -101,7 +101,8 @@ def _all_heads(table: pd.DataFrame, seed: int) -> list[str]:
     names: dict[str, str] = {**{str(key): name for key, name in NAMES.items()}, SENTENCES: STARTS}
     found = {name: against_heads(table, coupling, seed) for coupling, name in names.items()}
     return [
-        f"{name}, above its baseline: chosen heads {one.chosen.value:+.3f}, all heads {one.all:+.3f}"
+        f"{name}, above its baseline: chosen heads {difference_text(one.chosen.value)}, "
+        f"all heads {difference_text(one.all)}"
         for name, one in found.items()
         if one is not None and one.all is not None
     ]

@@ -15,6 +15,7 @@ from interp.runs.directory import SUMMARY
 from interp.runs.store import read_json, records
 from interp.runs.verdicts import UNITS, Outcome, Verdict
 from interp.stats import ComparedBy
+from interp.text.numbers import difference_text
 
 CLAIMS_TABLE = Table(
     "claims",
@@ -103,10 +104,9 @@ def _outcome(row: Mapping[str, Any]) -> str:
     """The outcome, and the difference that decided it."""
     if row["difference"] is None:
         return str(row["outcome"])
-    ends = "" if row["low"] is None else f" ({row['low']:+.3g} to {row['high']:+.3g})"
     p = "" if row["p"] is None else f", p {row['p']:.2g}"
     n = UNITS[ComparedBy(row["test"])].format(n=int(row["n"]))
-    return f"{row['outcome']}, {row['difference']:+.3g}{ends}{p}, {n}"
+    return f"{row['outcome']}, {difference_text(row['difference'], row['low'], row['high'])}{p}, {n}"
 
 
 def claim_table(claims: pd.DataFrame) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from interp.runs.names import readable_text
 from interp.runs.shown import Shown, shown_figure, shown_figures
 from interp.runs.verdicts import UNITS, Outcome, Sign, Verdict
 from interp.stats import LEVEL, ComparedBy
-from interp.text.numbers import with_interval
+from interp.text.numbers import difference_text, with_interval
 
 WAYS = {Sign.HIGHER: "▲ higher", Sign.LOWER: "▼ lower"}
 LONG = 12
@@ -99,7 +99,8 @@ def _macro(name: str, *arguments: Any, **names: Any) -> str:
 def environment() -> Environment:
     """Escapes everything, and knows no name that it is not given."""
     made = Environment(autoescape=True, undefined=StrictUndefined, loader=PackageLoader("interp.runs", "."))
-    made.globals |= {"compared_in_words": compared_in_words, "way": way, "long": LONG, "with_interval": with_interval}
+    made.globals |= {"compared_in_words": compared_in_words, "way": way, "long": LONG}
+    made.globals |= {"with_interval": with_interval, "difference_text": difference_text}
     return made
 
 
@@ -121,10 +122,11 @@ def compared_in_words(headline: Mapping[str, Any]) -> dict[str, Any] | None:
     p = "" if found["p"] is None else f"p = {found['p']:.2g}, "
     unit = UNITS[ComparedBy(found["test"])].format(n=found["n"])
     if found["p"] is not None and found["p"] < LEVEL:
-        ends = "" if found["low"] is None else f" [{found['low']:+.3g}, {found['high']:+.3g}]"
+        differs = difference_text(found["value"], found["low"], found["high"])
         way = Sign.HIGHER if found["value"] > 0 else Sign.LOWER
-        return {"holds": True, "way": way, "words": f"differs by {found['value']:+.3g}{ends}, {p}{unit}"}
-    return {"holds": False, "way": None, "words": f"undecided with {unit} ({p}difference {found['value']:+.3g})"}
+        return {"holds": True, "way": way, "words": f"differs by {differs}, {p}{unit}"}
+    words = f"undecided with {unit} ({p}difference {difference_text(found['value'])})"
+    return {"holds": False, "way": None, "words": words}
 
 
 @dataclass

@@ -17,6 +17,7 @@ from typing import Any
 from interp.runs.claims import CLAIMS, Claim
 from interp.runs.headlines import Headline, headline_of
 from interp.stats import LEVEL, ComparedBy
+from interp.text.numbers import difference_text
 
 UNITS = {ComparedBy.PAIRED: "n = {n} pairs", ComparedBy.SETS: "{n} sets", ComparedBy.NULL: "n = {n}"}
 """What a test is over."""
@@ -81,7 +82,7 @@ class Verdict:
         if compared is not None:
             p = "" if compared.p is None else f", p = {compared.p:.2g}"
             over = UNITS[compared.test].format(n=compared.difference.n).removesuffix(" pairs")
-            shown = f" ({compared.difference.value:+.3g}{p}, {over})"
+            shown = f" ({difference_text(compared.difference.value)}{p}, {over})"
         reason = f"; {self.why}" if self.why else ""
         return f"{self.about.text}{shown}{reason}"
 

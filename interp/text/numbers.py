@@ -25,7 +25,13 @@ def three_digits(value: float | None, sign: str = "") -> str:
     return f"{value:{sign}.0f}" if 1000 <= abs(value) < 1e6 else f"{value:{sign}#.3g}".rstrip(".")
 
 
-def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "") -> str:
-    """A number, its unit, and the ends of its interval where it has one."""
-    ends = "" if low is None or high is None else f" [{three_digits(low)}, {three_digits(high)}]"
-    return f"{three_digits(value)}{unit}{ends}"
+def with_interval(value: float | None, low: float | None, high: float | None, unit: str = "", *, sign: str = "") -> str:
+    """A number, its unit, and the ends of its interval where it has one. `sign="+"`: each with its sign."""
+    unknown = low is None or high is None or math.isnan(low) or math.isnan(high)
+    ends = "" if unknown else f" [{three_digits(low, sign)}, {three_digits(high, sign)}]"
+    return f"{three_digits(value, sign)}{unit}{ends}"
+
+
+def difference_text(value: float | None, low: float | None = None, high: float | None = None) -> str:
+    """A difference, and the ends of its interval where it has one, each with its sign."""
+    return with_interval(value, low, high, sign="+")
