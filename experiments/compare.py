@@ -32,6 +32,7 @@ from interp.runs.compared import (
     labels,
     number_rows,
     series,
+    unlike,
 )
 from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
@@ -76,10 +77,11 @@ def gather(session: Session, options: CompareOptions) -> None:
         raise UserError(f"experiment.reference names an arm of trainings: these are runs of {runs[0].experiment}")
     asked = Asked(options.kind, options.published, options.reference)
     compared = record.compare(runs, asked) if record.compare else RunsCompared({}, _side_by_side(numbers, len(runs)))
-    claims = claim_rows(runs, compared.published)
-    said = [*compared.lines[:LINES], *brief_claim_lines(claims)]
-    compared = replace(compared, lines=[*compared.lines, *claim_lines(claims)])
-    session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
+    claims, differences = claim_rows(runs, compared.published), unlike(runs)
+    said = [*differences, *compared.lines[:LINES], *brief_claim_lines(claims)]
+    compared = replace(compared, lines=[*differences, *compared.lines, *claim_lines(claims)])
+    if not session.store.has_closing("compared"):
+        session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
     session.memo["compared"] = runs, compared, said
 
 

@@ -18,18 +18,15 @@ from experiments.base.plan import Plan
 from experiments.base.session import Session
 from interp.errors import UserError
 from interp.runs.about import About
-from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.directory import DATA_SET, ENVIRONMENT, SUMMARY
 from interp.runs.findings import Findings
-from interp.runs.finished import finished_run
-from interp.runs.names import measured
+from interp.runs.finished import finished_run, measured_by
 from interp.runs.store import read_json
 from interp.runs.verdicts import UNITS
 from interp.stats import ComparedBy
 from interp.text.numbers import three_digits, with_interval
 
 log = logging.getLogger(__name__)
-
-FOLDER = "dataset"
 
 
 def _hub_name(name: str) -> str:
@@ -57,7 +54,7 @@ class ExportFacts:
 
 def export(session: Session, options: ExportOptions) -> None:
     """Copies the tables into a folder of the run's own, writes the card, and uploads it if asked."""
-    source, folder = _source(session), session.own_folder(FOLDER)
+    source, folder = _source(session), session.own_folder(DATA_SET)
     tables = _tables(source)
     for name in tables:
         (folder / name).mkdir(exist_ok=True)
@@ -74,7 +71,7 @@ def card(source: Path, tables: list[str]) -> str:
     environment, summary = read_json(source / ENVIRONMENT), read_json(source / SUMMARY)
     configs = [{"config_name": name, "data_files": [{"split": "run", "path": f"{name}/*.parquet"}]} for name in tables]
     head = yaml.safe_dump({"configs": configs, "tags": ["interpretability", "anchorlens"]}, sort_keys=False)
-    model, data = measured(environment["options"])
+    model, data = measured_by(environment)
     lines = [
         f"# {environment['options']['experiment']['name']} on {model}, data {data}",
         "",
@@ -140,7 +137,7 @@ def _source(session: Session) -> Path:
 
 def tell(session: Session, options: ExportOptions) -> Findings[ExportFacts]:
     """Where the data set lies."""
-    source, folder = _source(session), session.directory / FOLDER
+    source, folder = _source(session), session.directory / DATA_SET
     lines = [f"data set: {folder}", f"tables:   {', '.join(_tables(source))}"]
     return Findings([], ExportFacts(str(source), str(folder), _tables(source)), lines, f"export of {source}")
 

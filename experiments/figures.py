@@ -14,9 +14,9 @@ from interp.errors import UserError
 from interp.figures.drawing import save
 from interp.figures.style import look
 from interp.runs.about import About
-from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.directory import ENVIRONMENT, SUMMARY, shown_path
 from interp.runs.findings import Findings
-from interp.runs.finished import finished_run
+from interp.runs.finished import experiment_of, finished_run
 from interp.runs.store import read_json, tables_of
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def redraw(session: Session, options: FiguresOptions) -> None:
 def tell(session: Session, options: FiguresOptions) -> Findings[FiguresFacts]:
     """Where the figures come from."""
     source, _ = _source(session)
-    return Findings([], FiguresFacts(str(source)), title=f"figures of {source}")
+    parts = sorted(one.parent.name for one in source.glob(f"*/{ENVIRONMENT}"))
+    lines = [f"its parts have figures of their own: run={shown_path(source)}/{one}" for one in parts]
+    return Findings([], FiguresFacts(str(source)), lines, f"figures of {source}", said=lines)
 
 
 def plan(session: Session, options: FiguresOptions) -> Plan:
@@ -69,7 +71,7 @@ def plan(session: Session, options: FiguresOptions) -> Plan:
 def _source(session: Session) -> tuple[Path, str]:
     """The finished run and its experiment."""
     source = finished_run(session.cfg.run)
-    return source, str(read_json(source / ENVIRONMENT)["options"]["experiment"]["name"])
+    return source, experiment_of(read_json(source / ENVIRONMENT))
 
 
 EXPERIMENT = Experiment(

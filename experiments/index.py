@@ -35,8 +35,12 @@ def write(session: Session, options: IndexOptions) -> None:
     """Writes the page into this run's own directory."""
     file = session.directory / PAGE
     session.store.claim.made(file)
-    runs = [run for run in runs_below(_folder(session)) if run.resolve() != session.directory.resolve()]
-    file.write_text(index_page(_folder(session), runs, session.directory), encoding="utf-8", errors="replace")
+    file.write_text(index_page(_folder(session), _runs(session), session.directory), encoding="utf-8", errors="replace")
+
+
+def _runs(session: Session) -> list[Path]:
+    """All but this one."""
+    return [run for run in runs_below(_folder(session)) if run.resolve() != session.directory.resolve()]
 
 
 def _folder(session: Session) -> Path:
@@ -52,7 +56,7 @@ def _folder(session: Session) -> Path:
 def tell(session: Session, options: IndexOptions) -> Findings[IndexFacts]:
     """Where the page lies."""
     folder = _folder(session)
-    n = len(runs_below(folder))
+    n = len(_runs(session))
     lines = [f"page:    {session.directory / PAGE}"]
     return Findings([], IndexFacts(str(folder), n), lines, f"{n} runs below {folder}")
 

@@ -223,8 +223,8 @@ def plan(session: Session, options: PerturbOptions) -> Plan:
 def draw(table: Tables, facts: PerturbFacts) -> Drawings:
     """Paper B's Table 1 and Fig. 3."""
     perturbed, tokens = table("perturbed"), table("tokens")
-    model = str(tokens["model"].iloc[0])
-    yield "b_fig3_problems", partial(figures.problems, table("effects"), tokens, facts.k, model)
+    model, seed = str(tokens["model"].iloc[0]), int(tokens["seed"].iloc[0])
+    yield "b_fig3_problems", partial(figures.problems, table("effects"), tokens, facts.k, seed, model)
     yield "perturb_predictors", partial(figures.predictors, table("predictors"), model)
     if not perturbed.empty:
         yield "b_table1_perturbed", partial(figures.groups, perturbed, model)

@@ -173,7 +173,7 @@ class _Run:
         self._store = session.store
         self._open.enter_context(job_files(cfg, self._store.claim))
         findings = runner.run(experiment, session)
-        about = findings.title or f"{cfg.experiment.name} on {session.model_options.label}, data {session.data_label}"
+        about = findings.title or f"{cfg.experiment.name} on {session.identity.model}, data {session.identity.data}"
         show(about, findings, self._store.skipped(), self.directory)
 
     def _finished_before(self, session: Session) -> bool:

@@ -111,17 +111,19 @@ class Comparison:
     @classmethod
     def with_draws(cls, own: float, drawn: Float[np.ndarray, " draw"]) -> Comparison | None:
         """Of lists of heads with the same under relabelled heads (`relabelled`). The interval is the value minus the
-        middle 95 % of the draws; p is twice the smaller tail, (1 + draws at least as low, or high) / (1 + draws). None
-        where there are none."""
+        middle 95 % of the draws; p is twice the tail on the side on which the value lies of their mean, (1 + draws at
+        least as low, or high) / (1 + draws), so that it never speaks for the other direction. None where there are
+        none."""
         drawn = np.asarray(drawn, dtype=float)
         drawn = drawn[~np.isnan(drawn)]
         if not len(drawn) or np.isnan(own):
             return None
         close = 1e-9 * max(abs(own), float(np.abs(drawn).max()))  # what differs by rounding alone is a tie
-        tails = [1 + int((side * drawn >= side * own - close).sum()) for side in (1, -1)]
+        side = np.sign(own - drawn.mean()) or 1.0
+        tail = 1 + int((side * drawn >= side * own - close).sum())
         low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
         difference = Estimate(own - float(drawn.mean()), len(drawn), own - float(high), own - float(low))
-        return cls(ComparedBy.SETS, difference, min(1.0, 2 * min(tails) / (1 + len(drawn))))
+        return cls(ComparedBy.SETS, difference, min(1.0, 2 * tail / (1 + len(drawn))))
 
 
 def among_draws(own: float, drawn: Float[np.ndarray, " draw"]) -> tuple[Estimate | None, Comparison | None]:

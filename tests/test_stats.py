@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from interp.stats import (
+    Comparison,
     Estimate,
     adjust,
     around,
@@ -83,3 +84,15 @@ def test_an_estimate_from_a_row_keeps_what_is_unknown() -> None:
     assert Estimate.of({"value": 1, "n": 2.0, "low": float("nan"), "high": None}) == Estimate(1.0, 2, None, None)
     assert np.isnan(Estimate.of({"value": None, "n": 0, "low": None, "high": None}).value)
     assert or_null(float("nan")) is None
+
+
+def test_skewed_draws_do_not_speak_for_the_other_direction() -> None:
+    """Below nearly all draws, above their mean, which a few far away decide: neither lower nor higher."""
+    drawn = np.concatenate([0.05 * np.random.default_rng(0).normal(size=197), np.full(3, -13.4)])
+    found = Comparison.with_draws(-0.19, drawn)
+    assert found is not None
+    assert found.difference.value > 0
+    assert found.p == 1.0
+    lower = Comparison.with_draws(-14.0, drawn)
+    assert lower is not None
+    assert (lower.difference.value < 0, lower.p) == (True, pytest.approx(2 / 201))

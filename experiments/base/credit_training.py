@@ -155,9 +155,24 @@ def make_trainer(
             cosine_every=options.cosine_every,
             decisions=decisions_of(session),
         )
+        _check_saved(trainer, options.save_every)
         trainer.create_optimizer()  # optimizers that need a package which is missing say so here
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
     return trainer
+
+
+def _check_saved(trainer: CreditTrainer, save_every: int) -> None:
+    """Raises UserError where a checkpoint would fall between optimizer steps that share their responses: TRL does not
+    keep these, and a training that goes on from there would draw others."""
+    args = trainer.args
+    assert isinstance(args, GRPOConfig)
+    passes = (args.steps_per_generation or 1) * args.num_iterations
+    apart = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    if save_every < args.max_steps and save_every % apart:
+        raise UserError(
+            f"experiment.save_every={save_every} would save between steps that share their responses: "
+            f"set it to a multiple of {apart}"
+        )
 
 
 def fit(trainer: CreditTrainer, checkpoint: Path | None = None) -> None:
@@ -287,7 +302,8 @@ def train(
     trainer = make_trainer(session, options, train_set, measuring, directory, [_Measure(session, options, test_set)])
     torch.manual_seed(session.seed)
     fit(trainer, last_checkpoint(directory))
-    history = [entry for entry in trainer.state.log_history if "reward" in entry]
+    # Of every optimizer step, also of those that use responses again, which have no reward of their own.
+    history = [entry for entry in trainer.state.log_history if "step_time" in entry]
     if not store.has_closing("b-log"):
         n = responses_a_step(trainer)
         rows = [

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from interp.data.input_check import InputNotes
     from interp.model.lens import Lens
-    from interp.runs.store import RunStore
+    from interp.runs.store import Identity, RunStore
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,8 @@ class Described(Protocol):
     @property
     def input_digest(self) -> str | None: ...
     @property
+    def identity(self) -> Identity: ...
+    @property
     def store(self) -> RunStore: ...
 
 
@@ -79,6 +81,7 @@ def describe_environment(session: Described, with_model: bool = True) -> None:
             "run": uuid.uuid4().hex,
             "options": _options(session),
             "seed": session.seed,
+            "measured": {"model": session.identity.model, "data": session.identity.data},
             "model": model,
             "data": session.input_digest,
             "input": session.input.as_json() if with_model and session.input else None,

@@ -31,6 +31,7 @@ from interp.model.generate import Backend, Generator, HuggingFaceGenerator
 from interp.model.kept import KeptGenerator
 from interp.model.lens import Lens, ModelSpec, Shape, load_config, load_lens, load_tokenizer, shape_of
 from interp.model.untrained import UNTRAINED, looks_untrained
+from interp.runs.finished import GIVEN_TEXTS, SEVERAL, measured_in
 from interp.runs.names import data_label
 from interp.runs.store import Identity, RunStore
 from interp.text.prompts import PromptStyle
@@ -92,14 +93,13 @@ class Session:
 
     def _check_quantized(self) -> None:
         """Raises UserError for a quantized model that is to be trained."""
-        if self._changes_model and (how := quantized_by(load_config(self.model_spec))) is not None:
+        if self._record.changes_model and (how := quantized_by(load_config(self.model_spec))) is not None:
             raise UserError(f"model {self.model_spec.name} is quantized ({how}): it can be measured, not trained")
 
-    @property
-    def _changes_model(self) -> bool:
+    @cached_property
+    def _record(self) -> Any:
         # By its name: the records of experiments need the session.
-        record = import_module("experiments.base.experiment").experiment(self.cfg.experiment.name)
-        return bool(record.changes_model)
+        return import_module("experiments.base.experiment").experiment(self.cfg.experiment.name)
 
     @cached_property
     def shape(self) -> Shape:
@@ -145,7 +145,7 @@ class Session:
     @cached_property
     def generated(self) -> Path | None:
         """The folder in which responses are kept for other runs too; None = they are not."""
-        if self.run_options.dry_run or self._changes_model:
+        if self.run_options.dry_run or self._record.changes_model:
             return None
         return folder_of(self.run_options.generated, self.directory)
 
@@ -229,13 +229,15 @@ class Session:
 
     @property
     def identity(self) -> Identity:
-        """What every row of every table says."""
-        return Identity(self.cfg.experiment.name, self.model_options.label, self.data_label, self.seed)
-
-    @property
-    def data_label(self) -> str:
-        """What tables and reports call the data."""
-        return data_label(self.cfg.data.name, self.cfg.data.get("scrambled"))
+        """What every row of every table says. An experiment that reads finished runs says what one of these measured;
+        the model of given texts that no model reads is not known."""
+        model = self.model_options.label
+        data = data_label(self.cfg.data.name, self.cfg.data.get("scrambled"))
+        if self._record.reads is not None:
+            model, data = measured_in(self.cfg.run) if self._record.reads == "run" else (SEVERAL, SEVERAL)
+        elif self.given is not None and not self._record.needs_model(self):
+            model = GIVEN_TEXTS
+        return Identity(self.cfg.experiment.name, model, data, self.seed)
 
     @cached_property
     def store(self) -> RunStore:

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from interp.ablation.design import RFH
 from interp.ablation.findings import SETS, dose_rows, random_sets
 from interp.figures import style
-from interp.figures.intervals import point
+from interp.figures.intervals import curve, point
 from interp.heads.scores import Head
 from interp.runs.effects import over_examples
 from interp.runs.names import readable
@@ -136,8 +136,7 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
         points = _points(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
         label = LISTS.get(str(kind), f"{readable(kind)} heads")
-        axis.plot(points["at"], points["value"], LINES.get(str(kind), "o-"), color=colour, label=label, markersize=4)
-        _band(axis, points["at"].to_numpy(), points["low"], points["high"], colour, 0.15)
+        curve(axis, points["at"], points, colour, label=label, look=LINES.get(str(kind), "o-"), alpha=0.15)
     axis.set_xscale("log")
     ticks = sorted(rows["n_heads"].dropna().astype(int).unique())
     axis.set_xticks(ticks, [str(n) for n in ticks], fontsize=7)
@@ -168,14 +167,6 @@ def _beside(axis: Axes, n: float, rows: pd.DataFrame) -> None:
         str(len(sets)), (n, 1), (0, 1), xycoords=("data", "axes fraction"), textcoords="offset points",
         ha="center", va="bottom", fontsize=6, color=colour, annotation_clip=False,
     )  # fmt: skip
-
-
-def _band(axis: Axes, at: np.ndarray, low: pd.Series, high: pd.Series, colour: str, alpha: float) -> None:
-    """An interval at each dose; a bar where there is one dose alone."""
-    if len(at) > 1:
-        axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
-    else:
-        axis.vlines(at, low, high, color=colour, alpha=0.5, linewidth=1.2)
 
 
 def single_heads(
@@ -219,8 +210,7 @@ def windows(effects: pd.DataFrame, model: str) -> Figure | None:
             points = _points(part, "layer")
             label = _spoken(str(name))
             colour = colours.get(edge, style.GREY)
-            axis.plot(points["at"], points["value"], "o-" if scaled else "x--", color=colour, label=label, markersize=4)
-            axis.fill_between(points["at"], points["low"], points["high"], color=colour, alpha=0.12, linewidth=0)
+            curve(axis, points["at"], points, colour, label=label, look="o-" if scaled else "s--", alpha=0.12)
             whole = cut[(cut["intervention"] == name) & cut["layer"].isna() & (cut["metric"] == metric)]["value"].mean()
             if scaled:
                 axis.axhline(whole, color=colour, linewidth=0.9, linestyle=":")

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from interp.figures import style
-from interp.figures.intervals import point
+from interp.figures.intervals import curve, point
 from interp.heads.ranking import middle_third
 from interp.runs.names import readable, readable_text
+from interp.runs.store import records
 from interp.stats import Estimate
 
 COLUMNS, PANELS = 3, 12
@@ -37,7 +38,7 @@ def side_by_side(numbers: pd.DataFrame) -> Iterator[Figure]:
 
 def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
     """For runs that differ by their layers: one panel for each number that changes with them, layers from left to
-    right, a line for each series; hollow: controls. Nothing where layers do not tell the runs of a series apart."""
+    right, a line for each series; crosses: controls. Nothing where layers do not tell the runs of a series apart."""
     runs = numbers.drop_duplicates("run")
     layers = list(runs["layers"].dropna().unique())
     if len(layers) < 2 or runs.duplicated(["series", "layers"]).any():
@@ -47,16 +48,19 @@ def along_layers(numbers: pd.DataFrame) -> Iterator[Figure]:
     series = list(runs["series"].unique())
     looks = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(series)}
     handles = [Line2D([], [], color=colour, marker=mark, label=name) for name, (colour, mark) in looks.items()]
-    handles.append(Line2D([], [], color="black", marker="o", mfc="none", linestyle=":", label="their controls"))
+    handles.append(Line2D([], [], color="black", marker="x", linestyle=":", label="their controls"))
 
     def draw(axis: Axes, rows: pd.DataFrame) -> None:
         for i, (name, (colour, mark)) in enumerate(looks.items()):
             of = rows[rows["series"] == name].set_index("layers").reindex(layers)
             x = np.arange(len(layers)) + 0.12 * (i - (len(series) - 1) / 2)
-            for prefix, line, fill in (("", "-", colour), ("control_", ":", "none")):
-                value, low, high = (of[f"{prefix}{key}"].to_numpy(float) for key in ("value", "low", "high"))
-                axis.plot(x, value, mark + line, color=colour, mfc=fill, markersize=4, linewidth=1)
-                axis.vlines(x, low, high, color=colour, linewidth=1, linestyle=line)
+            for place, row in zip(x, records(of), strict=True):
+                if not pd.isna(row["value"]):
+                    point(axis, Estimate.of(row), place, colour, along="y", marker=mark, size=4)
+            axis.plot(x, of["value"].to_numpy(float), "-", color=colour, linewidth=1)
+            value, low, high = (of[f"control_{key}"].to_numpy(float) for key in ("value", "low", "high"))
+            axis.plot(x, value, "x:", color=colour, markersize=4, linewidth=1)
+            axis.vlines(x, low, high, color=colour, linewidth=1, linestyle=":")
         axis.set_xticks(range(len(layers)), layers)
         axis.set_xlim(-0.5, len(layers) - 0.5)
         axis.set_xlabel("layers", fontsize=7)
@@ -80,11 +84,8 @@ def layer_profiles(layers: Mapping[str, pd.DataFrame], kind: str) -> Figure:
             ranked = of[(of["measure"] == "mean") & of["value"].notna()]["layer"]
             rows = of[(of["measure"] == measure) & of["layer"].isin(ranked)]
             depth = (rows["layer"] + 0.5) / (of["layer"].max() + 1)
-            value, low, high = (rows[key].astype(float) for key in ("value", "low", "high"))
-            colour = COLOURS[i % len(COLOURS)]
-            text = f"{name} (n = {rows['n'].max()})"
-            axis.plot(depth, value, f"{MARKERS[i % len(MARKERS)]}-", color=colour, markersize=3, label=text)
-            axis.fill_between(depth, low, high, color=colour, alpha=0.2, lw=0)
+            colour, look = COLOURS[i % len(COLOURS)], f"{MARKERS[i % len(MARKERS)]}-"
+            curve(axis, depth, rows, colour, label=f"{name} (n = {rows['n'].max()})", look=look, size=3)
         axis.set_xlim(0, 1)
         axis.set_xlabel("depth (0: embedding, 1: unembedding)")
         axis.set_ylabel(label)

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from interp.figures import style
-from interp.figures.intervals import counted, point
+from interp.figures.intervals import counted, curve, point
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -91,11 +91,13 @@ def _rows(accuracy: pd.DataFrame, measure: str, kept: str) -> list[tuple[Any, ..
 def _bars(axis: Axes, rows: pd.DataFrame, writers: list[str]) -> None:
     conditions = list(rows["condition"].unique())
     width = 0.8 / len(conditions)
+    told = set[str]()
     for j, condition in enumerate(conditions):
         for i, writer in enumerate(writers):
             for row in records(rows[(rows["writer"] == writer) & (rows["condition"] == condition)]):
                 x = i + (j - (len(conditions) - 1) / 2) * width
-                label = readable(condition) if i == 0 else None
+                label = None if condition in told else readable(condition)
+                told.add(condition)
                 axis.bar(x, row["value"], width * 0.92, color=COLOURS.get(condition, style.GREY), label=label)
                 if not pd.isna(row["low"]):
                     ends = [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]]
@@ -107,7 +109,9 @@ def _bars(axis: Axes, rows: pd.DataFrame, writers: list[str]) -> None:
 
 
 def _n(rows: pd.DataFrame, writer: str) -> str:
-    counts = sorted(set(rows.loc[rows["writer"] == writer, "n"]))
+    """One number, or that of each bar in their order."""
+    counts = list(rows.loc[rows["writer"] == writer, "n"])
+    counts = counts[:1] if len(set(counts)) == 1 else counts
     return " / ".join(map(str, counts))
 
 
@@ -191,8 +195,7 @@ def pass_at_k(accuracy: pd.DataFrame) -> Figure | None:
         k = part["measure"].str.removeprefix("pass@").astype(int)
         colour = COLOURS.get(str(condition), style.GREY)
         label = f"{writer}, {readable(condition)} (n = {counted(part['n'])})"
-        axis.plot(k, part["value"], "o-", color=colour, label=label)
-        axis.fill_between(k, part["low"].astype(float), part["high"].astype(float), color=colour, alpha=0.2)
+        curve(axis, k, part, colour, label=label)
     axis.set_xscale("log", base=2)
     ks = sorted({int(m.removeprefix("pass@")) for m in rows["measure"]})
     axis.set_xticks(ks, [str(k) for k in ks])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.figures.intervals import counted, none_here
+from interp.figures.intervals import counted, curve, none_here
 from interp.heads.ranking import middle_third
 from interp.heads.scores import Head, head_array, masses_by_segment
 from interp.runs.names import readable
@@ -144,9 +145,7 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
     ):
         of = rows[rows["measure"] == measure].sort_values("layer")
         axis.axvspan(middle.start - 0.5, middle.stop - 0.5, color=style.GREY, alpha=0.15, lw=0)
-        axis.plot(of["layer"], of["value"].astype(float), "o-", color=style.BLUE, markersize=3)
-        low, high = of["low"].astype(float), of["high"].astype(float)
-        axis.fill_between(of["layer"], low, high, color=style.BLUE, alpha=0.25, lw=0)
+        curve(axis, of["layer"], of, style.BLUE, size=3, alpha=0.25)
         axis.set_xlim(-0.5, n_layers - 0.5)  # all layers, of which not all need to be ranked
         axis.set_xlabel("layer")
         axis.set_ylabel(label)
@@ -160,7 +159,6 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
 def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int = 24) -> Figure:
     """The best heads by the score: value with its 95 % interval, and how often resampling keeps them in the top k."""
     rows = ranking[ranking["kind"] == score].sort_values("rank").head(shown)
-    k = int(ranking.loc[ranking["kind"] == score, "top"].sum())
     names = [f"({layer},{head})" for layer, head in zip(rows["layer"], rows["head"], strict=True)]
     x = np.arange(len(rows))
     figure, (upper, lower) = style.subplots(
@@ -168,17 +166,18 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     )
     value = rows["value"].to_numpy(float)
     low, high = rows["low"].to_numpy(float), rows["high"].to_numpy(float)
-    colours = [style.RED if rank <= k else style.GREY for rank in rows["rank"]]
+    colours = [style.RED if top else style.GREY for top in rows["top"]]
     upper.scatter(x, value, color=colours, s=14, zorder=3)
     upper.vlines(x, low, high, color=colours)
     upper.set_ylabel(f"{readable(score)} score")
     lower.bar(x, rows["inclusion"].astype(float), color=colours)
-    lower.set_ylabel(f"share of resamples\nin the top {k}")
+    lower.set_ylabel("share of resamples\namong the top")
     lower.set_ylim(0, 1)
     lower.set_xticks(x, names, rotation=90, fontsize=7)
     lower.set_xlabel("(layer, head)")
     figure.suptitle(
-        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {k}; bars: 95 % over traces", fontsize=9
+        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {int(rows['top'].sum())}; bars: 95 % over traces",
+        fontsize=9,
     )
     return figure
 
@@ -191,10 +190,10 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
     figure, axis = style.subplots(figsize=(size, size * 0.85), layout="constrained")
     for row in records(table):
         smaller = min(row["n_first"], row["n_second"])
-        counts[names.index(row["second"]), names.index(row["first"])] = row["shared"] / smaller if smaller else np.nan
+        counts[_cell(row, names)] = row["shared"] / smaller if smaller else np.nan
     image = axis.imshow(counts, vmin=0, vmax=1, cmap=style.SEQUENTIAL)
     for row in records(table):
-        i, j = names.index(row["second"]), names.index(row["first"])
+        i, j = _cell(row, names)
         known = min(row["n_first"], row["n_second"]) > 0
         weight = "bold" if known and row["p_adjusted"] < 0.05 else "normal"
         text = f"{row['shared']}\n({row['expected']:.1f})" if known else "none"
@@ -209,3 +208,9 @@ def overlaps(table: pd.DataFrame, model: str) -> Figure:
     figure.colorbar(image, ax=axis, shrink=0.8).set_label("shared heads /\nlength of the shorter list", fontsize=8)
     figure.suptitle(f"{model}: heads in both lists (by chance)\nbold: q < .05, hypergeometric", fontsize=9)
     return figure
+
+
+def _cell(row: Mapping[str, Any], names: Sequence[str]) -> tuple[int, int]:
+    """Below the diagonal, whichever of the two lists a pair names first."""
+    first, second = sorted(names.index(row[key]) for key in ("first", "second"))
+    return second, first

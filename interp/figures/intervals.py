@@ -46,6 +46,33 @@ def point(
         )  # fmt: skip
 
 
+def curve(
+    axis: Axes,
+    x: pd.Series,
+    of: pd.DataFrame,
+    colour: str,
+    *,
+    label: str | None = None,
+    look: str = "o-",
+    size: float = 4,
+    alpha: float = 0.2,
+) -> None:
+    """Estimates (columns `value`, `low`, `high`) along x, joined, with their intervals as a band; markers of those that
+    have none are hollow, and an interval between two such is a bar. `look`: marker and line, as matplotlib has them."""
+    at, value, low, high = (column.to_numpy(float) for column in (x, of["value"], of["low"], of["high"]))
+    known = ~np.isnan(low) & ~np.isnan(high)
+    marker, line = look[0], look[1:]
+    axis.plot(at, value, line, color=colour)
+    axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
+    beside = np.concatenate([[False], known, [False]])
+    alone = known & ~beside[:-2] & ~beside[2:]
+    axis.vlines(at[alone], low[alone], high[alone], color=colour, alpha=0.5, linewidth=1.2)
+    for some, face in ((known, colour), (~known, "white")):
+        axis.plot(at[some], value[some], marker, color=colour, markersize=size, markerfacecolor=face)
+    if label is not None:
+        axis.plot([], [], look, color=colour, markersize=size, label=label)
+
+
 def share_bar(axis: Axes, of: Estimate, x: float, width: float, colour: str) -> None:
     """A bar with its interval; without an interval an empty one, `n = 1` above it where one value is all there is."""
     known = of.low is not None and of.high is not None

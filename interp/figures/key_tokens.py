@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
-from interp.figures.intervals import counted, handle, point
+from interp.figures.intervals import counted, curve, handle, point
 from interp.runs.effects import over_examples
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -98,8 +98,7 @@ def way(effects: pd.DataFrame, model: str) -> Figure | None:
             estimate = over_examples(at)
             points.append((layer, estimate.value, estimate.low, estimate.high))
         table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
-        axis.plot(table["layer"], table["value"], "o-", color=colour, markersize=4, label=name)
-        axis.fill_between(table["layer"], table["low"], table["high"], color=colour, alpha=0.15, linewidth=0)
+        curve(axis, table["layer"], table, colour, label=name, alpha=0.15)
     axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.axhline(1, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.set_xlabel("layer")

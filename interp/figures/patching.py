@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
+from interp.figures.intervals import curve
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
@@ -286,8 +287,7 @@ def paths(effects: pd.DataFrame, model: str) -> Figure | None:
         found = [(layer, over_examples(at)) for layer, at in rows.groupby("layer")]
         points = [(layer, one.value, one.low, one.high) for layer, one in found]
         table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
-        axis.plot(table["layer"], table["value"], line, marker="o", markersize=3, color=colour, label=name)
-        axis.fill_between(table["layer"], table["low"], table["high"], color=colour, alpha=0.2, lw=0)
+        curve(axis, table["layer"], table, colour, label=name, look=f"o{line}", size=3)
     axis.axhline(0, color="black", lw=0.5)
     axis.set_xlabel("patched layer")
     axis.set_ylabel("NLD, the phrase's answer")

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 from interp.figures import style
 from interp.figures.intervals import counted, handle, point
+from interp.perturb.overlap import Group
+from interp.perturb.tables import groups_of, problems_of
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import Estimate
@@ -60,19 +62,18 @@ def groups(perturbed: pd.DataFrame, model: str) -> Figure:
     return figure
 
 
-def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, model: str) -> Figure:
-    """Fig. 3: for each problem the mean Jaccard overlap at its k positions of highest and of lowest FAI; below the
-    diagonal, high-FAI tokens change more."""
-    forced = effects[(effects["metric"] == "jaccard") & effects["control"].isna()]
-    jaccard = forced.groupby(["example", "position"])["value"].mean().rename("jaccard")
-    table = tokens.dropna(subset="fai_to_end").join(jaccard, on=["example", "position"]).dropna(subset="jaccard")
+def problems(effects: pd.DataFrame, tokens: pd.DataFrame, k: int, seed: int, model: str) -> Figure | None:
+    """Fig. 3: for each problem the mean Jaccard overlap at its k positions of highest and of lowest FAI, the groups of
+    perturbed.parquet; below the diagonal, high-FAI tokens change more. None where not all of these were forced."""
     high, low = [], []
-    for _, part in table.groupby("example", sort=False):
-        ranked = part.sort_values("fai_to_end", ascending=False, kind="stable")["jaccard"].to_numpy()
-        n = min(k, len(ranked) // 2)
-        if n:
-            high.append(ranked[:n].mean())
-            low.append(ranked[-n:].mean())
+    for one in problems_of(tokens, effects, ["fai"]):
+        groups = groups_of(one.scores, "fai", k, seed, one.example)
+        top, bottom = (one.effects["jaccard"][groups[group]] for group in (Group.TOP, Group.BOTTOM))
+        if len(top) and not np.isnan([*top, *bottom]).any():
+            high.append(top.mean())
+            low.append(bottom.mean())
+    if not high:
+        return None
     figure, axis = style.subplots(figsize=(3.6, 3.6))
     axis.plot([0, 1], [0, 1], ":", color=style.GREY, linewidth=0.9)
     axis.plot(low, high, "o", color=style.BLUE, alpha=0.6, markersize=5)

@@ -11,7 +11,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from interp.figures import style
-from interp.figures.intervals import counted, none_here, point, share_bar
+from interp.figures.intervals import counted, curve, none_here, point, share_bar
 from interp.figures.maps import NOTHING, dense_rows, root_bar, root_map, root_scale, token_margin
 from interp.rhythm.couplings import Coupling
 from interp.rhythm.published import LIFTS
@@ -173,8 +173,7 @@ def lags(table: pd.DataFrame, model: str) -> Figure:
         rows = table[table["curve"] == name]
         label, _, colour = CURVES[name]
         axis.axhspan(rows["null_low"].iloc[0], rows["null_high"].iloc[0], color="#dddddd")
-        axis.plot(rows["lag"], rows["value"], "o-", color=colour, markersize=3)
-        axis.fill_between(rows["lag"], rows["low"].astype(float), rows["high"].astype(float), color=colour, alpha=0.2)
+        curve(axis, rows["lag"], rows, colour, size=3)
         axis.axvline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_title(f"{label.split(',')[0]} (n = {counted(rows['n'], 'traces')})", fontsize=9)
         axis.set_xlabel("tokens after a WAAD peak")
@@ -196,9 +195,8 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
             here.groupby("horizon", dropna=False), (style.BLUE, style.ORANGE), strict=False
         ):
             label = None if pd.isna(horizon) else f"FAI {readable(horizon)}"
-            axis.plot(part["share"], 100 * part["lift"].astype(float), "o-", color=colour, label=label, markersize=4)
-            ends = (100 * part[end].astype(float) for end in ("lift_low", "lift_high"))
-            axis.fill_between(part["share"], *ends, color=colour, alpha=0.2)
+            lifts = 100 * part[["lift", "lift_low", "lift_high"]].astype(float)
+            curve(axis, part["share"], lifts.set_axis(["value", "low", "high"], axis=1), colour, label=label)
         if coupling is not Coupling.ENTROPY:
             axis.legend(frameon=False, fontsize=7)
         axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")

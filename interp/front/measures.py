@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -64,8 +65,6 @@ def measure_heads(
     several = _several(traces)
     table = pd.DataFrame([row for one in several for row in rows_of_heads(lens, one, HeadMeasures(), seed)])
     if score == HeadScore.CONTENT:
-        if len({one.example for one in several}) < len(several):
-            raise UserError("score=content tells traces apart by their `example`: give each one of its own")
         others = [other for i in range(len(several)) if (other := with_unrelated_answer(several, i)) is not None]
         if not others:
             raise UserError("score=content needs at least two traces with different answers")
@@ -111,7 +110,14 @@ def measure_rhythm(
 
 
 def _several(traces: Trace | Sequence[Trace]) -> list[Trace]:
+    """The traces, each with an `example` of its own, as tables tell them apart by it: those that share one (as all that
+    `interp.answer` writes) get a number."""
     found = [traces] if isinstance(traces, Trace) else list(traces)
     if not found:
         raise UserError("there is no trace to measure")
-    return found
+    shared = {name for name, n in Counter(one.example for one in found).items() if n > 1}
+    numbered = enumerate(found, start=1)
+    own = [replace(one, example=f"{one.example} {i}") if one.example in shared else one for i, one in numbered]
+    if len({one.example for one in own}) < len(own):
+        raise UserError("traces are told apart by their `example`: give each one of its own")
+    return own

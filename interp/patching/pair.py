@@ -162,9 +162,12 @@ class PairPatcher:
             else:
                 runs.append([key])
         ends = [(run, end) for run in runs for end in range(len(run), 0, -stride)]
-        planned = []
+        planned, begun = [], set[int]()
         for run, end in ends:
             window = run[max(0, end - self.options.map_window) : end]
+            if window[0].corrupted in begun:
+                continue  # where a run of neighbours begins, windows that overlap would be cut short
+            begun.add(window[0].corrupted)
             places = [self.runs.place(key) for key in window]
             at, sources = (tuple(place[i] for place in places) for i in (1, 0))
             for layer in self.layers:

@@ -127,15 +127,20 @@ def _beside_own(row: dict[str, Any], name: str) -> Headline:
     """A group's effect beside that of forcing the traces' own tokens there."""
     if or_null(row["net"]) is None:
         return Headline(name, Estimate.of(row))
-    own = Estimate(row["own"], int(row["n"]))
-    return Headline(name, Estimate.of(row), "their own tokens forced", own, Comparison.of(row, "net", "net_p"))
+    own = Estimate(row["own"], int(row["n_net"]))
+    compared = Comparison.of(row, "net", "net_p", n="n_net")
+    return Headline(name, Estimate.of(row), "their own tokens forced", own, compared)
 
 
 def _beside(top: dict[str, Any], other: dict[str, Any], name: str, kind: str) -> Headline:
     """The top group's net effect against another group's, problem by problem."""
-    values = [row["value"] if or_null(row["net"]) is None else row["net"] for row in (top, other)]
-    own, theirs = (Estimate(value, int(row["n"])) for value, row in zip(values, (top, other), strict=True))
-    return Headline(name, own, kind, theirs, Comparison.of(other, "difference"))
+    own, theirs = (_net_or_raw(row) for row in (top, other))
+    return Headline(name, own, kind, theirs, Comparison.of(other, "difference", n="n_paired"))
+
+
+def _net_or_raw(row: dict[str, Any]) -> Estimate:
+    value, n = ("value", "n") if or_null(row["net"]) is None else ("net", "n_net")
+    return Estimate(row[value], int(row[n]))
 
 
 def _named(group: Group, k: int) -> str:
@@ -146,7 +151,7 @@ def _line(row: dict[str, Any], about: str) -> str:
     found = difference_text(row["difference"], row["difference_low"], row["difference_high"])
     p = _adjusted(row, ", sign flips ")
     net, raw = (f"lower in {100 * row[f'{b}lower']:.0f} %, tied in {100 * row[f'{b}tied']:.0f} %" for b in ("net_", ""))
-    shares = f"of {int(row['n'])} problems {net}; raw: {raw}"
+    shares = f"of {int(row['n_paired'])} problems {net}; raw: {raw}"
     return f"{about}: {found}{p}; {shares}"
 
 

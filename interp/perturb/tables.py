@@ -24,16 +24,18 @@ PERTURBED_TABLE = Table(
     Column("own", FLOAT, "the same where the trace's own token is forced", null="not measured"),
     Column("net", FLOAT, "mean over problems of value minus own", null="not measured"),
     *ends("net_", "its 95 % bootstrap interval over problems", null=f"not measured, or {NO_INTERVAL}"),
-    Column("net_p", FLOAT, "two-sided sign-flip p-value of net being 0", null="not measured, or n < 2"),
+    Column("net_p", FLOAT, "two-sided sign-flip p-value of net being 0", null="not measured, or n_net < 2"),
+    Column("n_net", INT, "number of problems with a net effect: `own` is a mean over these", null="not measured"),
     Column("difference", FLOAT, "mean over problems of the net effect of top minus this group", null="the top itself"),
     *ends("difference_", "its 95 % interval", null=f"the top itself, or {NO_INTERVAL}"),
-    Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n < 2"),
-    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="the top itself, or n < 2"),
+    Column("p", FLOAT, "two-sided sign-flip p-value of the difference", null="the top itself, or n_paired < 2"),
+    Column("p_adjusted", FLOAT, "`p` after Benjamini-Hochberg over the table", null="the top itself, or n_paired < 2"),
+    Column("n_paired", INT, "number of problems with the net effects of both groups", null="the top itself"),
     Column("lower", FLOAT, "share of problems in which the top's value is the lower one", null="the top itself"),
     Column("tied", FLOAT, "share of problems in which both values are equal", null="the top itself"),
     Column("net_lower", FLOAT, "share of problems in which the top's net effect is the lower", null="the top itself"),
     Column("net_tied", FLOAT, "share of problems in which both net effects are equal", null="the top itself"),
-    Column("n", INT, "number of problems"),
+    Column("n", INT, "number of problems with a value"),
 )
 PREDICTORS_TABLE = Table(
     "predictors",
@@ -127,7 +129,7 @@ def _net(own: np.ndarray, net: np.ndarray, rng: np.random.Generator) -> dict[str
         return {}
     found = compared.difference
     about = {"net": found.value, "net_low": found.low, "net_high": found.high, "net_p": compared.p}
-    return {"own": mean_of_known(own), **about}
+    return {"own": mean_of_known(own), "n_net": found.n, **about}
 
 
 def mean_of_known(values: np.ndarray) -> float:
@@ -140,10 +142,10 @@ def _difference(values: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
     values = values[~np.isnan(values)]
     estimate = bootstrap_mean(values, rng)
     if not estimate.n:
-        return {}
+        return {"n_paired": 0}
     p = sign_flips(values, rng)[0] if len(values) >= 2 else None
     ends = {"difference_low": estimate.low, "difference_high": estimate.high}
-    return {"difference": estimate.value, **ends, "p": p}
+    return {"difference": estimate.value, **ends, "p": p, "n_paired": estimate.n}
 
 
 def _lower(values: np.ndarray, before: str = "") -> dict[str, float]:

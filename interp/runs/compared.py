@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from interp.runs.columns import FLOAT, INT, TEXT, Column, Table, ends
-from interp.runs.directory import SUMMARY
+from interp.runs.directory import ENVIRONMENT, SUMMARY
 from interp.runs.headlines import Headline
 from interp.runs.names import measured
 from interp.runs.store import read_json
@@ -98,8 +98,33 @@ def series(options: Sequence[Options]) -> list[str]:
     return _different([{**one, "experiment": {**one["experiment"], "layers": None}} for one in options])
 
 
+def unlike(runs: Sequence[Run]) -> list[str]:
+    """What differs between runs without standing in their labels, one line each: options, the questions or traces that
+    their data options led to, and the version that they were made by."""
+    found, options = [], [_by_label(one.options) for one in runs]
+    told = _telling([one.options for one in runs])
+    whole = {f"{group}." for group in ("model", "data") if f"{group}.name" in told}
+    # What one option of its group tells, the others of that group follow from.
+    silent = [name for name in differing(options) if name not in (*told, "threads", "run", "runs", "seed")]
+    if further := [name for name in silent if not name.startswith(tuple(whole))]:
+        found.append(f"the runs differ further in {', '.join(further)}")
+    made = [read_json(one.directory / ENVIRONMENT) for one in runs]
+    if len({one.get("data") for one in made}) > 1 and not any(name.startswith("data.") for name in told):
+        found.append("the runs are not of the same questions or traces")
+    commits = dict.fromkeys(str(one.get("git_commit")) for one in made)
+    if len(commits) > 1:
+        found.append(f"the runs were made by several versions of the code: {', '.join(commits)}")
+    return found
+
+
 def _different(given: Sequence[Options]) -> list[str]:
-    """Each run's values of the options that are not the same in all of them."""
+    """Each run's values of the options that tell it from the others."""
+    options, names = [_by_label(one) for one in given], _telling(given)
+    return [", ".join(_named(name, option(one, name)) for name in names) or one["model"]["name"] for one in options]
+
+
+def _telling(given: Sequence[Options]) -> list[str]:
+    """The options that tell runs apart: those that differ, without what follows from others."""
     options = [_by_label(one) for one in given]
     names = [name for name in differing(options) if name not in SAYS_NOTHING]
     for group in ("model", "data"):
@@ -116,8 +141,7 @@ def _different(given: Sequence[Options]) -> list[str]:
     scrambled = any(one["data"].get("scrambled") is not None for one in given)
     if len(pairs) == len({model for model, _ in pairs}) > 1 and not scrambled:  # the model says which data
         names = [name for name in names if name != "data.name"]
-    order = sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
-    return [", ".join(_named(name, option(one, name)) for name in order) or one["model"]["name"] for one in options]
+    return sorted(names, key=lambda name: (PLAIN.index(name) if name in PLAIN else len(PLAIN), name == "seed"))
 
 
 def _by_label(options: Options) -> Options:

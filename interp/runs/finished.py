@@ -11,6 +11,7 @@ import pandas as pd
 
 from interp.errors import UserError
 from interp.runs.directory import ENVIRONMENT, SUMMARY
+from interp.runs.names import measured
 from interp.runs.store import read_json, read_table, tables_of
 
 
@@ -25,8 +26,32 @@ def finished_run(directory: str | Path | None) -> Path:
     return source
 
 
+SEVERAL = "several runs"
+"""What tables and pages call the model and the data of an experiment that reads more than one run."""
+GIVEN_TEXTS = "given texts"
+"""What they call the model of texts that no model reads."""
+
+
+def experiment_of(environment: Mapping[str, Any]) -> str:
+    """The experiment of a run with this environment.json."""
+    return str(environment["options"]["experiment"]["name"])
+
+
+def measured_by(environment: Mapping[str, Any]) -> tuple[str, str]:
+    """The model and the data of a run with this environment.json, as tables and pages call them."""
+    told = environment.get("measured")  # runs of earlier versions have their options alone
+    return measured(environment["options"]) if told is None else (told["model"], told["data"])
+
+
+def measured_in(directory: str | Path | None) -> tuple[str, str]:
+    """The same of a run's directory; SEVERAL for one that holds runs."""
+    file = Path(directory or "") / ENVIRONMENT
+    return measured_by(read_json(file)) if file.is_file() else (SEVERAL, SEVERAL)
+
+
 class Runs(Mapping[str, pd.DataFrame]):
-    """The tables of some runs by name, each row with its run's directory in the column `run`."""
+    """The tables of some runs by name, each row with its run's directory in the column `run`. What a table itself has
+    in a column of that name is in `run_label`."""
 
     def __init__(self, directories: list[Path]) -> None:
         self.directories = directories
@@ -36,7 +61,8 @@ class Runs(Mapping[str, pd.DataFrame]):
         if name not in self._names:
             raise KeyError(f"no run has a table {name}; there are {', '.join(self._names)}")
         having = [directory for directory in self.directories if (directory / f"{name}.parquet").is_file()]
-        return pd.concat([read_table(one, name).assign(run=str(one)) for one in having], ignore_index=True)
+        tables = (read_table(one, name).rename(columns={"run": "run_label"}).assign(run=str(one)) for one in having)
+        return pd.concat(tables, ignore_index=True)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)

@@ -6,11 +6,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from markupsafe import Markup
 
-from interp.runs.directory import ENVIRONMENT, SHARES, SUMMARY
-from interp.runs.names import measured
+from interp.runs.directory import DATA_SET, ENVIRONMENT, SHARES, SUMMARY
+from interp.runs.finished import experiment_of, measured_by
 from interp.runs.report import environment, lead_of, sentence
 from interp.runs.store import read_json
 
@@ -32,12 +33,19 @@ class Listed:
 
 def runs_below(folder: Path) -> list[Path]:
     """The directories of all runs below a folder, parts of a report included."""
-    return sorted(file.parent for file in folder.rglob(ENVIRONMENT) if not _of_worker(file.parent))
+    found = (file.parent for file in folder.rglob(ENVIRONMENT))
+    return sorted(one for one in found if not _of_worker(one) and not _exported(one))
 
 
 def _of_worker(directory: Path) -> bool:
     shares = directory.parent
     return shares.name == SHARES and (shares.parent / ENVIRONMENT).is_file()
+
+
+def _exported(directory: Path) -> bool:
+    """Whether it is a data set that `experiment=export` made of another run."""
+    maker = directory.parent / ENVIRONMENT
+    return directory.name == DATA_SET and maker.is_file() and experiment_of(read_json(maker)) == "export"
 
 
 def index_page(folder: Path, runs: Sequence[Path], directory: Path) -> str:
@@ -54,15 +62,15 @@ def index_page(folder: Path, runs: Sequence[Path], directory: Path) -> str:
 
 
 def _listed(folder: Path, run: Path, directory: Path) -> Listed:
-    options = read_json(run / ENVIRONMENT)["options"]
+    made = read_json(run / ENVIRONMENT)
     headlines = read_json(run / SUMMARY)["headlines"]
-    experiment, (model, data) = str(options["experiment"]["name"]), measured(options)
+    experiment, (model, data) = experiment_of(made), measured_by(made)
     told = Markup(sentence(lead_of(headlines))) if headlines else Markup("")
-    name, seed = str(run.relative_to(folder)), int(options["seed"])
+    name, seed = str(run.relative_to(folder)), int(made["options"]["seed"])
     return Listed(name, experiment, model, data, seed, told, _page(run, directory))
 
 
 def _page(run: Path, directory: Path) -> str | None:
     pages = [run / "report.html", *sorted(run.glob("figures/*.html")), *sorted(run.glob("figures/*.png"))]
     found = next((page for page in pages if page.is_file()), None)
-    return None if found is None else os.path.relpath(found, directory)
+    return None if found is None else quote(os.path.relpath(found, directory))

@@ -7,6 +7,7 @@ Runs write one for each example (store.py); responses that several runs may use 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pyarrow.parquet as pq
 from interp.errors import UserError
 from interp.runs.columns import COMMON, TABLES, table_of
 
+log = logging.getLogger(__name__)
 STATUS = "status.json"
 
 Row = Mapping[str, Any]
@@ -51,9 +53,29 @@ def read_rows(file: Path, name: str) -> pa.Table:
     """A table of a part or of a finished run. Raises UserError for one that cannot be read."""
     schema = TABLES[name].schema if name in TABLES else None
     try:
-        return pq.read_table(file, schema=schema, page_checksum_verification=True)
+        found = pq.read_table(file, schema=schema, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"cannot read table {name} in {file.parent}: {str(error).splitlines()[0]}") from error
+        raise _unreadable(file, name, error) from error
+    if name in TABLES:
+        lacking = sorted(set(found.column_names) - set(pq.read_schema(file).names))
+        for column in (*COMMON, *TABLES[name].columns):
+            if not column.null and found[column.name].null_count:
+                raise UserError(f"{file} lacks values of its column {column.name}")
+        if lacking:
+            log.warning("%s has no %s, which count as null: another version wrote it", file, ", ".join(lacking))
+    return found
+
+
+def n_rows(file: Path) -> int:
+    """Of a table, without reading it."""
+    try:
+        return int(pq.read_metadata(file).num_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(file, file.stem, error) from error
+
+
+def _unreadable(file: Path, name: str, error: Exception) -> UserError:
+    return UserError(f"cannot read table {name} in {file.parent}: {str(error).splitlines()[0]}")
 
 
 def _checked_table(name: str, rows: Sequence[Row]) -> pa.Table:

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from interp.errors import UserError
 from interp.runs.columns import table_of
 from interp.runs.directory import ENVIRONMENT, LOCK, PARTS, SUMMARY, RunDirectory
-from interp.runs.parts import STATUS, Row, fill_part, read_json, read_rows, read_status, write_json
+from interp.runs.parts import STATUS, Row, fill_part, n_rows, read_json, read_rows, read_status, write_json
 
 __all__ = [
     "Identity",
@@ -202,7 +202,10 @@ class RunStore:
             unfinished.rename(whole)
         if draw is not None:
             draw()
-        write_json(self.directory / SUMMARY, summary)
+        rows = Counter[str]()
+        for status in self._status.values():
+            rows.update(status["tables"])
+        write_json(self.directory / SUMMARY, {**summary, "tables": dict(rows)})
         for name, status in self._status.items():
             for file in (STATUS, *(f"{table}.parquet" for table in status["tables"])):
                 (self._parts / name / file).unlink(missing_ok=True)
@@ -246,6 +249,12 @@ def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
     """Reads the tables of a finished run by name; one that the run did not write is empty."""
     if not (directory / SUMMARY).is_file():
         raise UserError(f"{directory} holds no finished run: it has no {SUMMARY}")
+    for name, rows in read_json(directory / SUMMARY).get("tables", {}).items():  # earlier versions did not list them
+        file = directory / f"{name}.parquet"
+        if not file.is_file():
+            raise UserError(f"{directory} has lost its table {name}")
+        if n_rows(file) != rows:
+            raise UserError(f"{file} has not the {rows} rows that the run wrote")
     return written_tables(directory)
 
 

@@ -138,7 +138,7 @@ def findings(sentences: pd.DataFrame, signals: pd.DataFrame, prediction: pd.Data
     facts = SentencesFacts(int(sentences["example"].nunique()), len(sentences))
     lines.insert(0, f"{facts.n_sentences} sentences of {facts.n_traces} traces")
     if sentences["unfinished"].max() > 0:
-        share = sentences["unfinished"].mean()
+        share = (sentences["unfinished"] * sentences["drawn"]).sum() / sentences["drawn"].sum()
         lines.append(
             f"{share:.0%} of the rollouts were cut off by their limit: they count in no share of answers "
             "(experiment.max_new_tokens)"

@@ -60,6 +60,7 @@ function line(className, ...pieces) {
   return made;
 }
 const bold = text => ({ bold: text });
+const most = values => { const known = values.filter(value => value !== null); return known.length ? digits(Math.max(...known)) : "undefined"; };
 const quoted = text => `“${(oneLine(text) || label(text)).slice(0, 60)}”`;
 const placesOf = n => n === 1 ? "1 place" : `${n} places`;
 const nats = value => (Math.abs(value) < 0.01 ? digits(value) : value.toFixed(2)).replace("-", "−");
@@ -103,7 +104,7 @@ function sentenceHere(one) {
 
 /** NLD by layer as bars, from 0 (nothing) to 1 (the clean answer is back). */
 function patchedHere(one) {
-  const made = line("", `${ROLES[one.role] ?? one.role} patched back, after ${quoted(one.old)} → ${quoted(one.new)}: NLD by layer, at most `, bold(digits(Math.max(...one.nld.map(value => value ?? 0)))), ".");
+  const made = line("", `${ROLES[one.role] ?? one.role} patched back, after ${quoted(one.old)} → ${quoted(one.new)}: NLD by layer, at most `, bold(most(one.nld)), ".");
   const n = one.nld.length, told = i => `layer ${one.layers[i]}: ${one.nld[i] === null ? "undefined" : digits(one.nld[i])}`;
   const svg = drawn("svg", { class: "layers", viewBox: `0 0 ${10 * n} 32`, preserveAspectRatio: "none", role: "img", "aria-label": one.nld.map((_, i) => told(i)).join(", ") });
   one.nld.forEach((value, i) => {
