@@ -217,7 +217,7 @@ def design(session: Session, options: AblateOptions) -> Design:
         session.seed,
         lens.n_layers,
         lens.n_heads,
-        _masses(session) if options.sets is SetsLike.MASS else None,
+        _masses(session) if options.sets == SetsLike.MASS else None,
     )
 
 

@@ -69,7 +69,7 @@ def learn(session: Session, options: CreditOptions) -> None:
         decide, ids = decisions_of(session), [traces[0].token_ids[i] for i in response_of(traces[0])]
         decisions = None if decide is None else decide(torch.tensor([ids]))[0]
         shown = credited_rows(session.lens, traces[0], options.rule, measuring, session.seed, decisions)
-        oracle = options.strategy is Strategy.ORACLE
+        oracle = options.strategy == Strategy.ORACLE
         about = measure_treatment(session, options, traces, train_set, measuring) if oracle else []
         store.write_closing(FIRST, head_sets=ranked, credited=shown, treatment=about)
     measuring = _measuring(session, options, records(store.table("head_sets")))
@@ -120,15 +120,15 @@ def check(session: Session, options: CreditOptions) -> None:
         raise UserError("credit needs questions with right answers to train on: data=traces has none to ask")
     if options.test_samples > 1 and session.generation.temperature == 0:
         raise UserError("greedy answers are all the same: set generation.temperature or experiment.test_samples=1")
-    if session.backend is not Backend.HUGGING_FACE:
+    if session.backend != Backend.HUGGING_FACE:
         raise UserError("held-out answers come from the model in training: use experiment.grpo.use_vllm for rollouts")
     grpo = grpo_config(session, options, session.directory)
-    if grpo.importance_sampling_level == "sequence" and options.strategy is not Strategy.UNIFORM:
+    if grpo.importance_sampling_level == "sequence" and options.strategy != Strategy.UNIFORM:
         raise UserError(
             "experiment.grpo.importance_sampling_level=sequence weighs a response by one ratio, so that only the mean "
             "of its tokens' credit reaches the gradient: use token, or experiment.strategy=uniform"
         )
-    if options.strategy is Strategy.ORACLE and session.cfg.data.kind != DECISIONS:
+    if options.strategy == Strategy.ORACLE and session.cfg.data.kind != DECISIONS:
         raise UserError("experiment.strategy=oracle needs data that knows which tokens decide: use data=decisions")
     if options.rerank_every is not None and options.heads == ALL_HEADS:
         raise UserError("experiment.rerank_every ranks heads: use it with experiment.heads=targeted")

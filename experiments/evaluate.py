@@ -75,7 +75,7 @@ def _answer(session: Session, options: EvaluateOptions, judge: Judge | None) -> 
                 answers = _respond(session, options, batch, first, condition, sample, own.get(sample, ()))
                 for i, (row, _) in enumerate(answers):
                     rows[i].append(row)
-                if condition is Condition.WITH_REASONING:
+                if condition == Condition.WITH_REASONING:
                     own[sample] = _own_traces(session, batch, answers)
                     for i, (trace, (_, response)) in enumerate(zip(own[sample], answers, strict=True)):
                         if trace is not None and response is not None and sample == 0:
@@ -101,7 +101,7 @@ def _respond(
     demand = session.prompt_style.demand if condition not in (*OPENED, Condition.NO_TAGS) else ""
     if demand:
         sampling = replace(sampling, max_new_tokens=min(DEMANDED_TOKENS, sampling.max_new_tokens))
-    hints = [_hint(session, first + i) if condition is Condition.HINTED else None for i in range(len(batch))]
+    hints = [_hint(session, first + i) if condition == Condition.HINTED else None for i in range(len(batch))]
     prompts = [_prompt(session, options, q, condition, hints[i], own, i) for i, q in enumerate(batch)]
     asked = [prompt for prompt in prompts if prompt is not None]
     written = iter(
@@ -146,9 +146,9 @@ def _prompt(
         trace = own[place]
         if trace is None:
             return None
-        if condition is Condition.HALF_REASONING:
+        if condition == Condition.HALF_REASONING:
             thought = first_half(trace)
-        elif condition is Condition.FILLER:
+        elif condition == Condition.FILLER:
             thought = filler(trace, tokenizer, options.filler)
         else:
             around = (own[i % len(own)] for i in range(place + 1, place + len(own)))
@@ -301,7 +301,7 @@ def plan(session: Session, options: EvaluateOptions) -> Plan:
         for condition in conditions:
             answers = respond(condition, 0, own)
             rows += [row for row, _ in answers]
-            if condition is Condition.WITH_REASONING:
+            if condition == Condition.WITH_REASONING:
                 own = _own_traces(session, batch, answers)
     share = options.samples * len(questions) / len(batch)
     return Plan(
@@ -328,7 +328,7 @@ def draw(table: Tables, facts: EvaluateFacts) -> Drawings:
 
 def _needs_model(session: Session) -> bool:
     """Given texts need no model, and vLLM has its own copy."""
-    return session.given is None and session.backend is Backend.HUGGING_FACE
+    return not session.has_texts and session.backend == Backend.HUGGING_FACE
 
 
 EXPERIMENT = Experiment(

@@ -223,7 +223,7 @@ def check(session: Session, options: HeadsOptions) -> None:
     n_heads = _n_ranked(session, options)
     if not 1 <= options.k(n_heads) <= n_heads:
         raise UserError(f"experiment.top_k={options.top_k}: {session.shape.name} has {n_heads} heads in these layers")
-    if options.score is HeadScore.CONTENT and not options.unrelated:
+    if options.score == HeadScore.CONTENT and not options.unrelated:
         raise UserError(
             "experiment.score=content takes off what an unrelated answer gets: set experiment.unrelated=true"
         )

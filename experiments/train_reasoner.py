@@ -126,7 +126,7 @@ def scores(lens: Lens, n: int) -> Iterator[Headline]:
         final = binomial_estimate(sum(one.final for one in found), len(found))
         yield Headline(f"{arm}: result right", final)
         kinds = {"items of the chain right": "chain", "items of the prompt right": "prompt"}
-        if arm is Arm.WRONG:
+        if arm == Arm.WRONG:
             kinds = {"items behind the wrong result follow it": "moved"}
         for name, attribute in kinds.items():
             yield Headline(f"{arm}: {name}", _of_items(found, attribute))

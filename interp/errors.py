@@ -6,6 +6,8 @@ import difflib
 import re
 import shlex
 from collections.abc import Iterable
+from enum import StrEnum
+from typing import TypeVar
 
 
 class UserError(Exception):
@@ -22,6 +24,17 @@ class TraceError(UserError):
     def __init__(self, trace: str, reason: str) -> None:
         super().__init__(f"trace {trace}: {reason}")
         self.reason = reason
+
+
+M = TypeVar("M", bound=StrEnum)
+
+
+def member(kind: type[M], value: str, name: str) -> M:
+    """A member by itself or by its value. Raises UserError, with those that there are, for anything else."""
+    try:
+        return kind(value)
+    except ValueError as error:
+        raise UserError(f"{name}={value}: use {', '.join(kind)}") from error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

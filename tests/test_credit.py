@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +170,24 @@ def test_mask_leaves_nothing_to_tokens_without_credit() -> None:
     same(flat, 1, 0, 1, 1, 0, 1)
     # A response that is too short for FAI is left as it is, not lost.
     same(gamma_of(CreditRule(Strategy.MASK), Signals(waad=WAAD, fai=torch.full((1, 6), NAN)), SIX), *[1.0] * 6)
+
+
+def test_a_rule_by_its_names_is_the_rule() -> None:
+    made = {name: torch.rand(2, 30, generator=torch.Generator().manual_seed(0)) for name in ("waad", "fai")}
+    real = torch.ones(2, 30, dtype=torch.long)
+    names: list[dict[str, Any]] = [
+        {"strategy": "local_chunk"},
+        {"strategy": "first", "first_q": 0.1},
+        {"end": "bottom"},
+    ]
+    members = (
+        CreditRule(strategy=Strategy.LOCAL_CHUNK), CreditRule(strategy=Strategy.FIRST, first_q=0.1),
+        CreditRule(end=End.BOTTOM),
+    )  # fmt: skip
+    for named, rule in zip(names, members, strict=True):
+        torch.testing.assert_close(*(gamma_of(one, Signals(**made), real) for one in (CreditRule(**named), rule)))
+    with pytest.raises(UserError, match="end=nonsense: use top, bottom"):
+        CreditRule(end="nonsense")  # type: ignore[arg-type]
 
 
 def test_soft_credit_is_proportional_to_fai_with_mean_1() -> None:

@@ -123,6 +123,17 @@ def test_a_map_of_windows_patches_their_positions_together(tmp_path: Path) -> No
         assert row.value == pytest.approx(inside.sum(), abs=0.05)
 
 
+def test_windows_that_overlap_are_whole(tmp_path: Path) -> None:
+    """Where neighbours begin there is one window from there on, not one of each length."""
+    few = ["experiment=patching", "model=planted", "data.limit=1", "experiment.random_sets=0"]
+    ok(*few, "experiment.map_window=3", "experiment.map_stride=1", f"hydra.run.dir={tmp_path / 'w'}")
+    effects = read_table(tmp_path / "w", "effects")
+    shown = effects[effects["role"].isna() & effects["control"].isna() & effects["metric"].eq("nld")]
+    assert not shown.duplicated(["layer", "position"]).any()
+    sizes = shown["position_end"] - shown["position"]
+    assert (sizes == 3).mean() > 0.5
+
+
 def test_windows_are_not_estimated(tmp_path: Path) -> None:
     done = run(
         "experiment=patching", "experiment.map_window=2", "experiment.map_method=atp", f"hydra.run.dir={tmp_path / 'r'}"

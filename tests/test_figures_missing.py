@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import LineCollection, PolyCollection
 
+from interp.figures import evaluation as evaluation_figures
 from interp.figures import key_tokens as key_token_figures
 from interp.figures import maps as map_figures
 from interp.figures import patching as patch_figures
 from interp.figures import rhythm as rhythm_figures
 from interp.figures import sentences as sentence_figures
+from interp.figures import style
 from interp.figures.credit import looks
+from interp.figures.intervals import curve
 from interp.runs.effects import over_examples
 
 
@@ -95,11 +99,38 @@ def test_paths_have_the_intervals_of_all_effects() -> None:
     effects = pd.DataFrame(rows).assign(rows=None, heads_kind=None, n_heads=None, layer_end=None)
     figure = patch_figures.paths(effects, "m")
     assert figure is not None
-    band = figure.axes[0].collections[1].get_paths()[0].vertices
+    band = [one for one in figure.axes[0].collections if isinstance(one, PolyCollection)][1].get_paths()[0].vertices
     first = effects[(effects["intervention"] == "through_resid_pre") & (effects["layer"] == 0)]
     estimate = over_examples(first)
     ends = sorted({y for x, y in band if x == 0})
     assert ends == pytest.approx([estimate.low, estimate.high])
+
+
+def test_curves_are_hollow_and_their_bands_stop_where_there_is_no_interval() -> None:
+    of = pd.DataFrame({"value": [0.1, 0.2, 0.3, 0.4], "low": [0.0, 0.1, np.nan, 0.3], "high": [0.2, 0.3, np.nan, 0.5]})
+    _, axis = style.subplots(figsize=(3, 3))
+    curve(axis, pd.Series([0, 1, 2, 3]), of, "red", label="a")
+    points = [line for line in axis.lines if line.get_marker() == "o" and len(line.get_xdata())]
+    marks = {line.get_markerfacecolor(): line.get_xdata().tolist() for line in points}
+    assert marks == {"red": [0, 1, 3], "white": [2]}
+    (bars,) = (one for one in axis.collections if isinstance(one, LineCollection))
+    assert [path.vertices.tolist() for path in bars.get_paths()] == [[[3, 0.3], [3, 0.5]]], (
+        "an interval with none beside it is a bar"
+    )
+
+
+def test_bars_say_their_numbers_in_their_order() -> None:
+    rows = [("A", "with_reasoning", 9), ("A", "without_reasoning", 3), ("B", "hinted", 5)]
+    same = {"value": 0.5, "low": 0.4, "high": 0.6, "group": "all", "measure": "accuracy", "kept": "all"}
+    accuracy = pd.DataFrame([{"writer": w, "condition": c, "n": n, **same} for w, c, n in rows])
+    paired = pd.DataFrame(columns=["group", "measure", "kept", "writer"])
+    axis = evaluation_figures.accuracy_bars(accuracy, paired).axes[0]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["A\nn = 9 / 3", "B\nn = 5"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == [
+        "with reasoning",
+        "without reasoning",
+        "hinted",
+    ]
 
 
 def test_an_arm_keeps_its_colour_whatever_stands_beside_it() -> None:

@@ -94,6 +94,19 @@ def test_heads_and_rhythm_of_the_planted_model(planted: Lens, planted_trace: int
         interp.measure_heads(planted, [])
 
 
+def test_traces_that_share_a_name_are_told_apart(planted: Lens) -> None:
+    """All that `interp.answer` writes are called the same: measures are over all of them, not over the last."""
+    traces = [interp.answer(planted, make_question(1, i).question) for i in range(2)]
+    assert len({one.example for one in traces}) == 1
+    alone = [interp.measure_heads(planted, one).scores for one in traces]
+    assert not np.allclose(*alone)
+    together = interp.measure_heads(planted, traces)
+    np.testing.assert_allclose(together.scores, np.mean(alone, axis=0), atol=1e-6)
+    assert together.table["example"].nunique() == 2
+    rhythm = interp.measure_rhythm(planted, traces)
+    assert not rhythm.table.duplicated(["example", "position"]).any()
+
+
 def test_patching_gives_a_tensor(planted: Lens) -> None:
     """Everything of the clean run at its last layer and position is the clean answer; earlier keys do nothing there."""
     runs = [interp.answer(planted, make_question(1, i).question) for i in range(12)]
@@ -110,8 +123,21 @@ def test_patching_gives_a_tensor(planted: Lens) -> None:
     torch.testing.assert_close(part.nld[:, 0], found.nld[1:3, place])
     with pytest.raises(UserError, match="patching needs as many in both"):
         interp.patch(planted, ids[0][1:], ids[1], answers)
-    with pytest.raises(UserError, match="give one token"):
-        interp.patch(planted, ids[0], ids[1], ("the answer", "3"))
+    own = found.nld.max()
+    assert (
+        interp.patch(planted, ids[0], ids[1], answers, layers=[0], positions=[place], site="resid_pre").nld.max() <= own
+    )
+    for wrong, complaint in (
+        (("the answer", "3"), "give one token"),
+        ((answers[0], answers[0]), "both answers are the same token"),
+        ((" zebra", answers[1]), "does not know the answer"),
+        ((10**6, answers[1]), "the answer 1000000 is no token of planted"),
+        ((-1, answers[1]), "the answer -1 is no token of planted"),
+    ):
+        with pytest.raises(UserError, match=complaint):
+            interp.patch(planted, ids[0], ids[1], wrong)
+    with pytest.raises(UserError, match="the same logit difference"):
+        interp.patch(planted, ids[0], ids[0], answers)
 
 
 def test_tables_of_runs(tmp_path: Path) -> None:

@@ -51,6 +51,25 @@ def test_fai_that_moves_nothing_has_no_places_to_test() -> None:
     assert len(nothing.headlines) == len(found([0.1] * 12).headlines) > 0
 
 
+def test_differences_are_of_the_problems_that_have_both() -> None:
+    """A problem whose own tokens' rollouts were cut off has no net effect: it counts in none of these."""
+    rng, problems = np.random.default_rng(0), []
+    for i in range(10):
+        fai, nothing = np.linspace(0, 1, 30), {m: np.full(30, np.nan) for m in METRICS}
+        own = nothing | ({"jaccard": np.zeros(30)} if i < 3 else {})
+        effects = nothing | {"jaccard": rng.normal(size=30)}
+        problems.append(Problem(str(i), Scores({"fai": fai}, rng.random(30)), effects, own))
+    rows = {row["group"]: row for row in group_rows(problems, ["fai"], 5, 0)}
+    assert [rows["top"][n] for n in ("n", "n_net")] == [10, 3]
+    assert [rows["bottom"][n] for n in ("n", "n_net", "n_paired")] == [10, 3, 3]
+    tables = {"perturbed": frame("perturbed", list(rows.values()))}
+    tables |= {name: frame(name, []) for name in ("predictors", "thirds")}
+    tables["tokens"] = frame("tokens", [{"example": "0", "fai_to_end": value} for value in (0.0, 1.0)])
+    told = findings(tables.__getitem__, 5, ["fai"])
+    assert [one.comparison.difference.n for one in told.headlines if one.comparison] == [3] * len(told.headlines)
+    assert any("of 3 problems" in line for line in told.lines)
+
+
 def test_where_it_moves_nothing_in_few_problems_that_is_said_beside_the_verdict() -> None:
     some = found([0.1] * 10 + [1e-9, 1e-10])
     (verdict,) = some.verdicts

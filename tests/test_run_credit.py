@@ -302,6 +302,10 @@ def test_the_running_peak_average_never_falls() -> None:
         ("experiment.train={limit:3,split:held_out,seed:1}", "no question is left: change experiment.train"),
         ("experiment.train={limit:1}", "one step asks 2"),
         ("+experiment.test.lines=3", "unknown option experiment.test.lines"),
+        (
+            "+experiment.grpo.num_iterations=2",
+            "save between steps that share their responses: set it to a multiple of 2",
+        ),
         ("data=traces", "data.path must be set"),
     ],
 )

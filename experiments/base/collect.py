@@ -82,7 +82,7 @@ def examples(session: Session, needs: Needs, done: Callable[[int], bool] = lambd
 
 def given_trace(session: Session, index: int, item: TraceText, needs: Needs = Needs.REASONING) -> Example:
     """A given trace, or why it is not measured."""
-    if needs is Needs.REASONING and item.finished is False:
+    if needs == Needs.REASONING and item.finished is False:
         return Example(index, item.id, None, "not finished, by what its row says")
     lens, source = session.lens, Path(session.data_options.path or "given").name
     try:
@@ -122,7 +122,7 @@ def _generated(session: Session, needs: Needs, done: Callable[[int], bool]) -> I
 
 def condition_for(session: Session, needs: Needs) -> Condition:
     """How the model is asked: with the think tag opened, unless it does not reason between tags and need not."""
-    untagged = needs is Needs.RESPONSE and not session.model_options.reasons
+    untagged = needs == Needs.RESPONSE and not session.model_options.reasons
     return Condition.NO_TAGS if untagged else Condition.WITH_REASONING
 
 
@@ -150,17 +150,17 @@ def from_response(
         writer=lens.name,
     )
     tables: dict[str, list[dict[str, Any]]] = {"answers": [answer]}
-    if not response.finished and needs is Needs.REASONING:
+    if not response.finished and needs == Needs.REASONING:
         return Example(index, question.id, None, "not finished within generation.max_new_tokens", tables)
     about = {"example": question.id, "source": "generated"}
     try:
-        if needs is Needs.RESPONSE:
+        if needs == Needs.RESPONSE:
             trace = parse_response(response.prompt_ids, response.ids, lens.tokenizer, lens.markers, **about)
         else:
             ids, n_prompt = [*response.prompt_ids, *response.ids], len(response.prompt_ids)
             trace = parse_ids(ids, lens.tokenizer, lens.markers, n_prompt=n_prompt, **about)
     except TraceError as error:
-        missing = "an empty response" if needs is Needs.RESPONSE else error.reason
+        missing = "an empty response" if needs == Needs.RESPONSE else error.reason
         return Example(index, question.id, None, missing, tables)
     reason = left_out(session, trace, needs)
     if reason:
@@ -171,7 +171,7 @@ def from_response(
 
 def left_out(session: Session, trace: Trace, needs: Needs = Needs.REASONING) -> str | None:
     """Why a well-formed trace is not measured; None if it is."""
-    if needs is Needs.REASONING:
+    if needs == Needs.REASONING:
         parts, markers = [trace.segment_text(s) for s in (Segment.REASONING, Segment.ANSWER)], session.lens.markers
         if not parts[0].strip():
             return "empty reasoning"

@@ -80,7 +80,7 @@ def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GR
         _check_grpo(name, value)
     chosen = {"max_completion_length": session.generation.max_new_tokens, **options.grpo}
     with _one_line():
-        return GRPOConfig(
+        made = GRPOConfig(
             output_dir=str(directory),
             max_steps=options.steps,
             save_steps=options.save_every,
@@ -94,6 +94,8 @@ def grpo_config(session: Session, options: CreditOptions, directory: Path) -> GR
             remove_unused_columns=False,
             **chosen,
         )
+    _check_saved(made)
+    return made
 
 
 def _check_grpo(name: str, value: Any) -> None:
@@ -155,22 +157,19 @@ def make_trainer(
             cosine_every=options.cosine_every,
             decisions=decisions_of(session),
         )
-        _check_saved(trainer, options.save_every)
         trainer.create_optimizer()  # optimizers that need a package which is missing say so here
     trainer.remove_callback(PrinterCallback)  # the log and the progress bar are ours
     return trainer
 
 
-def _check_saved(trainer: CreditTrainer, save_every: int) -> None:
+def _check_saved(args: GRPOConfig) -> None:
     """Raises UserError where a checkpoint would fall between optimizer steps that share their responses: TRL does not
     keep these, and a training that goes on from there would draw others."""
-    args = trainer.args
-    assert isinstance(args, GRPOConfig)
     passes = (args.steps_per_generation or 1) * args.num_iterations
     apart = passes // math.gcd(passes, args.gradient_accumulation_steps)
-    if save_every < args.max_steps and save_every % apart:
+    if args.save_steps < args.max_steps and args.save_steps % apart:
         raise UserError(
-            f"experiment.save_every={save_every} would save between steps that share their responses: "
+            f"experiment.save_every={args.save_steps:g} would save between steps that share their responses: "
             f"set it to a multiple of {apart}"
         )
 

@@ -30,7 +30,7 @@ from interp.patching.align import AnswerTokens, Pads, Scenario
 from interp.patching.sources import PairSource, Template, known_phrase
 from interp.text.trace import DEFAULT_MARKERS, ThinkMarkers
 
-CONTRAST, DECISIONS = "contrast", "decisions"
+CONTRAST, DECISIONS, TRACES = "contrast", "decisions", "traces"
 
 
 class FieldOptions(Options):
@@ -53,7 +53,7 @@ class FieldOptions(Options):
 
 
 def _known_kind(kind: str) -> str:
-    known = [*QUESTIONS, "traces"]
+    known = [*QUESTIONS, TRACES]
     if kind not in known:
         raise UserError(f"unknown data.kind {kind!r}; known: {', '.join(known)}")
     return kind
@@ -122,7 +122,7 @@ class ContrastOptions(Options):
 
 def given_traces(options: DataOptions, markers: ThinkMarkers = DEFAULT_MARKERS) -> list[TraceText] | None:
     """The given traces; None if the data is questions. `markers` go round the reasoning of messages."""
-    if options.kind != "traces":
+    if options.kind != TRACES:
         return None
     traces = list(
         read_traces(

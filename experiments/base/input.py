@@ -51,7 +51,7 @@ def look_at_input(session: Session) -> InputNotes | None:
         texts: list[tuple[str, tuple[str, ...]]] = [
             (text, ()) for question in pairs.questions for text in (question.clean, question.corrupted)
         ]
-        style, generates = pairs.prompt_style, pairs.response is ResponseFrom.GENERATE
+        style, generates = pairs.prompt_style, pairs.response == ResponseFrom.GENERATE
     elif session.given is not None:
         notes = look_at_traces(reader, session.given)
         more = [] if session.data_options.scrambled is None else [SCRAMBLED]

@@ -73,7 +73,7 @@ def with_words(template: str) -> str:
 
 
 def _of_one_trace(score: HeadScore) -> HeadScore:
-    if score is HeadScore.CONTENT:
+    if score == HeadScore.CONTENT:
         raise ValueError(
             "needs other traces' answers: only experiment=heads ranks by it (patching takes a list by experiment.rfhs)"
         )

@@ -96,7 +96,7 @@ class PairMaker:
 
     def _responses(self, batch: list[ContrastQuestion], first: int) -> list[tuple[str, str, bool]]:
         """(reasoning, answer, finished) of the clean and the corrupted side of each question."""
-        if self.response is ResponseFrom.TEMPLATE:
+        if self.response == ResponseFrom.TEMPLATE:
             return [self._templated(question, clean) for question in batch for clean in (True, False)]
         sides = [text for question in batch for text in (question.clean, question.corrupted)]
         prompts = [self._prompt(text, Condition.WITH_REASONING) for text in sides]
@@ -128,7 +128,7 @@ class PairMaker:
         for name, gold, (reasoning, answer, finished) in zip(
             ("clean", "corrupted"), (question.clean_answer, question.corrupted_answer), texts, strict=True
         ):
-            given = self.response is ResponseFrom.TEMPLATE
+            given = self.response == ResponseFrom.TEMPLATE
             text = f"{reasoning}{self.lens.markers.close}{answer}"
             row = graded(
                 Question(f"{question.id}/{name}", "", gold, question.domain),

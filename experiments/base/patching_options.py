@@ -77,7 +77,7 @@ class PatchingOptions(Options):
     map_stride: AtLeastOne
     map_prompt: bool
     map_window: AtLeastOne
-    map_method: Annotated[str, one_of((AUTO, EXACT, *(method for method in Method if method is not Method.ATP_QK)))]
+    map_method: Annotated[str, one_of((AUTO, EXACT, *(method for method in Method if method != Method.ATP_QK)))]
     verify: Annotated[int, Field(ge=20)]
     edges: Count
     budget_mb: Megabytes

@@ -43,7 +43,7 @@ def show(title: str, findings: Findings[Any], skipped: Mapping[str, int], direct
     if findings.verdicts:
         console.print(_verdicts(findings.verdicts))
         decided = [one.decided_by.comparison for one in findings.verdicts if one.decided_by]
-        if any(one is not None and one.test is ComparedBy.SETS for one in decided):
+        if any(one is not None and one.test == ComparedBy.SETS for one in decided):
             console.print(f"{SETS_MARK} random sets of heads")
     if numbers:
         console.print(_numbers(numbers))
@@ -78,7 +78,7 @@ def _verdicts(verdicts: Sequence[Verdict]) -> Table:
         told = ["", "", ""]
         if compared is not None:
             p = "" if compared.p is None else f"{compared.p:.2g}"
-            sets = SETS_MARK if compared.test is ComparedBy.SETS else ""
+            sets = SETS_MARK if compared.test == ComparedBy.SETS else ""
             told = [difference_text(compared.difference.value), p, f"{compared.difference.n}{sets}"]
         table.add_row(one.claim, one.about.brief, one.outcome.removesuffix(" here"), *told)
     return table

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from experiments.base.data import CONTRAST, ContrastOptions, DataOptions, given_traces, questions
+from experiments.base.data import CONTRAST, TRACES, ContrastOptions, DataOptions, given_traces, questions
 from experiments.base.environment import check_same
 from experiments.base.generated import folder_of
 from experiments.base.options import Options, plain, typed
@@ -118,7 +118,7 @@ class Session:
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The model's tokenizer, without loading the model where generation runs elsewhere."""
-        return self.lens.tokenizer if self.backend is Backend.HUGGING_FACE else load_tokenizer(self.model_spec)
+        return self.lens.tokenizer if self.backend == Backend.HUGGING_FACE else load_tokenizer(self.model_spec)
 
     @property
     def backend(self) -> Backend:
@@ -127,7 +127,7 @@ class Session:
     @cached_property
     def generator(self) -> Generator:
         """What continues prompts."""
-        if self.backend is Backend.HUGGING_FACE:
+        if self.backend == Backend.HUGGING_FACE:
             if self.generated is None:
                 return HuggingFaceGenerator(self.lens)
             by = {name: self.store.environment().get(name) for name in ("command", "run", "git_commit")}
@@ -140,7 +140,7 @@ class Session:
     @property
     def engine(self) -> Generator | None:
         """What writes rollouts in place of the model that is measured; None = that model, on shared keys and values."""
-        return None if self.backend is Backend.HUGGING_FACE else self.generator
+        return None if self.backend == Backend.HUGGING_FACE else self.generator
 
     @cached_property
     def generated(self) -> Path | None:
@@ -162,7 +162,7 @@ class Session:
     def generation(self) -> GenerationOptions:
         sampling = typed(SamplingOptions, self.cfg.generation, "generation")
         thought = self.model_options.thought_rule()
-        if thought is not None and sampling.backend is not Backend.HUGGING_FACE:
+        if thought is not None and sampling.backend != Backend.HUGGING_FACE:
             raise UserError(
                 f"generation.backend={sampling.backend} cannot close thoughts: set model.thought.tokens=null"
             )
@@ -196,6 +196,11 @@ class Session:
             typed(ContrastOptions, self.cfg.data, "data")
         else:
             _ = self.data_options
+
+    @property
+    def has_texts(self) -> bool:
+        """Whether the traces are given, known before they are read."""
+        return bool(self.cfg.data.kind == TRACES)
 
     @cached_property
     def given(self) -> list[TraceText] | None:
@@ -235,7 +240,7 @@ class Session:
         data = data_label(self.cfg.data.name, self.cfg.data.get("scrambled"))
         if self._record.reads is not None:
             model, data = measured_in(self.cfg.run) if self._record.reads == "run" else (SEVERAL, SEVERAL)
-        elif self.given is not None and not self._record.needs_model(self):
+        elif self.has_texts and not self._record.needs_model(self):
             model = GIVEN_TEXTS
         return Identity(self.cfg.experiment.name, model, data, self.seed)
 

@@ -289,7 +289,7 @@ def _by_role(trace: Trace) -> dict[AnswerRole, list[int]]:
 
 def _right(written: Written, gold: str) -> bool:
     found = written.answer
-    return outcome(written.text, found, gold, finished=written.finished, closed=True) is Outcome.CORRECT
+    return outcome(written.text, found, gold, finished=written.finished, closed=True) == Outcome.CORRECT
 
 
 def _computed(lens: Lens, batch: Batch, stop: int) -> KeysValues:

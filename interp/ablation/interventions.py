@@ -99,7 +99,7 @@ class Batch:
 def acts_on_answers(interventions: Sequence[Ablation | Knockout]) -> bool:
     """Whether nothing happens before the first query that predicts an answer token."""
     return all(
-        one.rows is Rows.ANSWER if isinstance(one, Ablation) else one.source is Segment.ANSWER for one in interventions
+        one.rows == Rows.ANSWER if isinstance(one, Ablation) else one.source == Segment.ANSWER for one in interventions
     )
 
 
@@ -125,7 +125,7 @@ class Reference:
     all: Float[Tensor, "layer sample head d_head"]
 
     def of(self, rows: Rows) -> Float[Tensor, "layer sample head d_head"]:
-        return self.answer if rows is Rows.ANSWER else self.all
+        return self.answer if rows == Rows.ANSWER else self.all
 
 
 @dataclass
@@ -190,7 +190,7 @@ def intervened(
     for one in interventions:
         for head in one.heads or ():
             lens.require_layer(*head)
-        if isinstance(one, Ablation) and one.kind is not AblationKind.ZERO and reference is None:
+        if isinstance(one, Ablation) and one.kind != AblationKind.ZERO and reference is None:
             raise ValueError(f"{one.kind} ablation needs a reference")
     require_interventions(lens)
     with attending(lens.hf, _Active(batch, interventions, reference, seed).attend):
@@ -273,7 +273,7 @@ def _edges(
     chosen = [h.head for h in knockout.heads if h.layer == layer] if knockout.heads is not None else list(range(heads))
     for row, spans in enumerate(batch.spans):
         start, stop = spans[knockout.source]
-        if knockout.source is Segment.ANSWER:
+        if knockout.source == Segment.ANSWER:
             start, stop = batch.predicting(row), max(n_keys, stop)  # generation goes on behind the batch
         low, high = spans[knockout.destination]
         asks = (places >= start) & (places < stop)
@@ -300,17 +300,17 @@ def _replaced(
     heads = sorted(h.head for h in ablation.heads if h.layer == layer)
     out = out.clone()
     for row in range(len(out)):
-        start = active.batch.predicting(row) if ablation.rows is Rows.ANSWER else 0
+        start = active.batch.predicting(row) if ablation.rows == Rows.ANSWER else 0
         asks = (places >= start).nonzero()[:, 0]
         if not len(asks):
             continue
         at = (row, asks[:, None], torch.tensor(heads, device=out.device)[None])
-        if ablation.kind is AblationKind.ZERO:
+        if ablation.kind == AblationKind.ZERO:
             out[at] = 0
             continue
         assert active.reference is not None
         pool = active.reference.of(ablation.rows)[layer][:, heads]
-        if ablation.kind is AblationKind.MEAN:
+        if ablation.kind == AblationKind.MEAN:
             out[at] = pool.mean(0).to(out)
         else:
             # One draw a position, the same for all heads of a layer and whether or not there is a cache.

@@ -29,7 +29,7 @@ class Outcome(StrEnum):
     """On held-out questions at the end."""
 
     def of(self, training: Training) -> float:
-        return training.mean_reward if self is Outcome.REWARD else training.final
+        return training.mean_reward if self == Outcome.REWARD else training.final
 
 
 CONTRASTS = (

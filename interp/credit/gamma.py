@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.credit.by_sentence import first_tokens, whole_sentences
-from interp.errors import UserError
+from interp.errors import UserError, member
 
 
 class Strategy(StrEnum):
@@ -97,6 +97,10 @@ class CreditRule:
     preserve_mass: bool = False
     """Scale gamma to mean 1 over each response: a control for the larger step."""
 
+    def __post_init__(self) -> None:
+        for name, kind in (("strategy", Strategy), ("end", End), ("unit", Unit), ("signs", Signs)):
+            object.__setattr__(self, name, member(kind, getattr(self, name), name))
+
     @property
     def amount(self) -> float:
         """The bonus of an anchor."""
@@ -105,7 +109,7 @@ class CreditRule:
     @property
     def share(self) -> float:
         """Of each response's tokens, that are chosen."""
-        return self.first_q if self.strategy is Strategy.FIRST and self.first_q is not None else self.q
+        return self.first_q if self.strategy == Strategy.FIRST and self.first_q is not None else self.q
 
     @property
     def by_sentence(self) -> bool:
@@ -188,7 +192,7 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
         if rule.by_sentence:
             assert signals.sentences is not None
             signal = sentence_signal(rule, known, real)
-            if rule.strategy is Strategy.RANDOM:  # one number a sentence: means of more would favour short ones
+            if rule.strategy == Strategy.RANDOM:  # one number a sentence: means of more would favour short ones
                 signal = signal.masked_fill(~first_tokens(signals.sentences, real), torch.nan)
             # Shares of a bonus: a sentence without any is none of the rule's, however many tokens are still wanted.
             least = 0.0 if rule.strategy in (Strategy.COUPLED, Strategy.BOTTOM) else -torch.inf
@@ -220,7 +224,7 @@ def gamma_of(rule: CreditRule, signals: Signals, mask: Int[Tensor, "batch token"
                 gamma = torch.where(kept, ones + rule.amount * shares, 0)
             case _:
                 (signal,) = known.values()
-                signal = waad_change(signal) if rule.strategy is Strategy.LOCAL_CHUNK else signal
+                signal = waad_change(signal) if rule.strategy == Strategy.LOCAL_CHUNK else signal
                 gamma = torch.where(chosen(signal, real, rule.q, rule.end), rule.gamma_amp, ones)
         return _scaled(rule, gamma, real)
 
@@ -234,7 +238,7 @@ def _scaled(rule: CreditRule, gamma: Float[Tensor, "batch token"], real: Bool[Te
 
 def _turned(rule: CreditRule) -> CreditRule:
     """The rule that chooses the other end."""
-    return replace(rule, end=End.TOP if rule.end is End.BOTTOM else End.BOTTOM)
+    return replace(rule, end=End.TOP if rule.end == End.BOTTOM else End.BOTTOM)
 
 
 def _earliness(real: Bool[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
@@ -256,7 +260,7 @@ def sentence_signal(
             signal = waad_change(known["waad"])
         case _:
             signal = known[NEEDS[rule.strategy][0]]
-    return -signal if rule.end is End.BOTTOM else signal
+    return -signal if rule.end == End.BOTTOM else signal
 
 
 def waad_change(waad: Float[Tensor, "batch token"]) -> Float[Tensor, "batch token"]:
@@ -273,7 +277,7 @@ def chosen(
     """
     wanted = (q * real.sum(1) + 0.5).floor().clamp(min=1)
     known = real & ~signal.isnan()
-    first = signal if end is End.BOTTOM else -signal
+    first = signal if end == End.BOTTOM else -signal
     order = torch.where(known, first, torch.inf).argsort(dim=1, stable=True)
     return (order.argsort(dim=1) < wanted[:, None]) & known
 

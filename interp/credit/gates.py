@@ -152,7 +152,7 @@ def _pays(trainings: Sequence[Training]) -> Iterator[Gate]:
         compared = over_both(ours, theirs)
         gap = Estimate(float("nan"), 0) if compared is None else compared.difference
         name = f"{outcome} minus {REFERENCE}"
-        if outcome is Outcome.REWARD:
+        if outcome == Outcome.REWARD:
             yield Gate("pays", name, Strategy.ORACLE, gap, 0.0, gap.n >= PAIRS and gap.low is not None and gap.low > 0)
         elif gap.n:
             yield Gate("pays", name, Strategy.ORACLE, gap)

@@ -143,7 +143,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
 
     @property
     def _credits(self) -> bool:
-        return self._rule.strategy is not Strategy.UNIFORM
+        return self._rule.strategy != Strategy.UNIFORM
 
     @property
     def _needs(self) -> tuple[str, ...]:
@@ -366,7 +366,7 @@ class AttentionCreditGRPOTrainer(GRPOTrainer):
     def _sums(self, inputs: dict[str, Any], entropy: Tensor | None) -> Tensor:
         mask = credited_mask(inputs)
         ones = torch.ones(mask.shape, device=mask.device)
-        floor = 1.0 if self._rule.strategy is Strategy.SOFT else None
+        floor = 1.0 if self._rule.strategy == Strategy.SOFT else None
         plain = inputs.get(PLAIN, inputs["advantages"])
         return sums_of(plain, inputs.get(GAMMA, ones), mask, ones if entropy is None else entropy.detach(), floor)
 

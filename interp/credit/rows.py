@@ -55,7 +55,7 @@ def gamma_on(
     }
     signals = Signals(
         **{name: torch.tensor(values[name])[None] for name in SHOWN},
-        noise=torch.tensor(rng_for(seed, "credited").random(len(entropy)))[None],
+        noise=torch.tensor(rng_for(seed, "credited", trace.example).random(len(entropy)))[None],
         decisions=None if decisions is None else decisions[None],
         sentences=torch.from_numpy(sentence_numbers(boundary_positions(trace, Boundary.SENTENCE, response_of(trace))))[
             None

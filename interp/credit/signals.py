@@ -158,7 +158,7 @@ class BatchAttention(ABC):
         found = weights(heads, first, stop)
         mask = self.mask.to(found.device)
         real = mask[:, None, first:stop]
-        if self.sinks is Sinks.KEPT:
+        if self.sinks == Sinks.KEPT:
             return found * real[..., None], None
         sinks = (mask[:, :stop].cumsum(1) <= FIRST_TOKENS)[:, None, None]
         found = found.masked_fill(sinks, 0) * real[..., None]
@@ -257,8 +257,8 @@ class BatchDistances(BatchAttention):
         """In tokens, over the rows of each response; without sinks, of the attention that is left, NaN for a head that
         looks at little else, and for a response without tokens. `layer` runs over the layers that were asked for."""
         lengths = self.mask[:, self.start :].sum(1)[:, None, None]
-        found = self._distance / (lengths if self.sinks is Sinks.KEPT else self._left)
-        enough = (self._left / lengths >= MIN_LEFT) | (self.sinks is Sinks.KEPT)
+        found = self._distance / (lengths if self.sinks == Sinks.KEPT else self._left)
+        enough = (self._left / lengths >= MIN_LEFT) | (self.sinks == Sinks.KEPT)
         return torch.where(enough & (lengths > 0), found, torch.nan)
 
     def add(self, layer: int, weights: Weights, block: Callable[[int], range]) -> None:

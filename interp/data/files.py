@@ -100,7 +100,7 @@ def _json_rows(path: Path, malformed: Malformed, remedy: str) -> Iterator[tuple[
                 try:
                     yield number, _object(item)
                 except ValueError as error:
-                    if malformed is Malformed.ERROR:
+                    if malformed == Malformed.ERROR:
                         raise UserError(f"{path}, line {number}: {error}{remedy}") from error
                     left_out.append(number)
     except (EOFError, OSError, UnicodeDecodeError, zlib.error) as error:

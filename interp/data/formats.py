@@ -90,7 +90,7 @@ def samples_of(
         "messages": columns.messages,
     }
     row = {**row, **{name: row.get(column) for name, column in named.items() if column is not None}}
-    if kind is TraceFormat.AUTO:
+    if kind == TraceFormat.AUTO:
         kind = recognised(row, where)
     try:
         return _READ[kind](row, markers)

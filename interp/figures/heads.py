@@ -80,7 +80,7 @@ def head_masses(
         layout="constrained",
     )
     means = {segment: _mean_mass(heads, segment) for segment in PANELS}
-    scaled = [mean for segment, mean in means.items() if segment is not Segment.BOS and _known(mean)]
+    scaled = [mean for segment, mean in means.items() if segment != Segment.BOS and _known(mean)]
     top_mass = max((float(np.nanmax(mean)) for mean in scaled), default=1.0)
     for axis, (segment, mean) in zip(axes, means.items(), strict=True):
         image = axis.imshow(mean, vmin=0, vmax=top_mass, cmap=style.SEQUENTIAL, aspect="auto", origin="lower")

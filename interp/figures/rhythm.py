@@ -123,7 +123,7 @@ def couplings(table: pd.DataFrame, model: str) -> Figure:
         axis.use_sticky_edges = False  # a bar that begins at 0 leaves room as well
         axis.margins(x=0.12)
         axis.set_title(LABELS[coupling], fontsize=8)
-        axis.set_xlabel("nats" if coupling is Coupling.ENTROPY else "share", fontsize=8)
+        axis.set_xlabel("nats" if coupling == Coupling.ENTROPY else "share", fontsize=8)
     figure.suptitle(f"{model}; point: at events; grey: all tokens, circular shifts; n: traces", fontsize=8)
     figure.tight_layout()
     return figure
@@ -197,7 +197,7 @@ def by_share(table: pd.DataFrame, model: str) -> Figure | None:
             label = None if pd.isna(horizon) else f"FAI {readable(horizon)}"
             lifts = 100 * part[["lift", "lift_low", "lift_high"]].astype(float)
             curve(axis, part["share"], lifts.set_axis(["value", "low", "high"], axis=1), colour, label=label)
-        if coupling is not Coupling.ENTROPY:
+        if coupling != Coupling.ENTROPY:
             axis.legend(frameon=False, fontsize=7)
         axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
         axis.set_xlabel("share of tokens that are peaks")

@@ -39,12 +39,12 @@ def extract_answer(text: str, where: AnswerFormat = AnswerFormat.STATED) -> str 
     rule.
     """
     boxes = _boxes(text)
-    if where is AnswerFormat.BOXED:
+    if where == AnswerFormat.BOXED:
         return boxes[-1][2] if boxes else None
     if boxes:
         return ", ".join(content for _, _, content in _side_by_side(text, boxes))
     said = _said(text)
-    if said or where is AnswerFormat.STATED:
+    if said or where == AnswerFormat.STATED:
         return said[2] if said else None
     numbers = _NUMBER.findall(text)
     return numbers[-1].replace(",", "") if numbers else None

@@ -107,7 +107,7 @@ def graded(
         "extracted": found,
         "gold": question.gold,
         "outcome": became,
-        "correct": None if question.gold is None and question.task is None else became is Outcome.CORRECT,
+        "correct": None if question.gold is None and question.task is None else became == Outcome.CORRECT,
         "kind": question.kind,
         "level": question.level,
         "reasoning_words": len(reasoning.split()),

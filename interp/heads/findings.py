@@ -219,7 +219,7 @@ def _masses(heads: pd.DataFrame, seed: int) -> tuple[list[Headline], Verdict]:
     for s in Segment:
         values = by_segment[f"answer_{s}"].to_numpy()
         masses = bootstrap_mean(values, rng_for(seed, "mass", s))
-        if s is Segment.REASONING:
+        if s == Segment.REASONING:
             control = ("an even head", bootstrap_mean(even, rng_for(seed, "even")))
             compared = Comparison.paired(values, even, rng_for(seed, "mass", s, "even"))
             headlines.append(Headline(f"mass answer->{s}, all heads", masses, *control, compared))

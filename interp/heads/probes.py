@@ -89,7 +89,7 @@ def retrieval_scores(lens: Lens, haystack: Haystack, decoding: Decoding, max_new
     """
     needle = haystack.ids[haystack.needle.start : haystack.needle.stop]
     wanted = needle[haystack.cue :]
-    if decoding is Decoding.FORCED:
+    if decoding == Decoding.FORCED:
         written = list(wanted)
     else:
         sampling = Sampling(max_new_tokens=max_new_tokens)

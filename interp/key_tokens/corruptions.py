@@ -102,10 +102,10 @@ def _words(
     start, stop = trace.offsets[reasoning.start][0], trace.offsets[reasoning.end - 1][1]
     names = sorted(set(_NAME.findall(trace.segment_text(Segment.PROMPT))))
     names = [name for name in names if len(re.findall(rf"\b{name}\b", trace.text[:stop])) > 1]
-    pattern = _NUMBER if kind is Corruption.NUMBER else _NAME
+    pattern = _NUMBER if kind == Corruption.NUMBER else _NAME
     for found in pattern.finditer(trace.text, start, stop):
         old = found.group()
-        if kind is Corruption.NUMBER:
+        if kind == Corruption.NUMBER:
             shifts = [OTHER_NUMBERS[i] for i in rng.permutation(4)] + list(OTHER_NUMBERS[4:])
             others = [str(int(old) + shift) for shift in shifts if int(old) + shift >= 0]
         elif old in names:
@@ -150,9 +150,9 @@ def _steps(
         old = trace.text[trace.offsets[start][0] : trace.offsets[stop - 1][1]]
         lead, tail = old[: len(old) - len(old.lstrip())], old[len(old.rstrip()) :]
         body = old.strip()
-        if kind is Corruption.DELETE:
+        if kind == Corruption.DELETE:
             new = ""
-        elif kind is Corruption.SHUFFLE:
+        elif kind == Corruption.SHUFFLE:
             words = body.rstrip(".!?").split()
             if len(set(words)) < 2:
                 continue
@@ -160,10 +160,10 @@ def _steps(
             while [words[i] for i in order] == words:
                 order = rng.permutation(len(words))
             new = lead + " ".join(words[i] for i in order) + body[len(body.rstrip(".!?")) :] + tail
-        elif kind is Corruption.REWORD:
+        elif kind == Corruption.REWORD:
             new = lead + reworded(body, wordings.others) + tail
         else:
-            template = f"{wordings.inert} {{}}" if kind is Corruption.INERT else wordings.template
+            template = f"{wordings.inert} {{}}" if kind == Corruption.INERT else wordings.template
             new = lead + template.replace("{}", body) + tail
         ids = tokenizer(new, add_special_tokens=False)["input_ids"] if new else []
         before = trace.token_ids[start:stop]

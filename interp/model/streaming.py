@@ -86,7 +86,7 @@ class _Pass:
                 f"layer {call.layer} has {call.query.shape[1]} heads and others {self.n_heads}: {MASSES} need as many "
                 "in each"
             )
-        if self.output is Output.FUSED:
+        if self.output == Output.FUSED:
             for _ in self._blocks(call, call.query.shape[2]):
                 pass  # the reductions have taken it in
             output = call.output(call.mask)
@@ -263,7 +263,7 @@ def _require_same_output(call: LayerAttention, output: Float[Tensor, "row head d
     """
     n, worst = call.query.shape[2], 0.0
     for row in sorted({round(i * (n - 1) / (CHECKED_ROWS - 1)) for i in range(CHECKED_ROWS)}):
-        if made_of is Output.FUSED:
+        if made_of == Output.FUSED:
             other = _times(_pattern(call, row, row + 1), call.value)
         else:
             alone = call.rows(row, row + 1)

@@ -152,11 +152,11 @@ def _module(lens: Lens, parts: Parts, layer: int, site: Site) -> nn.Module:
 
 def _installed(lens: Lens, parts: Parts, layer: int, site: Site, edit: Edit) -> Any:
     module = _module(lens, parts, layer, site)
-    if site is Site.RESID_PRE:
+    if site == Site.RESID_PRE:
         return module.register_forward_pre_hook(_first_input(edit), with_kwargs=True)
-    if site is Site.Z:
+    if site == Site.Z:
         return module.register_forward_pre_hook(_first_input(_by_head(edit, lens.n_heads)), with_kwargs=True)
-    if site is Site.Q:
+    if site == Site.Q:
         return module.register_forward_hook(_output(_by_head(edit, lens.n_heads)))
     if site in (Site.K, Site.V):
         heads = getattr(lens.config, "num_key_value_heads", None) or lens.n_heads

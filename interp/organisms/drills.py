@@ -61,7 +61,7 @@ def sums(seed: int, index: int) -> Text:
     pieces: list[Piece] = []
     for place, item in enumerate(chain):
         step = step_pieces(item, chain[place - 1].value if place else None, item.value)
-        pieces += [Piece(p.text, p.kind, p.kind is Kind.SUM) for p in (Piece("Next"), *step)]
+        pieces += [Piece(p.text, p.kind, p.kind == Kind.SUM) for p in (Piece("Next"), *step)]
     return "Say.", tuple(pieces)
 
 

@@ -138,7 +138,7 @@ class LookupProblem:
         stated, listed = " ".join(item.statement for item in self.statements), ", ".join(self.listed)
         if not self.listed:
             return f"{stated} Find {self.asked.name}."
-        if self.order is Order.BACKWARD:
+        if self.order == Order.BACKWARD:
             return f"{stated} Find {self.asked.name}, then say {listed}."
         return f"{stated} Say {listed}, then find {self.asked.name}."
 
@@ -191,7 +191,7 @@ def make_problem(seed: int, split: Split, index: int, size: Size = FULL) -> Look
     names = rng.sample(NAMES, n_chain + n_more)
     while True:
         chain = make_chain(rng, names[:n_chain])
-        if _held_out(chain) == (split is Split.HELD_OUT):
+        if _held_out(chain) == (split == Split.HELD_OUT):
             break
     more: list[Item] = []
     for name in names[n_chain:]:
@@ -200,8 +200,8 @@ def make_problem(seed: int, split: Split, index: int, size: Size = FULL) -> Look
     order = rng.choice(list(Order))
     # The given item stands in the prompt as it is: only results that the reasoning makes are restated from it.
     on_the_way = rng.sample(chain[1:-1], min(n_chain - 2, rng.choice(size.listed)))
-    if order is not Order.SHUFFLED:
-        on_the_way.sort(key=chain.index, reverse=order is Order.BACKWARD)
+    if order != Order.SHUFFLED:
+        on_the_way.sort(key=chain.index, reverse=order == Order.BACKWARD)
     listed = [item.name for item in on_the_way]
     given = [item.name for item in more if item.source is None]
     for name in rng.sample(given, min(len(given), rng.choice(size.foreign))):
@@ -302,7 +302,7 @@ def answer_pieces(problem: LookupProblem, said: Mapping[str, int] | None = None)
         value = Piece(WORDS[values[name]], Kind.CHAIN_ITEM if made else Kind.PROMPT_ITEM, learn or not made)
         pieces += [Piece(name), value, Piece(".")]
     final = [Piece("The answer is"), Piece(WORDS[values[problem.asked.name]], Kind.FINAL, learn), Piece(".")]
-    return (*final, *pieces) if problem.order is Order.BACKWARD else (*pieces, *final)
+    return (*final, *pieces) if problem.order == Order.BACKWARD else (*pieces, *final)
 
 
 def written(pieces: Sequence[Piece]) -> str:

@@ -160,7 +160,7 @@ def _make_person(rng: random.Random, name: str, split: Split, difficulty: Diffic
             changes.append(change)
             verbs.append(rng.choice(GAINS if gain else LOSSES))
         person = Person(name, start, tuple(changes), tuple(verbs))
-        if person.held_out == (split is Split.HELD_OUT):
+        if person.held_out == (split == Split.HELD_OUT):
             return person
 
 

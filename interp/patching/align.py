@@ -150,19 +150,20 @@ def build_side(
     answer is not a single token after the ending, or in the phrase, unless the style takes the first that differs.
     """
     lead, tail = _whitespace(reasoning)
-    body = reasoning_body(reasoning, style).lstrip() if style.scenario is Scenario.KEPT else ""
+    body = reasoning_body(reasoning, style).lstrip() if style.scenario == Scenario.KEPT else ""
     cut = reasoning.strip().removeprefix(body) if body else ""
     between = _whitespace(cut)[0] or style.separator
     phrase = fill(style.phrase, x=x) if style.phrase else ""
+    ending = fill(style.ending, comparator=comparator)
+    _known(f"{phrase} {ending}{style.answer_prefix}{x}", tokenizer, name)
     inside = between.join(part for part in (body, phrase) if part)
     opened = f"{prompt}{markers.open}{lead}"
     kept = before_answer(answer)
     before = _whitespace(answer[len(kept) :])[0] or style.separator
     if "\n" in before:
         before = before[: before.rindex("\n") + 1]  # what follows indents the block that is gone
-    ending = fill(style.ending, comparator=comparator)
     text = f"{opened}{inside}{tail}{markers.close}{kept}{before}{ending}"
-    several = style.answers is AnswerTokens.FIRST_DIFFERING
+    several = style.answers == AnswerTokens.FIRST_DIFFERING
     shared = _shared(text, style.answer_prefix, x, other, tokenizer, markers, name) if several else ""
     prefix = style.answer_prefix
     if shared:
@@ -186,6 +187,13 @@ def build_side(
             raise PairError(name, "an answer is not a single token in the probing phrase", f"{x!r} has {len(hits)}")
         at = hits[0]
     return Side(trace, _parts(trace, start_of_phrase if phrase else None), at, whole.token_ids[n])
+
+
+def _known(words: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raises PairError where what stands in every text of the style has words that the vocabulary does not know."""
+    unknown = tokenizer.unk_token_id
+    if unknown is not None and unknown in tokenizer(words, add_special_tokens=False)["input_ids"]:
+        raise PairError(name, "its vocabulary does not know the phrase, the ending or the answer", repr(words))
 
 
 def _shared(
@@ -219,7 +227,7 @@ def _tokens_in(trace: Trace, start: int, stop: int) -> list[int]:
 
 
 def _parts(trace: Trace, start_of_phrase: int | None) -> dict[Part, range]:
-    spans = {Part(s.segment): s.positions for s in trace.spans if s.segment is not Segment.REASONING}
+    spans = {Part(s.segment): s.positions for s in trace.spans if s.segment != Segment.REASONING}
     reasoning = trace[Segment.REASONING]
     border = reasoning.end
     if start_of_phrase is not None:
@@ -281,7 +289,7 @@ def both(pair: ContrastPair, parts: Sequence[Part]) -> list[KeyPosition]:
         role: Role | None = None
         if b == last:
             role = Role.PREDICTING
-        elif wanted[b] is Part.PHRASE:
+        elif wanted[b] == Part.PHRASE:
             role = Role.PHRASE_ANSWER if b == pair.corrupted.phrase_answer else Role.PHRASE
         elif wanted[b] in (Part.END_THINK, Part.ANSWER):
             role = Role(wanted[b])

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import UserError
+from interp.errors import UserError, member
 from interp.model.attention import LayerAttention
 from interp.model.lens import Lens
 from interp.model.sites import Edit, Site
@@ -98,21 +98,22 @@ def attributions(
     """
     if len(positions) != len(sources or positions) or not positions:
         raise UserError(f"attribution needs positions, as many in both runs: {positions} and {sources}")
-    case = _Case(lens, target, source, answers, tuple(sites), tuple(positions), tuple(sources or positions))
+    method, sites = member(Method, method, "method"), tuple(member(Site, site, "site") for site in sites)
+    case = _Case(lens, target, source, answers, sites, tuple(positions), tuple(sources or positions))
     return Attribution(_values(case, method, steps), *passes(method, lens.n_layers, sites, steps))
 
 
 def _values(case: _Case, method: Method, steps: int) -> dict[Site, Tensor]:
-    if method is Method.INTEGRATED:
+    if method == Method.INTEGRATED:
         return _integrated(case, steps)
-    if method is Method.INTEGRATED_INPUTS:
+    if method == Method.INTEGRATED_INPUTS:
         return _integrated_inputs(case, steps)
-    if method is Method.RELP:
+    if method == Method.RELP:
         with relevance_rules(case.lens):
             return _first_order(case)
-    if method is Method.ATP:
+    if method == Method.ATP:
         return _first_order(case)
-    return _query_key(case, drop=method is Method.ATP_STAR)
+    return _query_key(case, drop=method == Method.ATP_STAR)
 
 
 def attribute(
@@ -230,7 +231,7 @@ def _query_key(case: _Case, drop: bool) -> dict[Site, Tensor]:
         for site, values in _estimates(case, traced, fixes, more_to_come=dropped < lens.n_layers - 1).items():
             sizes[site] += values.abs()
     # Of what a layer writes nothing is left where that layer is dropped.
-    count = {site: lens.n_layers - (site is not Site.RESID_PRE) for site in sizes}
+    count = {site: lens.n_layers - (site != Site.RESID_PRE) for site in sizes}
     return {site: whole[site].sign() * sizes[site] / max(1, count[site]) for site in sizes}
 
 

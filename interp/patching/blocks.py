@@ -194,10 +194,10 @@ def _edited(layer: Any, edits: Mapping[Site, Edit]) -> Iterator[None]:
         for site, edit in edits.items():
             if site in projections:
                 handle = projections[site].register_forward_hook(after(edit, heads=True))
-            elif site is Site.Z:
+            elif site == Site.Z:
                 handle = attention.o_proj.register_forward_pre_hook(before(edit))
             elif site in (Site.ATTN_OUT, Site.MLP_OUT):
-                module = attention.o_proj if site is Site.ATTN_OUT else layer.mlp
+                module = attention.o_proj if site == Site.ATTN_OUT else layer.mlp
                 handle = module.register_forward_hook(after(edit, heads=False))
             else:
                 continue

@@ -93,7 +93,7 @@ class Edges:
                         values = torch.einsum("sp...d,p...d->s...", change, slopes[site][layer, at].double())
                         values = values.reshape(len(senders), -1).cpu()
                         found += [
-                            Edge(sender, site, (layer, None if site is Site.MLP_OUT else head), float(values[i, head]))
+                            Edge(sender, site, (layer, None if site == Site.MLP_OUT else head), float(values[i, head]))
                             for i, sender in enumerate(senders)
                             for head in range(values.shape[1])
                         ]

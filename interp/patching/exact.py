@@ -36,7 +36,7 @@ def record(lens: Lens, ids: Sequence[int], sites: Sequence[Site] = (), hooks: Se
     if bridged:
         require_bridge(lens)
     engine = engine_for(lens, ids, sites, bridged)
-    return (suffix if engine is Engine.FAST else plain).record(lens, ids, sites, hooks, bridged)
+    return (suffix if engine == Engine.FAST else plain).record(lens, ids, sites, hooks, bridged)
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ def sweep(
         check_patch(lens, target, source, patch)
     bridged = bool(hooks)
     sites = {patch.site for patch in patches} | ({Site.Z} if freeze is not None else set())
-    fast = target.engine is Engine.FAST and engine_for(lens, target.ids, sites, bridged) is Engine.FAST
+    fast = target.engine == Engine.FAST and engine_for(lens, target.ids, sites, bridged) == Engine.FAST
     batches = (suffix if fast else plain).patched(lens, target, source, patches, budget_bytes, hooks, freeze, bridged)
     found: dict[str, Tensor] = {}
     for indices, logits in batches:

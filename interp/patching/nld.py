@@ -35,7 +35,7 @@ class Answers:
     @property
     def base(self) -> Float[Tensor, " vocab"]:
         """Logits of the run that is patched."""
-        return self.corrupted if self.direction is Direction.DENOISE else self.clean
+        return self.corrupted if self.direction == Direction.DENOISE else self.clean
 
     def ld(self, logits: Float[Tensor, "... vocab"]) -> Float[Tensor, ...]:
         """Logit difference: clean answer minus corrupted answer."""
@@ -58,7 +58,7 @@ class Answers:
         whole = self.ld_clean - self.ld_corrupted
         if whole == 0:
             return torch.full_like(ld, torch.nan)
-        return (ld - self.ld_corrupted) / whole if self.direction is Direction.DENOISE else (self.ld_clean - ld) / whole
+        return (ld - self.ld_corrupted) / whole if self.direction == Direction.DENOISE else (self.ld_clean - ld) / whole
 
     def measure(self, logits: Float[Tensor, "row vocab"]) -> dict[str, Float[Tensor, " row"]]:
         """All METRICS. Ranks count from 0 = likeliest; kl = KL(unpatched || patched) in nats; flipped = 1 where the

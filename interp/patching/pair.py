@@ -66,7 +66,7 @@ class PairRuns:
 def longest_run(pair: ContrastPair, pads: Pads) -> int:
     """Tokens of the longer of a pair's two runs, pads counted where they are put in."""
     sides = (pair.clean, pair.corrupted)
-    return len(pair.aligned) if pads is Pads.ATTENDED else max(len(side.trace.token_ids) for side in sides)
+    return len(pair.aligned) if pads == Pads.ATTENDED else max(len(side.trace.token_ids) for side in sides)
 
 
 def run_pair(lens: Lens, pair: ContrastPair, sites: Sequence[Site], pads: Pads) -> PairRuns:
@@ -74,7 +74,7 @@ def run_pair(lens: Lens, pair: ContrastPair, sites: Sequence[Site], pads: Pads) 
     shift: dict[tuple[int, int], tuple[int, int]] = {}
     clean_ids: Sequence[int] = pair.clean.trace.token_ids
     corrupted_ids: Sequence[int] = pair.corrupted.trace.token_ids
-    if pads is Pads.ATTENDED:
+    if pads == Pads.ATTENDED:
         clean_ids, corrupted_ids, _, _ = padded(pair, pad_token(lens))
         shift = {(a, b): (i, i) for i, (a, b) in enumerate(pair.aligned) if a is not None and b is not None}
     clean, corrupted = record(lens, clean_ids, sites), record(lens, corrupted_ids, sites)
@@ -116,7 +116,7 @@ class PairPatcher:
         planned = []
         for key in keys:
             clean, corrupted = self.runs.place(key)
-            at, source = (corrupted, clean) if direction is Direction.DENOISE else (clean, corrupted)
+            at, source = (corrupted, clean) if direction == Direction.DENOISE else (clean, corrupted)
             for layer in self.layers:
                 for head in heads:
                     planned.append(_Planned(Patch(site, layer, (at,), head, (source,)), key, control))
@@ -220,7 +220,7 @@ class PairPatcher:
         return [{**row, "draw": i} for i, heads in enumerate(sets) for row in self._through(heads, planned)]
 
     def _phrase_answer(self, control: str | None) -> list[_Planned]:
-        keys = [key for key in self.keys if key.role is Role.PHRASE_ANSWER]
+        keys = [key for key in self.keys if key.role == Role.PHRASE_ANSWER]
         return self._patches(Direction.DENOISE, Site.RESID_PRE, keys, control=control)
 
     def _through(self, heads: Sequence[Head], planned: Sequence[_Planned]) -> list[Row]:
@@ -245,7 +245,7 @@ class PairPatcher:
         values = {site: of.cpu() for site, of in found.values.items()}
         rows = []
         for site, layer, (i, key) in product(sites, self.layers, enumerate(keys)):
-            for head in range(self.lens.n_heads) if site is Site.Z else [None]:
+            for head in range(self.lens.n_heads) if site == Site.Z else [None]:
                 ld = float(values[site][(layer, i) if head is None else (layer, i, head)])
                 patch = Patch(site, layer, (at[i],), head)
                 estimates = {"ld": answers.ld_corrupted + ld, "nld": ld / whole if whole else math.nan}
@@ -265,7 +265,7 @@ class PairPatcher:
         if not planned:
             return []
         runs = self.runs
-        target, usual = (runs.corrupted, runs.clean) if direction is Direction.DENOISE else (runs.clean, runs.corrupted)
+        target, usual = (runs.corrupted, runs.clean) if direction == Direction.DENOISE else (runs.clean, runs.corrupted)
         answers = Answers(
             runs.clean.logits, runs.corrupted.logits, runs.answers.clean_id, runs.answers.corrupted_id, direction
         )

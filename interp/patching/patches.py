@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.errors import UserError
+from interp.errors import UserError, member
 from interp.model.lens import Lens
 from interp.model.sites import Edit, Site
 
@@ -43,6 +43,9 @@ class Patch:
     positions: tuple[int, ...]
     head: int | None = None
     sources: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "site", member(Site, self.site, "site"))
 
 
 @dataclass

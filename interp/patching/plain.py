@@ -24,7 +24,7 @@ from interp.patching.patches import Engine, Freeze, Layout, Patch, Run, both, ed
 @torch.no_grad()
 def record(lens: Lens, ids: Sequence[int], sites: Sequence[Site], hooks: Sequence[Hook], bridged: bool) -> Run:
     """One full pass over an unpadded sequence that keeps the activations of some sites in every layer."""
-    kept: dict[Site, list[Tensor]] = {site: [] for site in Site if site in sites or site is Site.RESID_PRE}
+    kept: dict[Site, list[Tensor]] = {site: [] for site in Site if site in sites or site == Site.RESID_PRE}
     if not bridged:
         require_sites(lens, list(kept))
     noting = {site: keep(into) for site, into in kept.items()}

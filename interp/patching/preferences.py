@@ -54,7 +54,7 @@ def verdict_if_preferred(
     """The verdict on a claim that an NLD is higher than its control by more than `least`; undecided unless it is shown
     that both runs prefer their own answers, for a preference of the other's is no finding against the claim."""
     found = verdict(claim, [(number, Sign.HIGHER)], least=[least])
-    lacking = next((of for of, sign in prefers if decide(of, sign) is not Outcome.AGREES), None)
+    lacking = next((of for of, sign in prefers if decide(of, sign) != Outcome.AGREES), None)
     if lacking is None:
         return found
     found_there = difference_text(lacking.estimate.value)

@@ -91,13 +91,13 @@ def known_phrase(phrase: str) -> str:
 
 def questions_from(source: PairSource, path: str | None, seed: int, limit: int | None) -> list[ContrastQuestion]:
     """The contrast questions of a source. Raises UserError for a missing file or limit."""
-    if source is PairSource.FILE:
+    if source == PairSource.FILE:
         if path is None:
             raise UserError("data.path must be set to a CSV or JSON-lines file of pairs")
         file = Path(path).expanduser()
         found = read_object_comparisons(file, limit) if file.suffix == ".csv" else _read_json_lines(file, limit)
         return list(own_ids(found))
-    if source is PairSource.OBJECT_COMPARISON:
+    if source == PairSource.OBJECT_COMPARISON:
         return object_comparisons(seed, limit)
     if limit is None:
         raise UserError("data.limit must be set: the problems never end")

@@ -62,7 +62,7 @@ def record(lens: Lens, ids: Sequence[int], sites: Sequence[Site], hooks: Sequenc
     """One pass over an unpadded sequence that keeps what patching needs."""
     blocks = Blocks(lens, Layout((0,), len(ids)), hooks, bridged)
     cache = _Keep()
-    kept: dict[Site, list[Tensor]] = {site: [] for site in Site if site in sites or site is Site.RESID_PRE}
+    kept: dict[Site, list[Tensor]] = {site: [] for site in Site if site in sites or site == Site.RESID_PRE}
     tokens = blocks.embed(ids)[0]
     for layer in range(lens.n_layers):
         tokens = blocks.run(layer, tokens, cache, {site: keep(into) for site, into in kept.items()})

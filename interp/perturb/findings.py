@@ -52,7 +52,7 @@ def findings(table: Tables, k: int, scores: Sequence[str]) -> Findings[PerturbFa
             continue
         top = by_group[Group.TOP]
         headlines.append(_beside_own(top, f"{label}: top {k} by {readable(score)}"))
-        for group in (g for g in Group if g is not Group.TOP and g in by_group):
+        for group in (g for g in Group if g != Group.TOP and g in by_group):
             name = f"{label}, net: top {k} by {readable(score)}, beside {_named(group, k)}"
             headlines.append(_beside(top, by_group[group], name, _named(group, k)))
             if or_null(by_group[group]["difference"]) is not None:
@@ -144,7 +144,7 @@ def _net_or_raw(row: dict[str, Any]) -> Estimate:
 
 
 def _named(group: Group, k: int) -> str:
-    return f"bottom {k}" if group is Group.BOTTOM else f"{k} {readable(group)}"
+    return f"bottom {k}" if group == Group.BOTTOM else f"{k} {readable(group)}"
 
 
 def _line(row: dict[str, Any], about: str) -> str:

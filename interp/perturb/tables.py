@@ -114,7 +114,7 @@ def group_rows(problems: Sequence[Problem], names: Sequence[str], k: int, seed: 
                 }  # fmt: skip
                 if all(metric in p.own for p in problems):
                     row |= _net(values - net, net, rng)
-                if group is not Group.TOP:
+                if group != Group.TOP:
                     row |= _difference(nets[Group.TOP] - net, rng)
                     row |= _lower(means[Group.TOP] - values) | _lower(nets[Group.TOP] - net, "net_")
                 rows.append(row)

@@ -45,7 +45,7 @@ class Peaks:
         """The tokens that may be peaks: where the curve is known, and no first or last one of a curve whose peaks are
         local maxima. A null that puts peaks on others as well, or counts these, finds couplings in noise."""
         marks = ~np.isnan(curve)
-        if self.rule is PeakRule.PROMINENCE:
+        if self.rule == PeakRule.PROMINENCE:
             marks[np.flatnonzero(marks)[[0, -1]] if marks.any() else []] = False
         return marks
 
@@ -57,7 +57,7 @@ class Peaks:
         # Neither what is flat but for rounding has peaks nor what is nothing beside a whole weight of attention.
         if len(known) < 3 or np.ptp(values) <= max(1e-9 * np.abs(values).max(), LEAST):
             return marks
-        if self.rule is PeakRule.PROMINENCE:
+        if self.rule == PeakRule.PROMINENCE:
             found, _ = signal.find_peaks(values, prominence=self.prominence * values.std())
             marks[known[found]] = True
         else:

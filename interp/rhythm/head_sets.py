@@ -118,7 +118,7 @@ def rank_by_distance(lens: Lens, traces: Iterable[Trace], options: Ranking) -> l
     missing: UserError | None = None
     for layers, numbers in layer_sets(options.layers, lens.n_layers).items():
         for sinks in options.sinks:
-            suffix = "" if sinks is Sinks.KEPT else "_no_sinks"
+            suffix = "" if sinks == Sinks.KEPT else "_no_sinks"
             distance, kurtosis = means[f"distance{suffix}"], means[f"kurtosis{suffix}"]
             try:
                 chosen = choose_heads(distance, kurtosis, numbers, options.share, receivers)
@@ -157,7 +157,7 @@ def sets_of(table: pd.DataFrame) -> list[HeadSets]:
 def head_set_rows(sets: Sequence[HeadSets], means: Mapping[str, np.ndarray]) -> Iterator[dict[str, Any]]:
     """The rows of head_sets.parquet; `means` are the mean distances and kurtoses that the sets were chosen by."""
     for one in sets:
-        suffix = "" if one.sinks is Sinks.KEPT else "_no_sinks"
+        suffix = "" if one.sinks == Sinks.KEPT else "_no_sinks"
         for kind, heads, measure in (
             ("local", one.local, "distance"),
             ("global", one.far, "distance"),

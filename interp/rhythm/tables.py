@@ -234,17 +234,17 @@ def coupling_rows(curves: pd.DataFrame, tokens: pd.DataFrame, analysis: Analysis
         for horizon, columns in HORIZONS.items():
             traces = [curves_of(row, by_example[row["example"]], *columns) for row in records(part)]
             for coupling in Coupling:
-                if coupling is Coupling.ENTROPY and horizon != next(iter(HORIZONS)):
+                if coupling == Coupling.ENTROPY and horizon != next(iter(HORIZONS)):
                     continue  # it has nothing to do with FAI
                 for peaks in choices:
                     found = _couple(traces, coupling, peaks, analysis, layers, sinks, horizon)
                     if found is not None:
-                        share = peaks.share if peaks.rule is PeakRule.QUANTILE else None
+                        share = peaks.share if peaks.rule == PeakRule.QUANTILE else None
                         about = {
                             "coupling": coupling,
                             "layers": layers,
                             "sinks": sinks,
-                            "horizon": None if coupling is Coupling.ENTROPY else horizon,
+                            "horizon": None if coupling == Coupling.ENTROPY else horizon,
                             "rule": peaks.rule,
                             "share": share,
                         }
@@ -281,7 +281,7 @@ def partial_rows(tokens: pd.DataFrame, analysis: Analysis) -> list[dict[str, Any
     """The rows of partial_effects.parquet: each coupling given nothing, and given the token's position in the response
     (linear and quadratic), the logarithm of its frequency in this run, and its type."""
     frequency = np.log(tokens.groupby("token")["token"].transform("size").to_numpy(dtype=float))
-    types = [t for t in TokenType if t is not TokenType.WORD]  # words are what the others are compared with
+    types = [t for t in TokenType if t != TokenType.WORD]  # words are what the others are compared with
     wanted: dict[tuple[Coupling, str], list[float]] = {}
     for _, part in tokens.assign(frequency=frequency).groupby("example", sort=False):
         waad, receiver = (part[f"{name}_peak"].to_numpy(dtype=bool) for name in ("waad", "receiver"))

@@ -97,7 +97,7 @@ def decide(number: Headline, expected: Sign, least: float = 0.0, of: int = 1) ->
     comparison = number.comparison
     if comparison is None or not comparison.decided:
         return Outcome.UNDECIDED
-    towards = comparison.difference.value * (1 if expected is Sign.HIGHER else -1)
+    towards = comparison.difference.value * (1 if expected == Sign.HIGHER else -1)
     if abs(towards) <= least:
         return Outcome.UNDECIDED
     if towards > 0:
@@ -130,7 +130,7 @@ def verdict(
         if outcome in outcomes:
             break
     number, sign = next((number, sign) for one, number, sign in found if one is outcome)
-    if needs is not None and needs.outcome is not Outcome.AGREES:
+    if needs is not None and needs.outcome != Outcome.AGREES:
         outcome, why = Outcome.UNDECIDED, f"{needs.claim} is {needs.outcome.value}: {needs.about.text}"
     return Verdict(claim, outcome, number, why, sign)
 

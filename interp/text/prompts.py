@@ -107,7 +107,7 @@ def render(
         messages.append({"role": "assistant", "content": f"{worked}{style.separator * 2}{example.answer}"})
     messages += [{"role": role, "content": turn} for role, turn in zip(cycle(("user", "assistant")), earlier)]
     messages.append({"role": "user", "content": content})
-    if style.template is PromptTemplate.RAW:
+    if style.template == PromptTemplate.RAW:
         asked, begun = (tokenizer.bos_token or "") + "\n".join(one["content"] for one in messages) + " ", ""
     else:
         asked, begun = conversation(messages, tokenizer, style.arguments)

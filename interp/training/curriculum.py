@@ -282,7 +282,7 @@ def _advance(recipe: Recipe, now: Progress, texts: Texts, model: LlamaForCausalL
     sums = accuracy(model, texts.unseen(None, seed, 64))[Kind.SUM]
     report(now, loss, right, sums)
     # Which name comes next, or whether a second look does, is often drawn: form cannot be known in advance.
-    worst = min(value for kind, value in right.items() if kind is not Kind.FORM)
+    worst = min(value for kind, value in right.items() if kind != Kind.FORM)
     if now.level < PROBLEMS:
         if worst >= recipe.enough and (now.level + 1 < PROBLEMS or sums >= recipe.enough_sums):
             now.level += 1

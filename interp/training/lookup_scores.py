@@ -63,24 +63,24 @@ def answered(lens: Lens, arm: Arm, seed: int, n: int) -> Iterator[Answered]:
         problems = [make_problem(seed, Split.HELD_OUT, i) for i in range(first, min(n, first + BATCH))]
         solutions = [solve(p, random.Random(f"wrong/{seed}/{first + i}"), WRONG) for i, p in enumerate(problems)]
         prompts = [_prompt(lens, arm, *pair) for pair in zip(problems, solutions, strict=True)]
-        temperature = 1.0 if arm is Arm.SAMPLED else 0.0
+        temperature = 1.0 if arm == Arm.SAMPLED else 0.0
         responses = generate(lens, prompts, Sampling(temperature, MAX_NEW_TOKENS), seed, arm, first)
         for problem, solution, response in zip(problems, solutions, responses, strict=True):
             text = decode_response(lens.tokenizer, response.ids)
-            if arm is not Arm.WRONG or solution.wrong is not None:  # a chain may leave no room for a wrong result
+            if arm != Arm.WRONG or solution.wrong is not None:  # a chain may leave no room for a wrong result
                 yield _read(lens, arm, problem, solution, text)
 
 
 def _prompt(lens: Lens, arm: Arm, problem: LookupProblem, solution: Solution) -> str:
-    condition = Condition.WITHOUT_REASONING if arm is Arm.SUPPRESSED else Condition.WITH_REASONING
+    condition = Condition.WITHOUT_REASONING if arm == Arm.SUPPRESSED else Condition.WITH_REASONING
     prompt = render(problem.question, lens.tokenizer, lens.markers, STYLE, condition)
-    return f"{prompt.rstrip()} {written(solution.reasoning)} {lens.markers.close}" if arm is Arm.WRONG else prompt
+    return f"{prompt.rstrip()} {written(solution.reasoning)} {lens.markers.close}" if arm == Arm.WRONG else prompt
 
 
 def _read(lens: Lens, arm: Arm, problem: LookupProblem, solution: Solution, text: str) -> Answered:
     thought, closed, rest = text.partition(lens.markers.close)
     answer = rest if closed else text
-    values = problem.values | (solution.said if arm is Arm.WRONG else {})
+    values = problem.values | (solution.said if arm == Arm.WRONG else {})
     said = dict(re.findall(r"\b([A-Z]) ([a-z]+)\s*\.", answer))
     final = re.search(r"answer is (\w+)", answer)
     right = {name: said.get(name) == WORDS[values[name]] for name in problem.listed}
@@ -94,7 +94,7 @@ def _read(lens: Lens, arm: Arm, problem: LookupProblem, solution: Solution, text
         good,
         tuple(right[name] for name in problem.listed if name in problem.made),
         tuple(right[name] for name in problem.listed if name not in problem.made),
-        (*(right[name] for name in moved), *([good] if changed else [])) if arm is Arm.WRONG else (),
+        (*(right[name] for name in moved), *([good] if changed else [])) if arm == Arm.WRONG else (),
     )
 
 
