@@ -133,6 +133,14 @@ def _signs() -> frozenset[int]:
     return frozenset(get_font(findfont("DejaVu Sans")).get_charmap())
 
 
+NAMED = ("model", "data", "example", "run", "series", "writer")
+"""Columns of tables whose texts are names that somebody gave."""
+
+
+def _spoken(value: object) -> object:
+    return readable(value) if isinstance(value, str) else value
+
+
 def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
     """Writes NAME.csv, with one line of column names, and NAME.tex, for readers: readable names and three digits."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -141,7 +149,8 @@ def save_table(table: pd.DataFrame, directory: Path, name: str) -> Path:
     if isinstance(table.columns, pd.MultiIndex):
         flat.columns = pd.Index([", ".join(map(str, names)) for names in table.columns])
     flat.to_csv(directory / f"{name}.csv", index=index, errors="replace")
-    shown = flat.rename(columns=readable)
+    spoken = {name: flat[name].map(_spoken) for name in flat.columns if name not in NAMED}
+    shown = flat.assign(**spoken).rename(columns=readable)
     text = shown.to_latex(index=index, float_format=three_digits, escape=True, na_rep="--")
     (directory / f"{name}.tex").write_text(text, encoding="utf-8", errors="replace")
     return directory / f"{name}.csv"
