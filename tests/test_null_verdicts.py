@@ -208,7 +208,7 @@ def paced(rng: np.random.Generator, effect: float) -> list[Verdict]:
     receivers = [Head(layer, 0) for layer in range(3, 6)]
     sets = HeadSets("all", Sinks.KEPT, *special, receivers)
     far = special[1] + receivers
-    controls = control_sets(sets, range(layers), heads, 60, 0)
+    controls = control_sets(sets, range(layers), heads, 40, 0)
     rows: dict[str, list[dict[str, Any]]] = {"tokens": [], "curves": [], "head_controls": []}
 
     def wander(*shape: int) -> np.ndarray:

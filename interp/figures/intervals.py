@@ -66,7 +66,8 @@ def curve(
     axis.fill_between(at, low, high, color=colour, alpha=alpha, linewidth=0)
     beside = np.concatenate([[False], known, [False]])
     alone = known & ~beside[:-2] & ~beside[2:]
-    axis.vlines(at[alone], low[alone], high[alone], color=colour, alpha=0.5, linewidth=1.2)
+    if alone.any():
+        axis.vlines(at[alone], low[alone], high[alone], color=colour, alpha=0.5, linewidth=1.2)
     for some, face in ((known, colour), (~known, "white")):
         axis.plot(at[some], value[some], marker, color=colour, markersize=size, markerfacecolor=face)
     if label is not None:

@@ -205,7 +205,7 @@ class RunStore:
         rows = Counter[str]()
         for status in self._status.values():
             rows.update(status["tables"])
-        write_json(self.directory / SUMMARY, {**summary, "tables": dict(rows)})
+        write_json(self.directory / SUMMARY, {**summary, "tables": dict(sorted(rows.items()))})
         for name, status in self._status.items():
             for file in (STATUS, *(f"{table}.parquet" for table in status["tables"])):
                 (self._parts / name / file).unlink(missing_ok=True)
