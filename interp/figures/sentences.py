@@ -43,7 +43,7 @@ MOST = 40
 
 
 def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
-    """One trace: a row for each sentence, with its effect by each way."""
+    """One trace: a row for each sentence, with its effect by each way, and the 95 % interval of what was sampled."""
     shown = sentences.iloc[:MOST]
     ways = [way for way in CAUSAL if shown[way].notna().any()]
     height = 1.1 + 0.24 * len(shown)
@@ -53,6 +53,8 @@ def along_the_text(sentences: pd.DataFrame, model: str) -> Figure:
         name, colour = CAUSAL[way]
         values = shown[way].to_numpy(dtype=float)
         axis.barh(places, values, color=colour, height=0.7)
+        if f"{way}_low" in shown:
+            axis.hlines(places, shown[f"{way}_low"], shown[f"{way}_high"], color="black", linewidth=0.8)
         for place in places[np.isnan(values)]:
             none_here(axis, 0, place, va="center")
         axis.axvline(0, color=style.GREY, linewidth=0.8)
