@@ -176,10 +176,13 @@ def around(value: float, drawn: Float[np.ndarray, " draw"], n: int) -> Estimate:
     """A value that is no mean, such as a layer or a correlation, with the interval of what resamples of n examples
     give: as far out, and missing where, `bootstrap_mean` says."""
     drawn = np.asarray(drawn, dtype=float)
-    drawn = drawn[~np.isnan(drawn)]
-    if np.isnan(value) or n < FEWEST or not len(drawn) or np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
+    undefined = np.isnan(drawn)
+    if np.isnan(value) or n < FEWEST or undefined.all():
         return Estimate(value, n)
-    tail = (1 - wide_enough(n)) / 2
+    tail, drawn = (1 - wide_enough(n)) / 2, drawn[~undefined]
+    # Where more than a tail has no value, what is left does not say how far out the ends are.
+    if undefined.mean() > tail or np.ptp(drawn) <= 1e-12 * np.abs(drawn).max():
+        return Estimate(value, n)
     low, high = np.quantile(drawn, [tail, 1 - tail])
     return Estimate(value, n, float(low), float(high))
 

@@ -71,6 +71,9 @@ def test_the_hand_over_by_hand() -> None:
     assert apart.predicting_rises.value == pytest.approx(9)
     late = hand_over(*(curves[:, 4:] for curves in pairs), rng, layers=[4, 5])
     assert np.isnan(late.predicting_rises.value), "it rose before the first patched layer"
+    token_curves, later = (curves + 0.3 * rng.normal(size=(8, 6)) for curves in pairs)
+    begun = hand_over(token_curves[:, 3:], later[:, 3:], rng, layers=[3, 4, 5]).predicting_rises
+    assert begun.low is None, "in many resamples it rose before the first patched layer: no end is known"
     few = hand_over(*(curve + 0.1 * rng.normal(size=(4, 6)) for curve in (token, predicting)), rng)
     assert few.token_falls.low is None, "of four pairs there is no interval"
     noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)

@@ -55,6 +55,11 @@ def test_what_reads_runs_does_not_say_that_the_default_model_was_measured(folder
     page = (tmp_path / "all" / "index" / "index.html").read_text()
     assert "several runs" in page
     assert "lookups" not in page
+    foreign = tmp_path / "elsewhere"
+    (foreign / "outputs").mkdir(parents=True)
+    (foreign / "environment.json").write_text("{}")
+    shutil.copytree(folder / "low", foreign / "outputs" / "run")
+    assert "1 runs below" in ok("experiment=index", f"hydra.run.dir={tmp_path / 'i'}", cwd=foreign).stdout
     loaded = interp.runs.load(out)["numbers"]
     assert set(loaded["run"]) == {str(out)}
     assert set(loaded["run_label"]) == set(numbers["run"])
@@ -101,6 +106,12 @@ def test_a_finished_run_that_lost_a_table_is_refused(folder: Path, tmp_path: Pat
         with pytest.raises(UserError, match=complaint):
             tables_of(broken)
         assert run("experiment=figures", f"run={broken}", cwd=tmp_path).returncode == 2
+        with pytest.raises(UserError, match=complaint):
+            interp.runs.load(broken)
+        shutil.copytree(folder / "high", tmp_path / f"report {name}")
+        shutil.move(broken, tmp_path / f"report {name}" / "heads")
+        with pytest.raises(UserError, match=complaint):
+            tables_of(tmp_path / f"report {name}")
 
 
 def test_columns_that_are_gone_are_no_nulls_in_silence(

@@ -158,7 +158,8 @@ def layer_profile(layers: pd.DataFrame, score: str, model: str) -> Figure:
 
 def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int = 24) -> Figure:
     """The best heads by the score: value with its 95 % interval, and how often resampling keeps them in the top k."""
-    rows = ranking[ranking["kind"] == score].sort_values("rank").head(shown)
+    of_kind = ranking[ranking["kind"] == score].sort_values("rank")
+    rows, k = of_kind.head(shown), int(of_kind["top"].sum())
     names = [f"({layer},{head})" for layer, head in zip(rows["layer"], rows["head"], strict=True)]
     x = np.arange(len(rows))
     figure, (upper, lower) = style.subplots(
@@ -176,7 +177,7 @@ def ranking_stability(ranking: pd.DataFrame, score: str, model: str, shown: int 
     lower.set_xticks(x, names, rotation=90, fontsize=7)
     lower.set_xlabel("(layer, head)")
     figure.suptitle(
-        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {int(rows['top'].sum())}; bars: 95 % over traces",
+        f"{model}, n = {counted(rows['n'], 'traces')}; red: the top {k}; bars: 95 % over traces",
         fontsize=9,
     )
     return figure

@@ -151,7 +151,7 @@ def _line(row: dict[str, Any], about: str) -> str:
     found = difference_text(row["difference"], row["difference_low"], row["difference_high"])
     p = _adjusted(row, ", sign flips ")
     net, raw = (f"lower in {100 * row[f'{b}lower']:.0f} %, tied in {100 * row[f'{b}tied']:.0f} %" for b in ("net_", ""))
-    shares = f"of {int(row['n_paired'])} problems {net}; raw: {raw}"
+    shares = f"of {int(row['n_paired'])} problems {net}; raw, of all that have both, {raw}"
     return f"{about}: {found}{p}; {shares}"
 
 

@@ -44,9 +44,10 @@ def measured_by(environment: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def measured_in(directory: str | Path | None) -> tuple[str, str]:
-    """The same of a run's directory; SEVERAL for one that holds runs."""
-    file = Path(directory or "") / ENVIRONMENT
-    return measured_by(read_json(file)) if file.is_file() else (SEVERAL, SEVERAL)
+    """The same of a run's directory; SEVERAL for one that holds runs, or none at all."""
+    if directory is None or not (Path(directory) / ENVIRONMENT).is_file():
+        return SEVERAL, SEVERAL
+    return measured_by(read_json(Path(directory) / ENVIRONMENT))
 
 
 class Runs(Mapping[str, pd.DataFrame]):
@@ -101,9 +102,12 @@ def _flat(headline: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(pattern: str | Path) -> Runs:
-    """The finished runs whose directories match a pattern such as `outputs/*/*-heads-*`. Raises UserError for none."""
+    """The finished runs whose directories match a pattern such as `outputs/*/*-heads-*`. Raises UserError for none, and
+    for one that lost a table."""
     found = [Path(one) for one in sorted(glob.glob(str(pattern)))]  # noqa: PTH207 - may be absolute
     finished = [one for one in found if (one / ENVIRONMENT).is_file() and (one / SUMMARY).is_file()]
     if not finished:
         raise UserError(f"{pattern} names no finished run ({len(found)} directories match)")
+    for one in finished:
+        tables_of(one)
     return Runs(finished)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from interp.errors import UserError
 from interp.runs.columns import table_of
-from interp.runs.directory import ENVIRONMENT, LOCK, PARTS, SUMMARY, RunDirectory
+from interp.runs.directory import DATA_SET, ENVIRONMENT, LOCK, PARTS, SUMMARY, RunDirectory
 from interp.runs.parts import STATUS, Row, fill_part, n_rows, read_json, read_rows, read_status, write_json
 
 __all__ = [
@@ -249,13 +249,21 @@ def tables_of(directory: Path) -> Callable[[str], pd.DataFrame]:
     """Reads the tables of a finished run by name; one that the run did not write is empty."""
     if not (directory / SUMMARY).is_file():
         raise UserError(f"{directory} holds no finished run: it has no {SUMMARY}")
+    for part in directory.glob(f"*/{SUMMARY}"):
+        if part.parent.name != DATA_SET:
+            _check_tables(part.parent)
+    _check_tables(directory)
+    return written_tables(directory)
+
+
+def _check_tables(directory: Path) -> None:
+    """Raises UserError where a finished run lost a table or some of its rows."""
     for name, rows in read_json(directory / SUMMARY).get("tables", {}).items():  # earlier versions did not list them
         file = directory / f"{name}.parquet"
         if not file.is_file():
             raise UserError(f"{directory} has lost its table {name}")
         if n_rows(file) != rows:
             raise UserError(f"{file} has not the {rows} rows that the run wrote")
-    return written_tables(directory)
 
 
 def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
