@@ -80,7 +80,11 @@ def gather(session: Session, options: CompareOptions) -> None:
     claims, differences = claim_rows(runs, compared.published), unlike(runs)
     said = [*differences, *compared.lines[:LINES], *brief_claim_lines(claims)]
     compared = replace(compared, lines=[*differences, *compared.lines, *claim_lines(claims)])
-    if not session.store.has_closing("compared"):
+    if session.store.has_closing("compared"):
+        before = set(session.store.table("numbers")["run"])
+        if before != {row["run"] for row in numbers}:
+            raise UserError(f"cannot resume {session.directory}: other runs match runs={session.cfg.runs} now")
+    else:
         session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
     session.memo["compared"] = runs, compared, said
 

@@ -120,12 +120,12 @@ def test_curves_are_hollow_and_their_bands_stop_where_there_is_no_interval() -> 
 
 
 def test_bars_say_their_numbers_in_their_order() -> None:
-    rows = [("A", "with_reasoning", 9), ("A", "without_reasoning", 3), ("B", "hinted", 5)]
+    rows = [("A", "with_reasoning", 9), ("A", "without_reasoning", 3), ("B", "hinted", 5), ("B", "with_reasoning", 6)]
     same = {"value": 0.5, "low": 0.4, "high": 0.6, "group": "all", "measure": "accuracy", "kept": "all"}
     accuracy = pd.DataFrame([{"writer": w, "condition": c, "n": n, **same} for w, c, n in rows])
     paired = pd.DataFrame(columns=["group", "measure", "kept", "writer"])
     axis = evaluation_figures.accuracy_bars(accuracy, paired).axes[0]
-    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["A\nn = 9 / 3", "B\nn = 5"]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["A\nn = 9 / 3", "B\nn = 6 / 5"]
     assert [text.get_text() for text in axis.get_legend().get_texts()] == [
         "with reasoning",
         "without reasoning",

@@ -123,10 +123,6 @@ def test_patching_gives_a_tensor(planted: Lens) -> None:
     torch.testing.assert_close(part.nld[:, 0], found.nld[1:3, place])
     with pytest.raises(UserError, match="patching needs as many in both"):
         interp.patch(planted, ids[0][1:], ids[1], answers)
-    own = found.nld.max()
-    assert (
-        interp.patch(planted, ids[0], ids[1], answers, layers=[0], positions=[place], site="resid_pre").nld.max() <= own
-    )
     for wrong, complaint in (
         (("the answer", "3"), "give one token"),
         ((answers[0], answers[0]), "both answers are the same token"),

@@ -34,12 +34,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_compared_runs_say_what_they_do_not_share(folder: Path, tmp_path: Path) -> None:
     done = ok("experiment=compare", f"runs=[{folder}/low,{folder}/high]", f"hydra.run.dir={tmp_path / 'same'}")
     assert "differ further" not in done.stdout
-    assert "not of the same" not in done.stdout
+    assert "the same texts" not in done.stdout
     done = ok("experiment=compare", f"runs=[{folder}/low,{folder}/other]", f"hydra.run.dir={tmp_path / 'others'}")
     assert "the runs differ further in data.path" in done.stdout
-    assert "the runs are not of the same questions or traces" in done.stdout
+    assert "the runs did not measure the same texts" in done.stdout
+    copied = tmp_path / "copied"
+    shutil.copytree(folder / "high", copied)
+    environment = json.loads((copied / "environment.json").read_text())
+    environment["model"]["fingerprint"], environment["versions"]["torch"] = "0" * 16, "1.0"
+    (copied / "environment.json").write_text(json.dumps(environment))
+    done = ok("experiment=compare", f"runs=[{folder}/low,{copied}]", f"hydra.run.dir={tmp_path / 'weights'}")
+    assert "word-reasoner had other weights in one run than in another" in done.stdout
+    assert "several versions or kinds of torch" in done.stdout
     lines = json.loads((tmp_path / "others" / "summary.json").read_text())["lines"]
-    assert "the runs are not of the same questions or traces" in lines
+    assert "the runs did not measure the same texts" in lines
 
 
 def test_what_reads_runs_does_not_say_that_the_default_model_was_measured(folder: Path, tmp_path: Path) -> None:
@@ -80,6 +88,14 @@ def test_a_comparison_that_was_stopped_goes_on(folder: Path, tmp_path: Path, mon
         patched.setattr(RunStore, "finish", stop)
         assert run(*asked, f"hydra.run.dir={tmp_path / 'run'}").returncode == 130
     ok(*asked, f"resume={tmp_path / 'run'}")
+    again = ("experiment=compare", f"runs={tmp_path / 'found'}/*")
+    shutil.copytree(folder / "low", tmp_path / "found" / "a")
+    shutil.copytree(folder / "high", tmp_path / "found" / "b")
+    with monkeypatch.context() as patched:
+        patched.setattr(RunStore, "finish", stop)
+        assert run(*again, f"hydra.run.dir={tmp_path / 'begun'}").returncode == 130
+    shutil.copytree(folder / "other", tmp_path / "found" / "c")
+    assert "other runs match" in run(*again, f"resume={tmp_path / 'begun'}").stderr
     ok(*asked, f"hydra.run.dir={tmp_path / 'whole'}")
     assert read_table(tmp_path / "run", "numbers").equals(read_table(tmp_path / "whole", "numbers"))
 

@@ -306,6 +306,7 @@ def test_the_running_peak_average_never_falls() -> None:
             "+experiment.grpo.num_iterations=2",
             "save between steps that share their responses: set it to a multiple of 2",
         ),
+        ("+experiment.grpo.steps_per_generation=2", "cannot go on alike: set experiment.save_every="),
         ("data=traces", "data.path must be set"),
     ],
 )

@@ -110,7 +110,8 @@ def _bars(axis: Axes, rows: pd.DataFrame, writers: list[str]) -> None:
 
 def _n(rows: pd.DataFrame, writer: str) -> str:
     """One number, or that of each bar in their order."""
-    counts = list(rows.loc[rows["writer"] == writer, "n"])
+    own = rows[rows["writer"] == writer]
+    counts = [n for condition in rows["condition"].unique() for n in own.loc[own["condition"] == condition, "n"]]
     counts = counts[:1] if len(set(counts)) == 1 else counts
     return " / ".join(map(str, counts))
 

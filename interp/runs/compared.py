@@ -110,7 +110,14 @@ def unlike(runs: Sequence[Run]) -> list[str]:
         found.append(f"the runs differ further in {', '.join(further)}")
     made = [read_json(one.directory / ENVIRONMENT) for one in runs]
     if len({one.get("data") for one in made}) > 1 and not any(name.startswith("data.") for name in told):
-        found.append("the runs are not of the same questions or traces")
+        found.append("the runs did not measure the same texts")
+    weights: dict[str, set[str]] = {}
+    for run, one in zip(runs, made, strict=True):
+        weights.setdefault(measured(run.options)[0], set()).add(str((one.get("model") or {}).get("fingerprint")))
+    found += [f"{name} had other weights in one run than in another" for name, some in weights.items() if len(some) > 1]
+    versions = [{**(one.get("versions") or {}), "device": one.get("device")} for one in made]
+    if others := list(differing(versions)):
+        found.append(f"the runs were made with several versions or kinds of {', '.join(others)}")
     commits = dict.fromkeys(str(one.get("git_commit")) for one in made)
     if len(commits) > 1:
         found.append(f"the runs were made by several versions of the code: {', '.join(commits)}")
