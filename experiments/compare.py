@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from omegaconf import ListConfig
 
@@ -81,8 +82,9 @@ def gather(session: Session, options: CompareOptions) -> None:
     said = [*differences, *compared.lines[:LINES], *brief_claim_lines(claims)]
     compared = replace(compared, lines=[*differences, *compared.lines, *claim_lines(claims)])
     if session.store.has_closing("compared"):
-        before = set(session.store.table("numbers")["run"])
-        if before != {row["run"] for row in numbers}:
+        before, now = session.store.table("numbers"), pd.DataFrame(numbers)
+        told = [list(table[["run", "name", "value", "n"]].fillna(0).itertuples(index=False)) for table in (before, now)]
+        if told[0] != told[1]:
             raise UserError(f"cannot resume {session.directory}: other runs match runs={session.cfg.runs} now")
     else:
         session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)

@@ -20,6 +20,7 @@ import interp
 from interp.errors import TraceError, UserError
 from interp.heads.reductions import SegmentMasses
 from interp.model.lens import Lens
+from interp.model.sites import Site
 from interp.model.streaming import stream
 from interp.organisms.planted import CIRCUIT, make_question
 from interp.runs.headlines import Headline
@@ -121,6 +122,10 @@ def test_patching_gives_a_tensor(planted: Lens) -> None:
     assert isinstance(found.plot(), Figure)
     part = interp.patch(planted, ids[0], ids[1], answers, layers=[1, 2], positions=[place])
     torch.testing.assert_close(part.nld[:, 0], found.nld[1:3, place])
+    named = interp.patch(planted, ids[0], ids[1], answers, site="attn_out", layers=[2], positions=[place])
+    member = interp.patch(planted, ids[0], ids[1], answers, site=Site.ATTN_OUT, layers=[2], positions=[place])
+    torch.testing.assert_close(named.nld, member.nld)
+    assert abs(float(named.nld)) > 0.5, "the head of that layer reads the answer"
     with pytest.raises(UserError, match="patching needs as many in both"):
         interp.patch(planted, ids[0][1:], ids[1], answers)
     for wrong, complaint in (

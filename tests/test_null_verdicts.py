@@ -218,7 +218,7 @@ def paced(rng: np.random.Generator, effect: float) -> list[Verdict]:
     for trace in map(str, range(traces)):
         beat, starts = (np.zeros(tokens) for _ in range(2))
         beat[rng.choice(np.arange(2, tokens - 2, 6), 9, replace=False)] = 1
-        starts[np.flatnonzero(beat) if effect else rng.choice(np.arange(1, tokens), 9, replace=False)] = 1
+        starts[[0, *(np.flatnonzero(beat) if effect else rng.choice(np.arange(1, tokens), 9, replace=False))]] = 1
         entropy = wander() + effect * beat
         own = {name: wander(layers, heads) for name in ("waad", "fai", "fai_to_end")}
         for kind, chosen in {"waad": special[0], "fai": far, "fai_to_end": far}.items():

@@ -94,6 +94,7 @@ def test_a_comparison_that_was_stopped_goes_on(folder: Path, tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(RunStore, "finish", stop)
         assert run(*again, f"hydra.run.dir={tmp_path / 'begun'}").returncode == 130
+    shutil.rmtree(tmp_path / "found" / "b")
     shutil.copytree(folder / "other", tmp_path / "found" / "c")
     assert "other runs match" in run(*again, f"resume={tmp_path / 'begun'}").stderr
     ok(*asked, f"hydra.run.dir={tmp_path / 'whole'}")

@@ -163,19 +163,15 @@ def make_trainer(
 
 
 def _check_saved(args: GRPOConfig) -> None:
-    """Raises UserError where a training that goes on from a checkpoint would draw other responses than one without a
-    break: between optimizer steps that share theirs, which TRL does not keep, and wherever a generation is split."""
-    if args.save_steps >= args.max_steps:
-        return
-    each, told = args.steps_per_generation or 1, f"experiment.save_every={args.save_steps:g}"
-    if each > args.gradient_accumulation_steps:
+    """Raises UserError where a checkpoint would fall between optimizer steps that share their responses: TRL does not
+    keep these, and a training that goes on from there would draw others."""
+    passes = (args.steps_per_generation or 1) * args.num_iterations
+    apart = passes // math.gcd(passes, args.gradient_accumulation_steps)
+    if args.save_steps < args.max_steps and args.save_steps % apart:
         raise UserError(
-            f"{told} beside experiment.grpo.steps_per_generation={each}: a training that splits its responses over "
-            f"steps cannot go on alike: set experiment.save_every={args.max_steps}"
+            f"experiment.save_every={args.save_steps:g} would save between steps that share their responses: "
+            f"set it to a multiple of {apart}"
         )
-    apart = (whole := each * args.num_iterations) // math.gcd(whole, args.gradient_accumulation_steps)
-    if args.save_steps % apart:
-        raise UserError(f"{told} would save between steps that share their responses: set it to a multiple of {apart}")
 
 
 def fit(trainer: CreditTrainer, checkpoint: Path | None = None) -> None:

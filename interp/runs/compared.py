@@ -115,7 +115,7 @@ def unlike(runs: Sequence[Run]) -> list[str]:
     for run, one in zip(runs, made, strict=True):
         weights.setdefault(measured(run.options)[0], set()).add(str((one.get("model") or {}).get("fingerprint")))
     found += [f"{name} had other weights in one run than in another" for name, some in weights.items() if len(some) > 1]
-    versions = [{**(one.get("versions") or {}), "device": one.get("device")} for one in made]
+    versions = [{**(one.get("versions") or {}), "device": one.get("device"), "dtype": one.get("dtype")} for one in made]
     if others := list(differing(versions)):
         found.append(f"the runs were made with several versions or kinds of {', '.join(others)}")
     commits = dict.fromkeys(str(one.get("git_commit")) for one in made)

@@ -47,7 +47,8 @@ def measured_in(directory: str | Path | None) -> tuple[str, str]:
     """The same of a run's directory; SEVERAL for one that holds runs, or none at all."""
     if directory is None or not (Path(directory) / ENVIRONMENT).is_file():
         return SEVERAL, SEVERAL
-    return measured_by(read_json(Path(directory) / ENVIRONMENT))
+    environment = read_json(Path(directory) / ENVIRONMENT)
+    return measured_by(environment) if "options" in environment else (SEVERAL, SEVERAL)
 
 
 class Runs(Mapping[str, pd.DataFrame]):
