@@ -186,7 +186,7 @@ def test_real_models(word_reasoner: Lens, smollm2: Lens, site: Site) -> None:
         clean, corrupted = record(lens, clean_ids, [site]), record(lens, corrupted_ids, [site])
         top = (clean.logits - corrupted.logits).argmax().item(), (corrupted.logits - clean.logits).argmax().item()
         answers = Answers(clean.logits, corrupted.logits, *map(int, top))
-        layers = sorted({0, lens.n_layers // 2, lens.n_layers - 1})
+        layers = sorted({0, lens.n_layers // 2, lens.n_layers - 1} if lens is word_reasoner else {lens.n_layers // 2})
         patches = [Patch(site, layer, (p,), head) for layer in layers for p in (20, T - 1)
                    for head in ((None, 1) if site.per_head else (None,))]  # fmt: skip
         found = sweep(lens, corrupted, clean, patches, answers.measure)["nld"]
