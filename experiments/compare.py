@@ -82,13 +82,17 @@ def gather(session: Session, options: CompareOptions) -> None:
     said = [*differences, *compared.lines[:LINES], *brief_claim_lines(claims)]
     compared = replace(compared, lines=[*differences, *compared.lines, *claim_lines(claims)])
     if session.store.has_closing("compared"):
-        before, now = session.store.table("numbers"), pd.DataFrame(numbers)
-        told = [list(table[["run", "name", "value", "n"]].fillna(0).itertuples(index=False)) for table in (before, now)]
-        if told[0] != told[1]:
-            raise UserError(f"cannot resume {session.directory}: other runs match runs={session.cfg.runs} now")
+        _check_same(session, pd.DataFrame(numbers))
     else:
         session.store.write_closing("compared", numbers=numbers, claims=claims, **compared.tables)
     session.memo["compared"] = runs, compared, said
+
+
+def _check_same(session: Session, now: pd.DataFrame) -> None:
+    """Raises UserError where the runs that match now have other numbers than those that were compared before."""
+    before, columns = session.store.table("numbers"), ["run", "name", "value", "n"]
+    if not before[columns].equals(now[columns].astype(before[columns].dtypes)):
+        raise UserError(f"cannot resume {session.directory}: other runs match runs={session.cfg.runs} now")
 
 
 def tell(session: Session, options: CompareOptions) -> Findings[CompareFacts]:

@@ -24,7 +24,7 @@ from interp.runs.finished import finished_run, measured_by
 from interp.runs.store import read_json
 from interp.runs.verdicts import UNITS
 from interp.stats import ComparedBy
-from interp.text.numbers import three_digits, with_interval
+from interp.text.numbers import difference_text, three_digits, with_interval
 
 log = logging.getLogger(__name__)
 
@@ -101,11 +101,8 @@ def _row(headline: dict[str, Any]) -> str:
     if control:
         cells[4] = f"{control['kind']}: {with_interval(control['value'], control['low'], control['high'])}"
     if compared and compared["value"] is not None:
-        gap, over = compared["value"], UNITS[ComparedBy(compared["test"])].format(n=compared["n"])
-        ends = (
-            "" if compared["low"] is None else f" [{three_digits(compared['low'])}, {three_digits(compared['high'])}]"
-        )
-        cells[5] = f"{three_digits(gap, '+')}{ends}, {over}"
+        over = UNITS[ComparedBy(compared["test"])].format(n=compared["n"])
+        cells[5] = f"{difference_text(compared['value'], compared['low'], compared['high'])}, {over}"
         cells[6] = "" if compared["p"] is None else f"{compared['p']:.2g}"
     return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 

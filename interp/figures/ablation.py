@@ -17,7 +17,7 @@ from interp.ablation.findings import SETS, dose_rows, random_sets
 from interp.figures import style
 from interp.figures.intervals import curve, point
 from interp.heads.scores import Head
-from interp.runs.effects import over_examples
+from interp.runs.effects import over_examples, over_examples_by
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import ANY_LAYER, ENOUGH_SETS, LEVEL
@@ -46,15 +46,6 @@ AXES = {
     "flipped": "share of answers no longer likeliest",
     "same_answer": "share of answers that stay",
 }
-
-
-def _points(rows: pd.DataFrame, by: str) -> pd.DataFrame:
-    """Mean over traces with its interval for each value of a column; random draws are averaged within a trace."""
-    found = []
-    for place, part in rows.groupby(by):
-        estimate = over_examples(part)
-        found.append((place, estimate.value, estimate.low, estimate.high))
-    return pd.DataFrame(found, columns=["at", "value", "low", "high"]).astype(float)
 
 
 def doses(effects: pd.DataFrame, model: str) -> Figure | None:
@@ -133,7 +124,7 @@ def _dose_panel(axis: Axes, rows: pd.DataFrame) -> None:
     for n, part in rows[rows["heads_kind"] == RFH].groupby("n_heads"):
         _beside(axis, float(n), part)
     for kind, part in rows[rows["control"].isna()].groupby("heads_kind", sort=False):
-        points = _points(part, "n_heads")
+        points = over_examples_by(part, "n_heads")
         colour = COLOURS.get(str(kind), style.GREY)
         label = LISTS.get(str(kind), f"{readable(kind)} heads")
         curve(axis, points["at"], points, colour, label=label, look=LINES.get(str(kind), "o-"), alpha=0.15)
@@ -207,7 +198,7 @@ def windows(effects: pd.DataFrame, model: str) -> Figure | None:
     for axis, metric in zip(axes[0], metrics, strict=True):
         for name, part in inside[inside["metric"] == metric].groupby("intervention", sort=False):
             edge, scaled = _edge(str(name)), not str(name).endswith("_unscaled")
-            points = _points(part, "layer")
+            points = over_examples_by(part, "layer")
             label = _spoken(str(name))
             colour = colours.get(edge, style.GREY)
             curve(axis, points["at"], points, colour, label=label, look="o-" if scaled else "s--", alpha=0.12)

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from interp.figures import style
 from interp.figures.intervals import counted, curve, handle, point
-from interp.runs.effects import over_examples
+from interp.runs.effects import over_examples_by
 from interp.runs.store import records
 from interp.stats import Estimate
 
@@ -93,12 +93,8 @@ def way(effects: pd.DataFrame, model: str) -> Figure | None:
         part = rows[rows["role"] == role]
         if part.empty:
             continue
-        points = []
-        for layer, at in part.groupby("layer"):
-            estimate = over_examples(at)
-            points.append((layer, estimate.value, estimate.low, estimate.high))
-        table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
-        curve(axis, table["layer"], table, colour, label=name, alpha=0.15)
+        points = over_examples_by(part, "layer")
+        curve(axis, points["at"], points, colour, label=name, alpha=0.15)
     axis.axhline(0, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.axhline(1, color=style.GREY, linewidth=0.8, linestyle=":")
     axis.set_xlabel("layer")

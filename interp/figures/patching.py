@@ -17,7 +17,7 @@ from interp.figures.intervals import curve
 from interp.heads.scores import Head
 from interp.patching.align import Role
 from interp.patching.profiles import curves, head_effects, select
-from interp.runs.effects import over_examples
+from interp.runs.effects import over_examples_by
 from interp.runs.names import readable
 from interp.runs.store import records
 from interp.stats import ANY_LAYER, SAME_LAYERS
@@ -284,10 +284,8 @@ def paths(effects: pd.DataFrame, model: str) -> Figure | None:
     ]
     figure, axis = style.subplots(figsize=(5.6, 3.5), layout="constrained")
     for name, rows, colour, line in (one for one in lines if len(one[1])):
-        found = [(layer, over_examples(at)) for layer, at in rows.groupby("layer")]
-        points = [(layer, one.value, one.low, one.high) for layer, one in found]
-        table = pd.DataFrame(points, columns=["layer", "value", "low", "high"]).astype(float)
-        curve(axis, table["layer"], table, colour, label=name, look=f"o{line}", size=3)
+        points = over_examples_by(rows, "layer")
+        curve(axis, points["at"], points, colour, label=name, look=f"o{line}", size=3)
     axis.axhline(0, color="black", lw=0.5)
     axis.set_xlabel("patched layer")
     axis.set_ylabel("NLD, the phrase's answer")

@@ -46,7 +46,8 @@ class Peaks:
         local maxima. A null that puts peaks on others as well, or counts these, finds couplings in noise."""
         marks = ~np.isnan(curve)
         if self.rule == PeakRule.PROMINENCE:
-            marks[np.flatnonzero(marks)[[0, -1]] if marks.any() else []] = False
+            known = np.flatnonzero(marks)
+            marks[known[:1]] = marks[known[-1:]] = False
         return marks
 
     def of(self, curve: Float[np.ndarray, " token"]) -> Bool[np.ndarray, " token"]:

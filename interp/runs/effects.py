@@ -23,3 +23,10 @@ def over_examples(rows: pd.DataFrame) -> Estimate:
     same = [rows[name].iloc[0] for name in IDENTITY if rows[name].nunique(dropna=False) == 1]
     rng = rng_for(int(rows["seed"].iloc[0]), "effects", *map(str, same))
     return bootstrap_mean(per_example(rows).to_numpy(dtype=float), rng)
+
+
+def over_examples_by(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The same for each value of a column: `at` (that value), `value`, `low` and `high`, NaN where there is none."""
+    found = [(place, over_examples(part)) for place, part in rows.groupby(by)]
+    columns = ["at", "value", "low", "high"]
+    return pd.DataFrame([(at, one.value, one.low, one.high) for at, one in found], columns=columns).astype(float)
