@@ -189,6 +189,23 @@ def test_last_sentences(text: str, kept: str) -> None:
     assert before_answer(text) == kept
 
 
+@pytest.mark.parametrize(
+    ("x", "style"),
+    [
+        ("Tom", replace(STYLE, phrase="The outcome is {x}.")),
+        ("Tom", replace(STYLE, ending="Thus {comparator} is")),
+        ("Bob", STYLE),
+    ],
+)
+def test_what_the_vocabulary_does_not_know_is_in_no_pair(
+    words: PreTrainedTokenizerBase, x: str, style: PairStyle
+) -> None:
+    """Else the run is about `<unk>`, at the token that predicts the answer even."""
+    side(words, "Tom", "Tom 5.", "Tom 5 pens. It is Tom.")
+    with pytest.raises(PairError, match="vocabulary does not know all of the phrase, the ending and the answer"):
+        side(words, x, "Tom 5.", "Tom 5 pens. It is Tom.", style)
+
+
 def test_only_a_closing_sentence_with_the_answer_goes() -> None:
     assert reasoning_body("I think. It is \\boxed{4}.", PairStyle()) == "I think."
     assert reasoning_body("I think. Final answer is 4.", PairStyle()) == "I think."

@@ -8,6 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from interp.errors import UserError
+from interp.organisms.lookups import make_problem
+from interp.organisms.word_problems import Split
 from interp.patching.handover import falls_below_half, hand_over, rises_above_half
 from interp.patching.nld import Answers, Direction
 
@@ -79,3 +82,12 @@ def test_the_hand_over_by_hand() -> None:
     noisy = hand_over(token + 0.1 * rng.normal(size=(8, 6)), predicting + 0.1 * rng.normal(size=(8, 6)), rng)
     assert noisy.token_falls.low is not None
     assert noisy.token_falls.low < noisy.token_falls.value < (noisy.token_falls.high or 0)
+
+
+def test_a_direction_by_its_name_is_the_direction() -> None:
+    logits = torch.tensor([2.0, 1.0]), torch.tensor([0.0, 3.0])
+    named, member = (Answers(*logits, 0, 1, direction) for direction in ("noise", Direction.NOISE))  # type: ignore[arg-type]
+    assert named.nld(torch.tensor(1.0)) == member.nld(torch.tensor(1.0)) == 0
+    with pytest.raises(UserError, match="direction=back: use denoise, noise"):
+        Answers(*logits, 0, 1, "back")  # type: ignore[arg-type]
+    assert make_problem(1, "held_out", 0) == make_problem(1, Split.HELD_OUT, 0)  # type: ignore[arg-type]

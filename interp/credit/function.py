@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from interp.credit.gamma import CreditRule, Signals, gamma_of
 from interp.credit.ranking import BatchRanking, rank_heads
 from interp.credit.signals import BatchRhythm, CreditHeads, measure_batch
-from interp.errors import UserError
+from interp.errors import UserError, member
 from interp.rhythm.waad_fai import Settings, Sinks
 
 Attentions = Sequence[Float[Tensor, "batch head column column"]]
@@ -66,7 +66,7 @@ def credit(
         "decisions": decisions,
         "sentences": sentences,
     }
-    needs = rule.needs
+    needs, sinks = rule.needs, member(Sinks, sinks, "sinks")
     if "entropy" in needs and entropy is None:
         raise UserError("credit by entropy needs entropy=, of shape (batch, token)")
     if "decisions" in needs and decisions is None:

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import accumulate, pairwise
 
-from interp.errors import UserError, nearest
+from interp.errors import UserError, member, nearest
 from interp.organisms.word_problems import FINISHED_THOUGHT, Reasoning, Split
 
 NAMES = tuple("ABCDEFGHJKLMNPQRSTUVWXYZ")
@@ -186,6 +186,7 @@ class SolutionStyle:
 
 def make_problem(seed: int, split: Split, index: int, size: Size = FULL) -> LookupProblem:
     """The `index`-th problem of a split."""
+    split = member(Split, split, "split")
     rng = random.Random(f"lookups/{seed}/{split}/{index}")
     n_chain, n_more = rng.choice(size.chain), rng.choice(size.distractors)
     names = rng.sample(NAMES, n_chain + n_more)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from interp.errors import UserError, nearest
+from interp.errors import UserError, member, nearest
 
 NAMES = ("Tom", "Mia", "Ben", "Eva", "Sam", "Lia", "Max", "Zoe", "Leo", "Amy", "Dan", "Ivy", "Jay", "Kim", "Ned", "Uma")
 OBJECTS = ("apples", "books", "coins", "pens", "cards", "shells", "stones", "cups", "balls", "keys")
@@ -136,6 +136,7 @@ class WordProblem:
 
 def make_problem(seed: int, split: Split, index: int, difficulty: Difficulty = FULL) -> WordProblem:
     """The `index`-th problem of a split. No two people asked about end with the same number."""
+    split = member(Split, split, "split")
     rng = random.Random(f"problem/{seed}/{split}/{index}")
     names = rng.sample(NAMES, rng.choice(difficulty.people))
     objects = rng.choice(OBJECTS)

@@ -193,7 +193,9 @@ def _known(words: str, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """Raises PairError where what stands in every text of the style has words that the vocabulary does not know."""
     unknown = tokenizer.unk_token_id
     if unknown is not None and unknown in tokenizer(words, add_special_tokens=False)["input_ids"]:
-        raise PairError(name, "its vocabulary does not know the phrase, the ending or the answer", repr(words))
+        raise PairError(
+            name, "the model's vocabulary does not know all of the phrase, the ending and the answer", repr(words)
+        )
 
 
 def _shared(

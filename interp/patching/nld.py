@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import member
+
 METRICS = ("nld", "ld", "logprob_clean", "logprob_corrupted", "prob_clean", "prob_corrupted", "rank_clean",
            "rank_corrupted", "kl", "flipped")  # fmt: skip
 
@@ -31,6 +33,9 @@ class Answers:
     clean_id: int
     corrupted_id: int
     direction: Direction = Direction.DENOISE
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "direction", member(Direction, self.direction, "direction"))
 
     @property
     def base(self) -> Float[Tensor, " vocab"]:

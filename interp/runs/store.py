@@ -263,7 +263,7 @@ def _check_tables(directory: Path) -> None:
         if not file.is_file():
             raise UserError(f"{directory} has lost its table {name}")
         if n_rows(file) != rows:
-            raise UserError(f"{file} has not the {rows} rows that the run wrote")
+            raise UserError(f"{file} has {n_rows(file)} rows and has not the {rows} that the run wrote")
 
 
 def written_tables(directory: Path) -> Callable[[str], pd.DataFrame]:
